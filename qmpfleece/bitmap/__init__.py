@@ -1,0 +1,1 @@
+"""Granular bit sets and dirty bitmaps: no asyncio, no files."""

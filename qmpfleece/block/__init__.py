@@ -1,0 +1,1 @@
+"""The block layer: nodes, edges, the pipeline and the drivers."""

@@ -1,0 +1,1 @@
+"""The control plane: commands, their dispatch and their description."""

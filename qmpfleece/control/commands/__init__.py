@@ -1,0 +1,1 @@
+"""QMP commands, one noun a file, found by scanning this folder."""

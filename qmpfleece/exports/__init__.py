@@ -1,0 +1,1 @@
+"""Block exports: what makes a node reachable from outside."""

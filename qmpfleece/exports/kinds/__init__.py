@@ -1,0 +1,1 @@
+"""Export kinds, one file each."""

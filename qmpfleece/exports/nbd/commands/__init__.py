@@ -1,0 +1,1 @@
+"""NBD transmission commands, one NBD_CMD_* a file."""

@@ -1,0 +1,1 @@
+"""NBD meta contexts, one a file."""

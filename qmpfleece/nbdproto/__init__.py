@@ -1,0 +1,1 @@
+"""The NBD wire protocol without I/O, both sides."""

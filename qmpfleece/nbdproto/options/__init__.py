@@ -1,0 +1,1 @@
+"""NBD_OPT_* negotiation, one option a file."""

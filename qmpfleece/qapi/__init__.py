@@ -1,0 +1,1 @@
+"""What is said on the wire: models shared by packages, and events."""
