@@ -30,7 +30,7 @@ class _Suspended(Coroutine[Any, Any, T], Generic[T]):
             return self._first.pop()
         return self._coro.send(value)
 
-    def throw(  # type: ignore[override]  # the three-argument form is what asyncio may call
+    def throw(
         self,
         typ: Any,
         val: BaseException | object = None,

@@ -2,7 +2,7 @@
 
 Members are kebab-case on the wire and snake_case in Python; unknown members are refused.
 QMP validates strictly (``strict=True`` at the call: no string is taken for an integer);
-the command line validates the same models leniently.
+the command line validates the same models leniently, with ``context={"keyval": True}``.
 """
 
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ _SUFFIXES |= {"p": 1 << 50, "e": 1 << 60}
 
 def _parse_size(value: object, info: ValidationInfo) -> object:
     """Take ``64k``, ``1.5G`` on the command line; QMP gives integers."""
-    if not isinstance(value, str) or (info.config or {}).get("strict"):
+    if not isinstance(value, str) or not (info.context or {}).get("keyval"):
         return value
     text = value.strip().lower()
     if not text:
