@@ -1,0 +1,52 @@
+# Everything is meant to be run from a fresh checkout: each target sets up what it needs.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# What make test checks; the folders are added as they come to exist.
+SOURCES := $(wildcard qmpfleece tests benchmarks iotests scripts)
+WORKERS ?= 2
+# Extra arguments for pytest, e.g. make test ARGS="-k bitmap"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint soak bench clean tools
+
+help: ## show this list
+	@echo 'usage: make TARGET'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(VENV)/.dev tools ## install everything for make run and make test, run nothing
+
+run: $(VENV)/.run ## the demonstration: fleece a disk while it is written to (DISK=path for your own)
+	@$(BIN)/qmpfleece demo $(if $(DISK),"$(DISK)")
+
+test: $(VENV)/.dev tools ## all checks: lint, types, layers, tests (ARGS= goes to pytest)
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS) || status=1; \
+	exit $$status
+
+lint: $(VENV)/.dev ## ruff (rules and format), mypy --strict, import-linter
+	@status=0; \
+	$(BIN)/ruff check $(SOURCES) || status=1; \
+	$(BIN)/ruff format --check $(SOURCES) || status=1; \
+	$(BIN)/mypy || status=1; \
+	$(BIN)/lint-imports || status=1; \
+	exit $$status
+
+soak: $(VENV)/.dev tools ## the tests that take minutes: long random loads, verified
+	@$(BIN)/pytest -m soak --timeout 900 $(ARGS)
+
+bench: $(VENV)/.dev tools ## speed beside qemu-storage-daemon, in the same run
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are made again when the dependencies may have changed.
+$(VENV)/.run $(VENV)/.dev: $(VENV)/.%: pyproject.toml scripts/setup.sh
+	@scripts/setup.sh python $*
+
+tools:
+	@scripts/setup.sh tools
