@@ -31,7 +31,7 @@ def test_list_is_true_only_while_requests_are_in_flight():
     assert not reqs
     request = reqs.add(0, 1)
     assert list(reqs) == [request]
-    reqs.remove(request)
+    request.remove()
     assert not reqs
 
 
@@ -50,7 +50,7 @@ async def test_wait_one_returns_when_the_first_conflict_goes():
     task = asyncio.create_task(reqs.wait_one(0, 20))
     await settle()
     assert not task.done()
-    reqs.remove(first)
+    first.remove()
     assert await task
 
 
@@ -60,10 +60,10 @@ async def test_wait_all_returns_when_the_last_conflict_is_gone():
     other = reqs.add(100, 1)
     task = asyncio.create_task(reqs.wait_all(0, 20))
     await settle()
-    reqs.remove(first)
+    first.remove()
     await settle()
     assert not task.done()
-    reqs.remove(second)
+    second.remove()
     await task
     assert list(reqs) == [other]
 
@@ -74,10 +74,10 @@ async def test_shrinking_lets_those_pass_that_no_longer_overlap():
     behind = asyncio.create_task(reqs.wait_all(5, 5))
     inside = asyncio.create_task(reqs.wait_all(4, 1))
     await settle()
-    reqs.shrink(request, 5)
+    request.shrink(5)
     await behind
     assert not inside.done()
-    reqs.remove(request)
+    request.remove()
     await inside
 
 
@@ -89,7 +89,7 @@ async def test_waiters_cancelled_in_between_hold_up_nobody():
     tasks[1].cancel()
     await settle()
     assert tasks[1].cancelled()
-    reqs.remove(request)
+    request.remove()
     await asyncio.gather(tasks[0], tasks[2])
 
 
@@ -106,62 +106,7 @@ async def test_woken_waiters_that_take_the_range_exclude_each_other():
         most = max(most, inside)
         await settle()
         inside -= 1
-        reqs.remove(request)
+        request.remove()
 
     await asyncio.gather(*(use() for _ in range(5)))
     assert most == 1
-
-
-async def test_serialising_request_waits_for_all_others_and_holds_back_later_ones():
-    reqs = ReqList()
-    plain = reqs.add(0, 10)
-    serial = reqs.add(0, 10, serialising=True)
-    waiting = asyncio.create_task(reqs.wait_serialising(serial))
-    await settle()
-    assert not waiting.done()
-    reqs.remove(plain)
-    await waiting
-    later = reqs.add(5, 1)
-    held = asyncio.create_task(reqs.wait_serialising(later))
-    await settle()
-    assert not held.done()
-    reqs.remove(serial)
-    await held
-
-
-async def test_plain_requests_do_not_wait_for_each_other():
-    reqs = ReqList()
-    reqs.add(0, 10)
-    assert reqs.find_serialising(reqs.add(5, 10)) is None
-
-
-async def test_serialising_requests_that_meet_do_not_deadlock():
-    reqs = ReqList()
-    plain = reqs.add(0, 10)
-    serials = [reqs.add(0, 10, serialising=True) for _ in range(3)]
-    order = []
-
-    async def run(request):
-        await reqs.wait_serialising(request)
-        order.append(request)
-        reqs.remove(request)
-
-    tasks = [asyncio.create_task(run(request)) for request in serials]
-    await settle()
-    reqs.remove(plain)
-    await asyncio.gather(*tasks)
-    assert order == serials
-
-
-async def test_cancelled_serialising_wait_can_be_passed_by_others():
-    reqs = ReqList()
-    plain = reqs.add(0, 10)
-    serial = reqs.add(0, 10, serialising=True)
-    task = asyncio.create_task(reqs.wait_serialising(serial))
-    await settle()
-    task.cancel()
-    await settle()
-    assert serial.waiting_for is None
-    reqs.remove(serial)
-    reqs.remove(plain)
-    assert not reqs
