@@ -1,0 +1,162 @@
+"""A user's handle on a node: what exports, devices and tools hold.
+
+Requests enter the graph here. While the node is drained they wait here. Verbs are plain
+functions: the coroutine they return is that of the next layer, so the handle costs no frame.
+"""
+
+import asyncio
+import errno
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.block import pipeline, status
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import Extent, Io, fail
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
+from qmpfleece.block.perm import Perm, Role
+
+
+class Backend:
+    """A handle on a node. Source: QEMU's ``BlockBackend``.
+
+    Args:
+        graph: Where the node lives.
+        name: The name for messages; ``""`` for an unnamed one.
+        perm: What the user needs of the node.
+        shared: What it lets others do.
+    """
+
+    __slots__ = ("_graph", "_quiesced", "_root", "_waiters", "name", "perm", "shared")
+
+    def __init__(
+        self,
+        graph: Graph,
+        name: str = "",
+        perm: Perm = Perm.CONSISTENT_READ,
+        shared: Perm = Perm.ALL,
+    ) -> None:
+        self._graph = graph
+        self.name = name
+        self.perm = perm
+        self.shared = shared
+        self._root: Child | None = None
+        self._quiesced = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # -- the node -----------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node | None:
+        """The node, None while nothing is attached."""
+        return self._root.node if self._root is not None else None
+
+    @property
+    def length(self) -> int:
+        """The node's length in bytes, 0 while nothing is attached."""
+        return self._root.node.length if self._root is not None else 0
+
+    def attach(self, node: Node) -> None:
+        """Take ``node``.
+
+        Raises:
+            QmpError: Permissions conflict, or the node is read-only and writing is needed.
+        """
+        assert self._root is None
+        root = Child("root", Role.PRIMARY | Role.FILTERED, self, node)
+        self._graph.attach(root, self.perm, self.shared)
+        self._root = root
+
+    async def detach(self) -> None:
+        """Let go of the node, once the requests in flight have ended; it closes if unowned."""
+        if (root := self._root) is None:
+            return
+        node = root.node
+        self._root = None
+        self._graph.detach(root)
+        await self._graph.release(node)
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def pread(self, offset: int, buf: memoryview) -> Io:
+        """Fill ``buf`` from ``offset``; see ``pipeline.pread``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.pread(root, offset, buf))
+        return pipeline.pread(self._root, offset, buf)
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int = 0) -> Io:
+        """Write ``buf`` at ``offset``; see ``pipeline.pwrite``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.pwrite(root, offset, buf, flags))
+        return pipeline.pwrite(self._root, offset, buf, flags)
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: int = 0) -> Io:
+        """Make a range read as zeroes; see ``pipeline.pwrite_zeroes``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.pwrite_zeroes(root, offset, length, flags))
+        return pipeline.pwrite_zeroes(self._root, offset, length, flags)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Say that a range is no longer needed; see ``pipeline.pdiscard``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.pdiscard(root, offset, length))
+        return pipeline.pdiscard(self._root, offset, length)
+
+    def flush(self) -> Io:
+        """Make all completed writes stable."""
+        if self._quiesced or self._root is None:
+            return self._later(pipeline.flush)
+        return pipeline.flush(self._root)
+
+    def block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return extents as a reader sees them; see ``status.status_above``."""
+        if self._root is None:
+            return self._no_medium()
+        return status.status_above(self._root.node, offset, length, limit)
+
+    def allocation_depth(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[tuple[int, int]]]:
+        """Return runs ``(length, depth)``; see ``status.allocation_depth``."""
+        if self._root is None:
+            return self._no_medium()
+        return status.allocation_depth(self._root.node, offset, length, limit)
+
+    async def _later(self, request: Callable[[Child], Io]) -> None:
+        while self._quiesced:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        if self._root is None:
+            await fail(errno.ENOMEDIUM)
+        else:
+            await request(self._root)
+
+    async def _no_medium(self) -> Any:
+        raise BlockError(errno.ENOMEDIUM)
+
+    # -- as the parent of its root edge ---------------------------------------------------
+
+    def describe(self) -> str:
+        """Return how permission messages name the user."""
+        return f"block device '{self.name}'" if self.name else "an unnamed block device"
+
+    def drained_begin(self) -> None:
+        """Hold back new requests."""
+        self._quiesced += 1
+
+    def drained_end(self) -> None:
+        """Undo one ``drained_begin``; when it was the last one, let the requests go."""
+        self._quiesced -= 1
+        if not self._quiesced:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def busy_nodes(self) -> list[Node]:
+        """Return no node: a backend has nothing in flight that its node has not."""
+        return []

@@ -1,0 +1,56 @@
+"""A child edge: who uses a node, as what, needing and sharing which permissions."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from qmpfleece.block.perm import Perm, Role
+
+if TYPE_CHECKING:
+    from qmpfleece.block.node import Node
+
+
+class Parent(Protocol):
+    """Who holds a child edge: a node, a backend, a job."""
+
+    def describe(self) -> str:
+        """Return the user as permission messages name it, e.g. ``node 'x'``."""
+        ...
+
+    def drained_begin(self) -> None:
+        """Start no new request on the child until ``drained_end``."""
+        ...
+
+    def drained_end(self) -> None:
+        """Undo one ``drained_begin``."""
+        ...
+
+    def busy_nodes(self) -> "list[Node]":
+        """Return the nodes whose requests can still reach the child."""
+        ...
+
+
+class Child:
+    """An edge of the graph.
+
+    Changes only in ``graph``: ``node``, ``perm``, ``shared``. The rest is fixed.
+
+    Attributes:
+        name: What the parent calls it: ``file``, ``target``, ``root``...
+        role: What it is for.
+        parent: Who holds it.
+        node: Whom it leads to.
+        perm: What the parent needs of ``node``.
+        shared: What the parent lets others do.
+    """
+
+    __slots__ = ("name", "node", "parent", "perm", "role", "shared")
+
+    def __init__(self, name: str, role: Role, parent: Parent, node: "Node") -> None:
+        self.name = name
+        self.role = role
+        self.parent = parent
+        self.node = node
+        self.perm = Perm.NONE
+        self.shared = Perm.ALL
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} of {self.parent.describe()} -> {self.node.name}>"

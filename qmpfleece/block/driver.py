@@ -1,0 +1,288 @@
+"""What a block driver is: its options and the verbs that it implements.
+
+A driver is called by ``pipeline`` only, which has checked range and alignment, and by
+``graph`` when nodes are opened, closed and connected. So drivers are short. All offsets and
+lengths are bytes.
+
+The I/O verbs return something to await. A driver that only forwards returns the coroutine of
+the next layer, which saves a frame; one that acts is an ``async def``.
+"""
+
+import errno
+from collections.abc import Coroutine
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.registry import Registry
+from qmpfleece.block.perm import Perm, Role, default_perms
+from qmpfleece.qapi.blockdev import BlockdevOptions
+
+if TYPE_CHECKING:
+    from qmpfleece.base.workers import Workers
+    from qmpfleece.block.child import Child
+    from qmpfleece.block.node import Node
+
+O = TypeVar("O", bound=BlockdevOptions)  # noqa: E741 - the customary name of the parameter
+
+#: An I/O verb in progress.
+Io = Coroutine[Any, Any, None]
+
+
+class ReqFlags:
+    """Flags of a request, plain integers because they are tested on the hot path."""
+
+    NONE: Final = 0
+    #: The data is on stable storage when the request ends.
+    FUA: Final = 1
+    #: Zeroes may be written by deallocating.
+    MAY_UNMAP: Final = 2
+    #: Fail with ENOTSUP rather than write zeroes the slow way.
+    NO_FALLBACK: Final = 4
+    #: The visible content does not change: needs WRITE_UNCHANGED only.
+    WRITE_UNCHANGED: Final = 8
+    #: Wait for all overlapping requests on the node, and hold back later ones.
+    SERIALISING: Final = 16
+
+
+class Status:
+    """Bits of a block status, plain integers. Source: QEMU, the BDRV_BLOCK_* bits."""
+
+    #: Reading gives data that this chain stores.
+    DATA: Final = 1
+    #: Reading gives zeroes.
+    ZERO: Final = 2
+    #: ``host_offset`` in ``node`` is where the data lies.
+    OFFSET_VALID: Final = 4
+    #: The content is determined by this layer, not by its backing file.
+    ALLOCATED: Final = 16
+    #: The extent ends at the end of the image.
+    EOF: Final = 32
+    #: The data is stored compressed.
+    COMPRESSED: Final = 128
+
+
+class Extent(NamedTuple):
+    """A run of equal block status.
+
+    Attributes:
+        length: Bytes, more than 0.
+        flags: Bits of ``Status``.
+        host_offset: Where the data lies in ``node``, -1 without OFFSET_VALID.
+        node: The node that holds the data, None if it is not known.
+    """
+
+    length: int
+    flags: int
+    host_offset: int = -1
+    node: "Node | None" = None
+
+
+class Opener(Protocol):
+    """What a driver may do while its node is opened. Implemented by ``graph``."""
+
+    workers: "Workers"
+
+    async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> "Child":
+        """Open a nested definition, or find the node of that name, and attach it.
+
+        Raises:
+            QmpError: The child can't be opened or attached; the graph undoes the rest.
+        """
+        ...
+
+    def find(self, node_name: str) -> "Node":
+        """Return the node of that name.
+
+        Raises:
+            QmpError: There is none.
+        """
+        ...
+
+
+#: Every driver by its name in ``BlockdevDriver``.
+DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver")
+
+
+class BlockDriver(Generic[O]):
+    """Base of all drivers; knows how a filter over ``file`` behaves.
+
+    Class keywords:
+        name: The name in ``BlockdevDriver``; registers the driver.
+        options: Its options model, where that is not the class's parameter.
+
+    Attributes:
+        node: The node that has this driver. Its ``length`` and ``request_alignment`` are set
+            by ``open`` and by resizing.
+        options: What the node was opened with.
+    """
+
+    driver_name: ClassVar[str]
+    options_model: ClassVar[type[BlockdevOptions]]
+    #: A filter shows the data of its ``filtered_child`` unchanged.
+    is_filter: ClassVar[bool] = False
+    #: Protocol drivers reach outside; they have no child to store things in.
+    is_protocol: ClassVar[bool] = False
+    #: Wire names of the options that decide what data the node shows; they make up its
+    #: ``json:`` file name when no plain one will do.
+    strong_options: ClassVar[tuple[str, ...]] = ()
+    #: The flags of ReqFlags that pwrite handles itself; FUA is emulated by a flush otherwise.
+    write_flags: ClassVar[int] = ReqFlags.NONE
+    #: The same for pwrite_zeroes.
+    zero_flags: ClassVar[int] = ReqFlags.NONE
+
+    node: "Node"
+    options: O
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        options: type[BlockdevOptions] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if options is not None:
+            cls.options_model = options
+        for base in getattr(cls, "__orig_bases__", ()):
+            if get_origin(base) is BlockDriver and isinstance(get_args(base)[0], type):
+                cls.options_model = get_args(base)[0]
+        if name:
+            cls.driver_name = name
+            DRIVERS.add(name, cls)
+
+    def __init__(self, node: "Node", options: O) -> None:
+        self.node = node
+        self.options = options
+
+    # -- opening, closing ---------------------------------------------------------------------
+
+    async def open(self, opener: Opener) -> None:
+        """Open children and resources; set the node's length.
+
+        Raises:
+            QmpError: It can't be opened. Children attached so far are detached by the graph;
+                other resources are released here.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Release everything. Requests have ended; children are detached afterwards."""
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def pread(self, offset: int, buf: memoryview) -> Io:
+        """Fill ``buf``. It must not be kept after the await.
+
+        Raises:
+            OSError: The read failed; the content of ``buf`` is undefined.
+        """
+        raise NotImplementedError
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
+        """Write ``buf``; ``flags`` is a subset of ``write_flags``."""
+        raise NotImplementedError
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
+        """Write zeroes cheaply; ``flags`` is a subset of ``zero_flags``.
+
+        Raises:
+            OSError: ENOTSUP: there is no cheap way, the pipeline writes a buffer of zeroes.
+        """
+        return fail(errno.ENOTSUP)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Say that the content is no longer needed. It may be ignored."""
+        return succeed()
+
+    def flush(self) -> Io:
+        """Make all completed writes stable."""
+        return succeed()
+
+    async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
+        """Return up to ``limit`` extents, the first starting at ``offset``.
+
+        They follow each other without gap, at least one, and end at ``offset + length`` or
+        before. ``length`` is at least 1 and within the node.
+        """
+        return [Extent(length, Status.DATA | Status.ALLOCATED, offset, self.node)]
+
+    # -- what the graph asks ------------------------------------------------------------------
+
+    @property
+    def filtered_child(self) -> "Child | None":
+        """The child whose data a filter shows."""
+        return self.node.children.get("file") if self.is_filter else None
+
+    def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+        """Return what this node needs of and shares on a child, given its own users."""
+        return default_perms(role, perm, shared, writable=not self.node.read_only)
+
+    def check_perm(self, perm: Perm, shared: Perm) -> None:
+        """Get ready for the cumulative permissions of the node's users; synchronous.
+
+        Raises:
+            QmpError: They can't be granted. Nothing has changed then.
+        """
+
+    def set_perm(self) -> None:
+        """Keep what the last ``check_perm`` prepared."""
+
+    def abort_perm(self) -> None:
+        """Go back to what was before the last ``check_perm``."""
+
+    # -- what queries ask ---------------------------------------------------------------------
+
+    def exact_filename(self) -> str:
+        """Return a plain file name that would open this node alike, or ``""``."""
+        child = self.filtered_child
+        return child.node.exact_filename if child is not None else ""
+
+    @property
+    def cluster_size(self) -> int:
+        """The allocation unit in bytes, 0 if there is none (``bdi.cluster_size``)."""
+        return 0
+
+    async def allocated_size(self) -> int | None:
+        """Return the bytes occupied on the host, None if that is unknown."""
+        child = self.node.children.get("file")
+        return await child.node.driver.allocated_size() if child is not None else None
+
+
+@runtime_checkable
+class SnapshotSource(Protocol):
+    """A driver that can show its node as it was at one moment."""
+
+    def snapshot_pread(self, offset: int, buf: memoryview) -> Io:
+        """Read the snapshot; EACCES where it may not or can no longer be read."""
+        ...
+
+    def snapshot_pdiscard(self, offset: int, length: int) -> Io:
+        """Give up this part of the snapshot."""
+        ...
+
+    def snapshot_block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the block status of the snapshot; see ``BlockDriver.block_status``."""
+        ...
+
+
+async def fail(code: int) -> None:
+    """Fail with the given errno."""
+    raise BlockError(code)
+
+
+async def succeed() -> None:
+    """Do nothing."""

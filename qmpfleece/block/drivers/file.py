@@ -1,0 +1,325 @@
+"""file and host_device: an image in a file of the host, or a block device.
+
+A read that the page cache holds completes in place (RWF_NOWAIT); everything else goes to
+worker threads. A request is never cancelled half-way: a thread may be working on its memory.
+
+Source: QAPI ``BlockdevOptionsFile``. ``aio`` is accepted as QEMU takes it; all three kinds
+run on the worker threads.
+"""
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Literal
+
+from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.units import SECTOR, align_up
+from qmpfleece.base.workers import WorkerQueue
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags
+from qmpfleece.block.hostfile import allocation, locks
+from qmpfleece.block.perm import Perm
+from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
+from qmpfleece.qapi.model import Int64
+
+_ANY_WRITE = Perm.WRITE | Perm.WRITE_UNCHANGED | Perm.RESIZE
+
+
+class FileOptions(BlockdevOptions):
+    """QAPI ``BlockdevOptionsFile``.
+
+    Attributes:
+        filename: Path on the host.
+        pr_manager: Refused: SCSI reservations are not supported.
+        locking: Whether to take QEMU's lock bytes; ``auto`` takes them.
+        aio: How QEMU would do I/O; native needs ``cache.direct``.
+        aio_max_batch: Accepted, without effect.
+        drop_cache: Accepted, without effect.
+        x_check_cache_dropped: Accepted, without effect.
+    """
+
+    driver: Literal["file"]
+    filename: str
+    pr_manager: str | None = None
+    locking: OnOffAuto | None = None
+    aio: AioOption | None = None
+    aio_max_batch: Int64 | None = None
+    drop_cache: bool | None = None
+    x_check_cache_dropped: bool | None = None
+
+
+class HostDeviceOptions(FileOptions):
+    """The same for the driver ``host_device``."""
+
+    driver: Literal["host_device"]  # type: ignore[assignment]  # another literal, by design
+
+
+class File(BlockDriver[FileOptions], name="file"):
+    """A regular file."""
+
+    is_protocol = True
+    strong_options: ClassVar[tuple[str, ...]] = ("filename",)
+    write_flags = ReqFlags.FUA
+    zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+
+    _queue: WorkerQueue
+    _fd = -1
+    #: Opened for a permission that is being checked; takes the place of _fd when it is set.
+    _next_fd = -1
+    _nowait = os.RWF_NOWAIT
+    _flush_error = 0
+
+    # -- opening ------------------------------------------------------------------------------
+
+    async def open(self, opener: Opener) -> None:
+        """Open the file; read-only if that is allowed and nothing else possible."""
+        options, node = self.options, self.node
+        if not options.filename:
+            raise QmpError(f"The '{self.driver_name}' block driver requires a file name")
+        if options.aio == "native" and not node.options.cache_direct:
+            raise QmpError(
+                "aio=native was specified, but it requires cache.direct=on, which was not"
+                " specified."
+            )
+        if options.pr_manager is not None:
+            raise QmpError(f"No object with id '{options.pr_manager}'")
+        self._queue = opener.workers.queue()
+        self._direct = node.options.cache_direct
+        self._nowait = 0 if self._direct else os.RWF_NOWAIT
+        self._use_locks = options.locking != "off" and not node.options.force_share
+        self._held = (Perm.NONE, Perm.ALL)
+        self._wanted = self._held
+        self._fd = await self._queue.submit(self._open)
+        try:
+            alignment, size = await self._queue.submit(self._probe)
+        except OSError as error:
+            await self.close()
+            raise QmpError(f"Could not refresh total sector count: {error.strerror}") from error
+        node.request_alignment = alignment
+        node.length = align_up(size, SECTOR)
+
+    def _open(self) -> int:
+        """Open the file as the options say; runs on a thread."""
+        node, filename = self.node, self.options.filename
+        # Under auto-read-only the file is writable only while somebody writes.
+        writable = not node.options.read_only and not node.options.auto_read_only
+        try:
+            fd = os.open(filename, self._open_flags(writable=writable))
+        except OSError as error:
+            raise QmpError(f"Could not open '{filename}': {error.strerror}") from error
+        try:
+            self._check_type(os.fstat(fd))
+        except QmpError:
+            os.close(fd)
+            raise
+        self._writable = writable
+        return fd
+
+    def _open_flags(self, *, writable: bool) -> int:
+        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+        return flags | os.O_DIRECT if self._direct else flags
+
+    def _check_type(self, info: os.stat_result) -> None:
+        if not stat.S_ISREG(info.st_mode):
+            raise QmpError(
+                f"'{self.driver_name}' driver requires '{self.options.filename}' to be a regular"
+                " file"
+            )
+
+    def _probe(self) -> tuple[int, int]:
+        """Return the request alignment and the size in bytes; runs on a thread."""
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if not self._direct:
+            return 1, size
+        for alignment in (SECTOR, 1024, 2048, 4096):
+            if self._can_read(alignment):
+                return alignment, size
+        return 4096, size
+
+    def _can_read(self, alignment: int) -> bool:
+        with mmap.mmap(-1, 4096) as page, memoryview(page)[:alignment] as block:
+            try:
+                os.preadv(self._fd, [block], 0)
+            except OSError:
+                return False
+        return True
+
+    async def close(self) -> None:
+        """Close the file."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            await self._queue.submit(os.close, fd)
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def pread(self, offset: int, buf: memoryview) -> None:
+        """Read; what lies past the end of the file, in its last sector, is zero."""
+        got = 0
+        if self._nowait:
+            try:
+                got = os.preadv(self._fd, (buf,), offset, self._nowait)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._nowait = 0  # this file system can't say what is cached
+        if got != len(buf):
+            await self._queue.submit(self._read_fully, offset + got, buf[got:])
+
+    async def pwrite(self, offset: int, buf: memoryview, flags: int) -> None:
+        """Write; under FUA it is stable on return."""
+        if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
+            await self._queue.submit(self._write_fully, offset, buf, os.RWF_DSYNC)
+        elif self._direct:
+            await self._queue.submit(self._write_fully, offset, buf, 0)
+        else:
+            await self._queue.submit_serial(self._write_fully, offset, buf, 0)
+
+    async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
+        """Deallocate, or convert to unwritten extents."""
+        unmap = bool(flags & ReqFlags.MAY_UNMAP)
+        await self._queue.submit(self._zero, offset, length, unmap)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Deallocate."""
+        return self._discard(offset, length)
+
+    async def flush(self) -> None:
+        """Call fdatasync. After a failed one the page cache is unreliable: all later ones fail."""
+        if self._flush_error:
+            raise BlockError(self._flush_error)
+        try:
+            await self._queue.submit(os.fdatasync, self._fd)
+        except OSError as error:
+            if not self._direct and error.errno in {errno.EIO, errno.ENOSPC, errno.EDQUOT}:
+                self._flush_error = errno.EIO
+            raise
+
+    def block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return data and holes as the file system tells them."""
+        return self._status(offset, length, limit)
+
+    async def allocated_size(self) -> int | None:
+        """Return what the file occupies."""
+        return (await self._queue.submit(os.fstat, self._fd)).st_blocks * 512
+
+    def exact_filename(self) -> str:
+        """The path."""
+        return self.options.filename
+
+    # -- system calls, on threads -------------------------------------------------------------
+
+    def _read_fully(self, offset: int, buf: memoryview) -> None:
+        if self._direct:
+            with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as aligned:
+                self._read_loop(offset, aligned)
+                buf[:] = aligned
+        else:
+            self._read_loop(offset, buf)
+
+    def _read_loop(self, offset: int, buf: memoryview) -> None:
+        done = 0
+        while done < len(buf):
+            got = os.preadv(self._fd, (buf[done:],), offset + done)
+            if not got:
+                buf[done:] = bytes(len(buf) - done)
+                return
+            done += got
+
+    def _write_fully(self, offset: int, buf: memoryview, flags: int) -> None:
+        if self._direct:
+            with mmap.mmap(-1, len(buf) or 1) as bounce, memoryview(bounce) as aligned:
+                aligned[: len(buf)] = buf
+                self._write_loop(offset, aligned[: len(buf)], flags)
+        else:
+            self._write_loop(offset, buf, flags)
+
+    def _write_loop(self, offset: int, buf: memoryview, flags: int) -> None:
+        done = 0
+        while done < len(buf):
+            put = os.pwritev(self._fd, (buf[done:],), offset + done, flags)
+            if not put:
+                raise BlockError(errno.ENOSPC)
+            done += put
+
+    def _zero(self, offset: int, length: int, unmap: bool) -> None:  # noqa: FBT001 - positional
+        allocation.write_zeroes(self._fd, offset, length, unmap=unmap)
+
+    async def _discard(self, offset: int, length: int) -> None:
+        await self._queue.submit(allocation.discard, self._fd, offset, length)
+
+    async def _status(self, offset: int, length: int, limit: int) -> list[Extent]:
+        runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)
+        return [Extent(run, flags, start, self.node) for run, flags, start in runs]
+
+    # -- permissions --------------------------------------------------------------------------
+
+    def check_perm(self, perm: Perm, shared: Perm) -> None:
+        """Take the lock bytes in addition to those held; open for writing if need be."""
+        self._wanted = (perm, shared)
+        if self._fd < 0:
+            return
+        try:
+            self._reopen(writable=bool(perm & _ANY_WRITE))
+            if self._use_locks:
+                held, held_shared = self._held
+                locks.apply(self._fd, held | perm, held_shared & shared, drop=False)
+                locks.check(self._fd, perm, shared)
+                if self._next_fd >= 0:
+                    locks.apply(self._next_fd, perm, shared, drop=False)
+        except QmpError:
+            self.abort_perm()
+            raise
+
+    def set_perm(self) -> None:
+        """Give back the lock bytes that are no longer needed."""
+        if self._fd < 0:
+            return
+        if self._next_fd >= 0:
+            # Requests in flight on threads go on with the file description that they have.
+            os.dup2(self._next_fd, self._fd, inheritable=False)
+            self._close_next()
+            self._writable = not self._writable
+        if self._use_locks and self._wanted != self._held:
+            locks.apply(self._fd, *self._wanted, drop=True)
+        self._held = self._wanted
+
+    def abort_perm(self) -> None:
+        """Give back the lock bytes that ``check_perm`` took."""
+        self._close_next()
+        if self._fd >= 0 and self._use_locks:
+            locks.apply(self._fd, *self._held, drop=True)
+
+    def _reopen(self, *, writable: bool) -> None:
+        if not self.node.options.auto_read_only or self.node.options.read_only:
+            return
+        if writable == self._writable:
+            return
+        try:
+            self._next_fd = os.open(
+                f"/proc/self/fd/{self._fd}", self._open_flags(writable=writable)
+            )
+        except OSError as error:
+            raise QmpError(
+                f"Could not open '{self.options.filename}': {error.strerror}"
+            ) from error
+
+    def _close_next(self) -> None:
+        if self._next_fd >= 0:
+            os.close(self._next_fd)
+            self._next_fd = -1
+
+
+class HostDevice(File, name="host_device", options=HostDeviceOptions):
+    """A block or character device of the host."""
+
+    def _check_type(self, info: os.stat_result) -> None:
+        if not (stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode)):
+            raise QmpError(
+                f"'{self.driver_name}' driver requires '{self.options.filename}' to be either a"
+                " character or block device"
+            )

@@ -1,0 +1,105 @@
+"""raw: a disk as it is in its file, or a window of it."""
+
+import errno
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Literal
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.units import SECTOR, align_up
+from qmpfleece.block import pipeline, status
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, fail
+from qmpfleece.block.perm import Role
+from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
+from qmpfleece.qapi.model import Size
+
+
+class RawOptions(BlockdevOptions):
+    """QAPI ``BlockdevOptionsRaw``.
+
+    Attributes:
+        file: Where the data lies.
+        offset: Where the disk begins in ``file``, in bytes.
+        size: How many bytes of ``file`` it has; to its end by default.
+    """
+
+    driver: Literal["raw"]
+    file: BlockdevRef
+    offset: Size | None = None
+    size: Size | None = None
+
+
+class Raw(BlockDriver[RawOptions], name="raw"):
+    """Adds an offset to every request."""
+
+    strong_options: ClassVar[tuple[str, ...]] = ("offset", "size")
+    write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
+    zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+
+    _file: Child
+
+    async def open(self, opener: Opener) -> None:
+        """Open ``file`` and check that the window lies in it."""
+        self._offset = self.options.offset or 0
+        windowed = self._offset or self.options.size is not None
+        role = Role.DATA | Role.PRIMARY if windowed else Role.FILTERED | Role.PRIMARY
+        self._file = await opener.open_child("file", self.options.file, role)
+        real = self._file.node.length
+        if self._offset > real:
+            raise QmpError(
+                f"Offset ({self._offset}) cannot be greater than size of the containing file"
+                f" ({real})"
+            )
+        size = self.options.size
+        if size is not None and real - self._offset < size:
+            raise QmpError(
+                f"The sum of offset ({self._offset}) and size ({size}) has to be smaller or"
+                f" equal to the  actual size of the containing file ({real})"
+            )
+        if size is not None and size % SECTOR:
+            raise QmpError("Specified size is not multiple of 512")
+        self._size = real - self._offset if size is None else size
+        self.node.length = align_up(self._size, SECTOR)
+
+    def pread(self, offset: int, buf: memoryview) -> Io:
+        """Read from the window."""
+        if offset + len(buf) > self._size:
+            return self._pread_tail(offset, buf)
+        return pipeline.pread(self._file, self._offset + offset, buf)
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
+        """Write to the window."""
+        if offset + len(buf) > self._size:
+            return fail(errno.EIO)
+        return pipeline.pwrite(self._file, self._offset + offset, buf, flags)
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
+        """Write zeroes to the window."""
+        if offset + length > self._size:
+            return fail(errno.EIO)
+        return pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Discard in the window."""
+        return pipeline.pdiscard(
+            self._file, self._offset + offset, min(length, self._size - offset)
+        )
+
+    def block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the status of the window."""
+        return status.block_status(self._file.node, self._offset + offset, length, limit)
+
+    def exact_filename(self) -> str:
+        """The file's, unless it is a window."""
+        if self._offset or self.options.size is not None:
+            return ""
+        return self._file.node.exact_filename
+
+    async def _pread_tail(self, offset: int, buf: memoryview) -> None:
+        """Read where the last sector reaches past a window of odd length."""
+        inside = max(0, self._size - offset)
+        if inside:
+            await pipeline.pread(self._file, self._offset + offset, buf[:inside])
+        buf[inside:] = bytes(len(buf) - inside)

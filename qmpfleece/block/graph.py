@@ -1,0 +1,363 @@
+"""The graph: nodes by name; opening, connecting and deleting them.
+
+Connections change in one synchronous step each: edges are changed, the permissions of all
+nodes below are computed and checked, and either all is kept or all is put back. So queries
+and requests never see half a change.
+"""
+
+import re
+from collections.abc import Iterable
+from random import randrange
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.workers import Workers
+from qmpfleece.block.child import Child
+from qmpfleece.block.drain import drained
+from qmpfleece.block.driver import DRIVERS
+from qmpfleece.block.node import Node, NodeOptions
+from qmpfleece.block.perm import Perm, Role, perm_names
+from qmpfleece.qapi.blockdev import BlockdevOptions
+
+_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_MAX_NAME: Final = 31
+_ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
+
+
+class Graph:
+    """All nodes of a daemon.
+
+    Args:
+        workers: The threads on which drivers run system calls.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self._nodes: dict[str, Node] = {}
+        self._names_made = 0
+
+    # -- finding ------------------------------------------------------------------------------
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes, newest first, as QEMU lists them."""
+        return list(reversed(self._nodes.values()))
+
+    def get(self, node_name: str) -> Node | None:
+        """Return the node of that name, None if there is none."""
+        return self._nodes.get(node_name)
+
+    def find(self, node_name: str) -> Node:
+        """Return the node that a reference names.
+
+        Raises:
+            QmpError: There is none.
+        """
+        if (node := self._nodes.get(node_name)) is None:
+            raise QmpError(f"Cannot find device='{node_name}' nor node-name='{node_name}'")
+        return node
+
+    # -- opening ------------------------------------------------------------------------------
+
+    async def add(self, given: BlockdevOptions) -> Node:
+        """Open a node and keep it until it is deleted. Source: QAPI ``blockdev-add``.
+
+        Raises:
+            QmpError: It can't be opened; nothing of it is left.
+        """
+        if given.node_name is None:
+            raise QmpError("'node-name' must be specified for the root node")
+        node = await self.open(given)
+        node.monitor_owned = True
+        return node
+
+    async def open(self, given: BlockdevOptions, parent: NodeOptions | None = None) -> Node:
+        """Open a node and everything nested in its definition.
+
+        The caller attaches it to something, or calls ``release``.
+
+        Args:
+            given: The definition.
+            parent: What a nested definition inherits from.
+
+        Raises:
+            QmpError: It can't be opened; nothing of it is left.
+        """
+        options = NodeOptions(given, parent)
+        _check_options(given, options)
+        driver = DRIVERS[given.driver]
+        opener = _Opener(self, options)
+        # A nested ``file`` is opened, named and listed before the node itself.
+        below = getattr(given, "file", None)
+        try:
+            if isinstance(below, BlockdevOptions):
+                opener.opened["file"] = await self.open(below, options)
+            elif isinstance(below, str):
+                self.find(below)
+            node = Node(self._make_name(given.node_name), given, options)
+        except BaseException:
+            await opener.undo()
+            raise
+        node.driver = driver(node, given)
+        opener.node = node
+        self._nodes[node.name] = node
+        try:
+            await node.driver.open(opener)
+            self.refresh_perms([node])
+        except BaseException:
+            self._forget(node)
+            await self._drop_children(node)
+            await opener.undo()
+            raise
+        return node
+
+    def _make_name(self, node_name: str | None) -> str:
+        if node_name is None:
+            # QEMU appends two random digits so that nobody relies on the number.
+            name = f"#block{self._names_made}{randrange(100):02d}"  # noqa: S311
+            self._names_made += 1
+            return name
+        if not _WELL_FORMED.fullmatch(node_name):
+            raise QmpError(f"Invalid node-name: '{node_name}'")
+        if node_name in self._nodes:
+            raise QmpError(f"Duplicate nodes with node-name='{node_name}'")
+        if len(node_name) > _MAX_NAME:
+            raise QmpError("Node name too long")
+        return node_name
+
+    # -- deleting -----------------------------------------------------------------------------
+
+    async def delete(self, node_name: str) -> None:
+        """Close a node that nobody uses. Source: QAPI ``blockdev-del``.
+
+        Raises:
+            QmpError: There is none of that name, or it is in use.
+        """
+        if (node := self._nodes.get(node_name)) is None:
+            raise QmpError(f"Failed to find node with node-name='{node_name}'")
+        if any(not isinstance(edge.parent, Node) for edge in node.parents):
+            raise QmpError(f"Node {node_name} is in use")
+        if not node.monitor_owned:
+            raise QmpError(f"Node {node_name} is not owned by the monitor")
+        if node.parents:
+            raise QmpError(f"Block device {node_name} is in use")
+        node.monitor_owned = False
+        await self.release(node)
+
+    async def release(self, node: Node) -> None:
+        """Close ``node`` if nobody holds it any more, and so on downwards."""
+        if node.monitor_owned or node.parents or self._nodes.get(node.name) is not node:
+            return
+        self._forget(node)
+        async with drained(node):
+            await node.driver.close()
+        await self._drop_children(node)
+
+    async def close(self) -> None:
+        """Close all nodes, users before the nodes that they use. Backends are detached."""
+        for node in self.nodes():
+            node.monitor_owned = False
+        while self._nodes:
+            top = [node for node in self.nodes() if not node.parents]
+            assert top, "a node is still in use"
+            for node in top:
+                await self.release(node)
+
+    def _forget(self, node: Node) -> None:
+        if self._nodes.get(node.name) is node:
+            del self._nodes[node.name]
+
+    async def _drop_children(self, node: Node) -> None:
+        for child in tuple(node.children.values()):
+            self.detach(child)
+            await self.release(child.node)
+
+    # -- connecting ---------------------------------------------------------------------------
+
+    def attach(self, child: Child, perm: Perm, shared: Perm) -> None:
+        """Connect a root edge, which a backend or job holds.
+
+        Raises:
+            QmpError: Permissions conflict; nothing has changed.
+        """
+        child.perm, child.shared = perm, shared
+        self._link(child)
+        try:
+            self.refresh_perms([child.node])
+        except QmpError:
+            self._unlink(child)
+            self.refresh_perms([child.node])
+            raise
+
+    def attach_child(self, node: Node, name: str, role: Role, below: Node) -> Child:
+        """Connect ``node`` to ``below``.
+
+        Raises:
+            QmpError: Permissions conflict, or it would close a circle; nothing has changed.
+        """
+        if node in _reachable([below]):
+            raise QmpError(
+                f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
+            )
+        child = Child(name, role, node, below)
+        node.children[name] = child
+        self._link(child)
+        try:
+            self.refresh_perms([node])
+        except QmpError:
+            del node.children[name]
+            self._unlink(child)
+            self.refresh_perms([node, below])
+            raise
+        return child
+
+    def detach(self, child: Child) -> None:
+        """Disconnect an edge. The node stays; see ``release``."""
+        if isinstance(child.parent, Node):
+            del child.parent.children[child.name]
+        self._unlink(child)
+        self.refresh_perms([child.node])
+
+    def replace_node(self, edges: Iterable[Child], node: Node) -> None:
+        """Lead ``edges`` to ``node`` instead, as one change.
+
+        The nodes that they lead to now are drained by the caller.
+
+        Raises:
+            QmpError: Permissions conflict; nothing has changed.
+        """
+        moved = [(edge, edge.node) for edge in edges]
+        for edge, _ in moved:
+            self._move(edge, node)
+        try:
+            self.refresh_perms([node, *(old for _, old in moved)])
+        except QmpError:
+            for edge, old in moved:
+                self._move(edge, old)
+            self.refresh_perms([node, *(old for _, old in moved)])
+            raise
+
+    def _move(self, edge: Child, node: Node) -> None:
+        self._unlink(edge)
+        edge.node = node
+        self._link(edge)
+
+    def _link(self, child: Child) -> None:
+        child.node.parents.append(child)
+        for _ in range(child.node.quiesced):
+            child.parent.drained_begin()
+
+    def _unlink(self, child: Child) -> None:
+        child.node.parents.remove(child)
+        for _ in range(child.node.quiesced):
+            child.parent.drained_end()
+
+    # -- permissions --------------------------------------------------------------------------
+
+    def refresh_perms(self, nodes: Iterable[Node]) -> None:
+        """Compute and apply the permissions of ``nodes`` and of all below them.
+
+        Raises:
+            QmpError: They conflict, or a driver can't grant them; nothing has changed.
+        """
+        before: list[tuple[Child, Perm, Perm]] = []
+        checked: list[Node] = []
+        try:
+            for node in _reachable(nodes):
+                perm, shared = node.users_perm()
+                _check_users(node, perm)
+                checked.append(node)
+                node.driver.check_perm(perm, shared)
+                for child in node.children.values():
+                    before.append((child, child.perm, child.shared))
+                    child.perm, child.shared = _needed(node, child, perm, shared)
+        except QmpError:
+            for child, perm, shared in reversed(before):
+                child.perm, child.shared = perm, shared
+            for node in reversed(checked):
+                node.driver.abort_perm()
+            raise
+        for node in checked:
+            node.driver.set_perm()
+
+
+class _Opener:
+    """What a driver may do while its node is opened; see ``driver.Opener``."""
+
+    def __init__(self, graph: Graph, options: NodeOptions) -> None:
+        self.workers = graph.workers
+        self.opened: dict[str, Node] = {}
+        self.node: Node
+        self._graph = graph
+        self._options = options
+
+    async def open_child(self, name: str, ref: str | BlockdevOptions, role: Role) -> Child:
+        """Open or find a child, and attach it."""
+        if isinstance(ref, str):
+            below = self._graph.find(ref)
+        elif name in self.opened:
+            below = self.opened[name]
+        else:
+            below = self.opened[name] = await self._graph.open(ref, self._options)
+        return self._graph.attach_child(self.node, name, role, below)
+
+    def find(self, node_name: str) -> Node:
+        """Return the node of that name."""
+        return self._graph.find(node_name)
+
+    async def undo(self) -> None:
+        """Close what was opened but is not attached."""
+        for node in self.opened.values():
+            await self._graph.release(node)
+
+
+def _check_options(given: BlockdevOptions, options: NodeOptions) -> None:
+    if options.detect_zeroes == "unmap" and not options.unmap:
+        raise QmpError(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation"
+            " to unmap"
+        )
+    if options.force_share and not options.read_only:
+        raise QmpError("force-share=on can only be used with read-only images")
+    if given.driver not in DRIVERS:
+        raise QmpError(f"Unknown driver '{given.driver}'")
+
+
+def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+    if node.options.force_share:
+        needed, _ = node.driver.child_perms(child.name, child.role, perm, Perm.ALL)
+        return needed, Perm.ALL
+    return node.driver.child_perms(child.name, child.role, perm, shared)
+
+
+def _check_users(node: Node, perm: Perm) -> None:
+    if perm & _ANY_WRITE and node.read_only:
+        raise QmpError("Block node is read-only")
+    for first in node.parents:
+        for second in node.parents:
+            if first is second:
+                continue
+            if denied := first.perm & ~second.shared:
+                raise QmpError(
+                    f"Permission conflict on node '{node.name}': permissions "
+                    f"'{perm_names(denied)}' are both required by {_user(first)} and "
+                    f"unshared by {_user(second)}."
+                )
+
+
+def _user(edge: Child) -> str:
+    return f"{edge.parent.describe()} (uses node '{edge.node.name}' as '{edge.name}' child)"
+
+
+def _reachable(nodes: Iterable[Node]) -> list[Node]:
+    """Return ``nodes`` and all below them, every node after all its users."""
+    order: dict[Node, None] = {}
+
+    def visit(node: Node) -> None:
+        if node not in order:
+            for child in node.children.values():
+                visit(child.node)
+            order[node] = None
+
+    for node in nodes:
+        visit(node)
+    return list(reversed(order))

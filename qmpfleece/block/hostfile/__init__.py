@@ -1,0 +1,1 @@
+"""What the host's kernel offers for image files: lock bytes, holes, deallocation."""

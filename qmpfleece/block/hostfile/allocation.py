@@ -1,0 +1,126 @@
+"""Holes in files: finding them, making them, writing zeroes cheaply. Blocking calls only."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from functools import cache
+from typing import Any, Final
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.block.driver import Status
+
+# linux/falloc.h
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+_ZERO_RANGE: Final = 0x10
+# linux/fs.h: _IO(0x12, 119) and _IO(0x12, 127), each takes {start, length}
+_BLKDISCARD: Final = 0x1277
+_BLKZEROOUT: Final = 0x127F
+_NOT_SUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL}
+
+_DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+_ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
+
+
+@cache
+def _fallocate() -> Any:
+    function = ctypes.CDLL(None, use_errno=True).fallocate
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return function
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Change what a file occupies; see the manual page of the call.
+
+    Raises:
+        OSError: With the call's errno; ENOTSUP where the file system can't do it.
+    """
+    while _fallocate()(fd, mode, offset, length):
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise BlockError(errno.ENOTSUP if code in _NOT_SUPPORTED else code)
+
+
+def discard(fd: int, offset: int, length: int) -> None:
+    """Deallocate a range of a file or block device.
+
+    Raises:
+        OSError: ENOTSUP where it can't be done.
+    """
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+    else:
+        _device(fd, _BLKDISCARD, offset, length)
+
+
+def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool) -> None:
+    """Write zeroes without sending them.
+
+    Args:
+        fd: The file or block device.
+        offset: Bytes.
+        length: Bytes.
+        unmap: Whether the range may be deallocated.
+
+    Raises:
+        OSError: ENOTSUP where it can't be done.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        _device(fd, _BLKZEROOUT, offset, length)
+        return
+    if unmap and offset + length <= info.st_size:
+        try:
+            fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+        else:
+            return
+    try:
+        fallocate(fd, _ZERO_RANGE, offset, length)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        # tmpfs among others: drop the range, then allocate it again.
+        fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        fallocate(fd, 0, offset, length)
+
+
+def extents(fd: int, offset: int, length: int, limit: int) -> list[tuple[int, int, int]]:
+    """Return up to ``limit`` runs ``(length, status flags, offset)`` from ``offset`` on."""
+    end = offset + length
+    runs: list[tuple[int, int, int]] = []
+    while offset < end and len(runs) < limit:
+        flags, until = _run(fd, offset)
+        until = min(until, end)
+        runs.append((until - offset, flags, offset))
+        offset = until
+    return runs
+
+
+def _run(fd: int, offset: int) -> tuple[int, int]:
+    """Return the status at ``offset`` and where it ends, for all we know."""
+    far = 1 << 63
+    try:
+        data = os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a hole up to the end of the file, or past it
+            return _ZERO, far
+        return _DATA, far
+    if data > offset:
+        return _ZERO, data
+    hole = os.lseek(fd, offset, os.SEEK_HOLE)
+    return _DATA, hole if hole > offset else far
+
+
+def _device(fd: int, request: int, offset: int, length: int) -> None:
+    try:
+        fcntl.ioctl(fd, request, struct.pack("QQ", offset, length))
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            raise BlockError(errno.ENOTSUP) from error
+        raise

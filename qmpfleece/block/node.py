@@ -1,0 +1,204 @@
+"""A vertex of the graph: a name, a driver, edges, bitmaps and the requests in flight.
+
+A node has a driver rather than being one, so that no driver can override the door
+(``pipeline``) through which all requests pass.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from qmpfleece.block.child import Child
+from qmpfleece.block.perm import Perm
+from qmpfleece.block.reqlist import ReqList
+from qmpfleece.qapi.blockdev import BlockdevOptions, DetectZeroes
+
+if TYPE_CHECKING:
+    from qmpfleece.bitmap.dirty import DirtyBitmap
+    from qmpfleece.block.driver import BlockDriver
+
+
+class NodeOptions:
+    """The options that every node has, resolved: given, inherited or default.
+
+    Attributes:
+        read_only: The node was opened read-only.
+        auto_read_only: Whether it may be opened read-only when it can't be opened writable,
+            and whether the file is held writable only while somebody writes.
+        cache_direct: Bypass the host's page cache.
+        cache_no_flush: Ignore flushes.
+        unmap: Discards are passed to the driver.
+        detect_zeroes: Whether written zeroes become zero writes.
+        force_share: Open without locks, sharing everything.
+    """
+
+    __slots__ = (
+        "auto_read_only",
+        "cache_direct",
+        "cache_no_flush",
+        "detect_zeroes",
+        "force_share",
+        "read_only",
+        "unmap",
+    )
+
+    def __init__(self, given: BlockdevOptions, parent: "NodeOptions | None" = None) -> None:
+        cache = given.cache
+
+        def pick(value: bool | None, name: str) -> bool:  # noqa: FBT001 - a value, no switch
+            if value is None:
+                return bool(getattr(parent, name)) if parent is not None else False
+            return value
+
+        self.read_only = pick(given.read_only, "read_only")
+        self.auto_read_only = pick(given.auto_read_only, "auto_read_only")
+        self.cache_direct = pick(cache.direct if cache else None, "cache_direct")
+        self.cache_no_flush = pick(cache.no_flush if cache else None, "cache_no_flush")
+        self.force_share = pick(given.force_share, "force_share")
+        # Format drivers respect the policy themselves, so nested definitions may unmap.
+        self.unmap = given.discard == "unmap" if given.discard else parent is not None
+        self.detect_zeroes: DetectZeroes = given.detect_zeroes or "off"
+
+
+class Node:
+    """A node of the block graph.
+
+    Fixed at open: ``name``, ``driver``, ``given``, ``options`` (but ``read_only``, which
+    falls back under auto-read-only), ``request_alignment``.
+    Changes only in ``graph``: ``children``, ``parents``, ``monitor_owned``.
+    Changes only in ``pipeline``: ``in_flight``, ``tracked``, ``serialising``, ``write_gen``,
+    ``flushed_gen``.
+
+    Attributes:
+        name: The node name, given or ``#block###``.
+        driver: What the node is.
+        given: The options that it was opened with.
+        options: The same, resolved.
+        children: Edges to the nodes that this one uses, in the order of attaching.
+        parents: Edges of those who use this node.
+        length: Bytes, a multiple of 512.
+        request_alignment: Offsets and lengths of requests to the driver are multiples of it.
+        bitmaps: Dirty bitmaps, newest first.
+        in_flight: Requests, and background work that a drain waits for.
+        tracked: Writes that serialising requests wait for; kept when ``tracks`` is set.
+        serialising: Requests that nothing may overlap.
+        tracks: Whether requests are tracked at all: set when unaligned or serialising
+            requests can occur.
+        quiesced: How many drained sections hold the node.
+        monitor_owned: Created by blockdev-add and not yet deleted.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_idle_waiters",
+        "bitmaps",
+        "children",
+        "driver",
+        "flushed_gen",
+        "given",
+        "in_flight",
+        "length",
+        "monitor_owned",
+        "name",
+        "options",
+        "parents",
+        "quiesced",
+        "request_alignment",
+        "serialising",
+        "tracked",
+        "tracks",
+        "write_gen",
+    )
+
+    driver: "BlockDriver[Any]"
+
+    def __init__(self, name: str, given: BlockdevOptions, options: NodeOptions) -> None:
+        self.name = name
+        self.given = given
+        self.options = options
+        self.children: dict[str, Child] = {}
+        self.parents: list[Child] = []
+        self.length = 0
+        self.request_alignment = 1
+        self.bitmaps: list[DirtyBitmap] = []
+        self.in_flight = 0
+        self.tracked = ReqList()
+        self.serialising = ReqList()
+        self.tracks = False
+        self.quiesced = 0
+        self.monitor_owned = False
+        self.write_gen = 0
+        self.flushed_gen = 0
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} {self.driver.driver_name}>"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are impossible."""
+        return self.options.read_only
+
+    @property
+    def exact_filename(self) -> str:
+        """A plain file name that would open the node alike, or ``""``."""
+        return self.driver.exact_filename()
+
+    def users_perm(self) -> tuple[Perm, Perm]:
+        """Return what all users together need, and what all of them share."""
+        perm, shared = Perm.NONE, Perm.ALL
+        for edge in self.parents:
+            perm |= edge.perm
+            shared &= edge.shared
+        return perm, shared
+
+    # -- background work and draining ------------------------------------------------------
+
+    def work_begin(self) -> None:
+        """Count background work, or a request, that a drain must wait for."""
+        self.in_flight += 1
+
+    def work_end(self) -> None:
+        """Undo one ``work_begin`` and wake those who wait for the node to fall idle."""
+        self.in_flight -= 1
+        if not self.in_flight and self._idle_waiters:
+            self.wake_idle()
+
+    def wake_idle(self) -> None:
+        """Wake those who wait in ``wait_idle``."""
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is in flight. Cancellation-safe."""
+        while self.in_flight:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    # -- as the parent of its children -----------------------------------------------------
+
+    def describe(self) -> str:
+        """Return how permission messages name the node."""
+        return f"node '{self.name}'"
+
+    def drained_begin(self) -> None:
+        """Quiesce the node and whoever uses it."""
+        self.quiesced += 1
+        for edge in self.parents:
+            edge.parent.drained_begin()
+
+    def drained_end(self) -> None:
+        """Undo one ``drained_begin``."""
+        self.quiesced -= 1
+        for edge in tuple(self.parents):
+            edge.parent.drained_end()
+
+    def busy_nodes(self) -> "list[Node]":
+        """Return this node and those above it, topmost first."""
+        above: dict[Node, None] = {}
+        for edge in self.parents:
+            above.update(dict.fromkeys(edge.parent.busy_nodes()))
+        above[self] = None
+        return list(above)

@@ -1,0 +1,270 @@
+"""The door to a driver: every request passes here and nowhere else.
+
+In order: range, tracking and waiting for serialising requests, alignment (read-modify-write
+where the driver can't take the request as it is), what the driver can't do itself (FUA by
+flush, zeroes by write), the driver, dirty bits. Offsets and lengths are bytes.
+
+Dirty bits are set even when the write failed: nobody knows what it has changed.
+"""
+
+import errno
+from typing import Final
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.units import KIB, MIB, align_down, align_up
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.node import Node
+from qmpfleece.block.perm import Perm
+from qmpfleece.block.reqlist import Req
+
+FUA: Final = ReqFlags.FUA
+_ZEROES: Final = bytes(64 * KIB)
+_MAX_BOUNCE: Final = MIB
+_ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
+
+
+def is_zero(buf: memoryview) -> bool:
+    """Return whether all bytes of ``buf`` are 0; compares, does not copy."""
+    return all(
+        _ZEROES.startswith(buf[start : start + len(_ZEROES)])
+        for start in range(0, len(buf), len(_ZEROES))
+    )
+
+
+async def pread(child: Child, offset: int, buf: memoryview) -> None:
+    """Fill ``buf`` from ``offset``. ``buf`` is not kept after the await.
+
+    Raises:
+        OSError: EIO: past the end; else what the driver says.
+    """
+    node = child.node
+    length = len(buf)
+    if offset < 0 or offset + length > node.length:
+        raise BlockError(errno.EIO)
+    node.in_flight += 1
+    try:
+        if (offset | length) % node.request_alignment:
+            await _pread_unaligned(node, offset, buf)
+        else:
+            await node.driver.pread(offset, buf)
+    finally:
+        node.in_flight -= 1
+        if not node.in_flight:
+            node.wake_idle()
+
+
+async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> None:
+    """Write ``buf`` at ``offset``. ``buf`` must stay unchanged until the await ends.
+
+    Raises:
+        OSError: EIO: past the end; EPERM: the node is read-only; else what the driver says.
+    """
+    node = child.node
+    length = len(buf)
+    _check_write(child, offset, length)
+    if node.options.detect_zeroes != "off" and length and is_zero(buf):
+        if node.options.detect_zeroes == "unmap":
+            flags |= ReqFlags.MAY_UNMAP
+        await pwrite_zeroes(child, offset, length, flags)
+        return
+    node.in_flight += 1
+    request: Req | None = None
+    try:
+        if (offset | length) % node.request_alignment:
+            request = await _serialise(node, offset, length)
+            await _pwrite_unaligned(node, offset, buf, flags)
+        else:
+            if node.tracks:
+                request = await _track(node, offset, length, flags)
+            driver = node.driver
+            await driver.pwrite(offset, buf, flags & driver.write_flags)
+            if flags & FUA and not driver.write_flags & FUA:
+                node.write_gen += 1
+                await _flush_node(node)
+    finally:
+        _finish_write(node, offset, length, request)
+
+
+async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) -> None:
+    """Make a range read as zeroes.
+
+    Raises:
+        OSError: As ``pwrite``; ENOTSUP under NO_FALLBACK: there is no fast way.
+    """
+    node = child.node
+    _check_write(child, offset, length)
+    if not node.options.unmap:
+        flags &= ~ReqFlags.MAY_UNMAP
+    node.in_flight += 1
+    request: Req | None = None
+    try:
+        if node.tracks or (offset | length) % node.request_alignment:
+            request = await _track(node, offset, length, flags)
+        await _zero_aligned_and_edges(node, offset, length, flags)
+    finally:
+        _finish_write(node, offset, length, request)
+
+
+async def pdiscard(child: Child, offset: int, length: int) -> None:
+    """Say that a range is no longer needed. What it reads as afterwards is undefined.
+
+    Does nothing unless the node was opened with ``discard: unmap``. Parts that the driver
+    can't discard for their alignment are left alone.
+    """
+    node = child.node
+    _check_write(child, offset, length)
+    if not node.options.unmap:
+        return
+    align = node.request_alignment
+    start, end = align_up(offset, align), align_down(offset + length, align)
+    if start >= end:
+        return
+    node.in_flight += 1
+    request: Req | None = None
+    try:
+        if node.tracks:
+            request = await _track(node, start, end - start, ReqFlags.NONE)
+        await node.driver.pdiscard(start, end - start)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+    finally:
+        _finish_write(node, offset, length, request)
+
+
+async def flush(child: Child) -> None:
+    """Make all completed writes stable, all the way down."""
+    node = child.node
+    node.in_flight += 1
+    try:
+        await _flush_node(node)
+    finally:
+        node.work_end()
+
+
+# -- writes -------------------------------------------------------------------------------
+
+
+def _check_write(child: Child, offset: int, length: int) -> None:
+    node = child.node
+    if offset < 0 or offset + length > node.length:
+        raise BlockError(errno.EIO)
+    if node.options.read_only:
+        raise BlockError(errno.EPERM)
+    assert child.perm & 6, f"{child!r} writes without the permission"
+
+
+def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> None:
+    node.write_gen += 1
+    for bitmap in node.bitmaps:
+        if bitmap.recording:
+            bitmap.mark(offset, length)
+    if request is not None:
+        request.remove()
+    node.in_flight -= 1
+    if not node.in_flight:
+        node.wake_idle()
+
+
+async def _flush_node(node: Node) -> None:
+    generation = node.write_gen
+    if not node.options.cache_no_flush and node.flushed_gen != generation:
+        await node.driver.flush()
+        node.flushed_gen = generation
+    for child in tuple(node.children.values()):
+        if child.perm & _ANY_WRITE:
+            await flush(child)
+
+
+async def _zero_aligned_and_edges(node: Node, offset: int, length: int, flags: int) -> None:
+    align = node.request_alignment
+    start, end = align_up(offset, align), align_down(offset + length, align)
+    if start > end:  # inside one block
+        await _zero_edge(node, offset, length, flags)
+        return
+    if offset < start:
+        await _zero_edge(node, offset, start - offset, flags)
+    if start < end:
+        await _zero_aligned(node, start, end - start, flags)
+    if end < offset + length:
+        await _zero_edge(node, end, offset + length - end, flags)
+
+
+async def _zero_edge(node: Node, offset: int, length: int, flags: int) -> None:
+    if flags & ReqFlags.NO_FALLBACK:
+        raise BlockError(errno.ENOTSUP)
+    await _pwrite_unaligned(node, offset, memoryview(_ZEROES)[:length], flags)
+
+
+async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> None:
+    driver = node.driver
+    try:
+        await driver.pwrite_zeroes(offset, length, flags & driver.zero_flags)
+        done_by_driver = driver.zero_flags
+    except OSError as error:
+        if error.errno != errno.ENOTSUP or flags & ReqFlags.NO_FALLBACK:
+            raise
+        done_by_driver = driver.write_flags
+        zeroes = memoryview(bytes(min(length, _MAX_BOUNCE)))
+        for start in range(offset, offset + length, _MAX_BOUNCE):
+            part = min(_MAX_BOUNCE, offset + length - start)
+            await driver.pwrite(start, zeroes[:part], flags & driver.write_flags)
+    if flags & FUA and not done_by_driver & FUA:
+        node.write_gen += 1
+        await _flush_node(node)
+
+
+# -- alignment ----------------------------------------------------------------------------
+
+
+async def _pread_unaligned(node: Node, offset: int, buf: memoryview) -> None:
+    align = node.request_alignment
+    start, end = align_down(offset, align), align_up(offset + len(buf), align)
+    bounce = memoryview(bytearray(end - start))
+    await node.driver.pread(start, bounce)
+    buf[:] = bounce[offset - start : offset - start + len(buf)]
+
+
+async def _pwrite_unaligned(node: Node, offset: int, buf: memoryview, flags: int) -> None:
+    """Read the blocks at the edges, and write whole blocks. The range is serialised."""
+    align = node.request_alignment
+    driver = node.driver
+    start, end = align_down(offset, align), align_up(offset + len(buf), align)
+    bounce = memoryview(bytearray(end - start))
+    if start < offset or end - start == align:
+        await driver.pread(start, bounce[:align])
+    if end > offset + len(buf) and end - start > align:
+        await driver.pread(end - align, bounce[-align:])
+    bounce[offset - start : offset - start + len(buf)] = buf
+    await driver.pwrite(start, bounce, flags & driver.write_flags)
+    if flags & FUA and not driver.write_flags & FUA:
+        node.write_gen += 1
+        await _flush_node(node)
+
+
+# -- requests that must not overlap -------------------------------------------------------
+
+
+async def _track(node: Node, offset: int, length: int, flags: int) -> Req:
+    """Enter a write, after the serialising requests that overlap it have ended."""
+    if flags & ReqFlags.SERIALISING or (offset | length) % node.request_alignment:
+        return await _serialise(node, offset, length)
+    await node.serialising.wait_all(offset, length)
+    return node.tracked.add(offset, length)
+
+
+async def _serialise(node: Node, offset: int, length: int) -> Req:
+    """Enter a request that nothing may overlap, after everything that does has ended.
+
+    Only requests that are entered are waited for, and an entered request waits for no
+    other one, so two requests never wait for each other.
+    """
+    align = node.request_alignment
+    start, end = align_down(offset, align), align_up(offset + length, align)
+    while True:
+        if (conflict := node.serialising.find_conflict(start, end - start)) is None:
+            conflict = node.tracked.find_conflict(start, end - start)
+        if conflict is None:
+            return node.serialising.add(start, end - start)
+        await conflict.wait()

@@ -1,0 +1,86 @@
+"""Block status of a node and of the chain below it: what is data, what is zero, what is where.
+
+Source: QEMU's ``bdrv_block_status`` family; extents come in runs, not one by one.
+"""
+
+from qmpfleece.block.driver import Extent, Status
+from qmpfleece.block.node import Node
+
+
+async def block_status(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
+    """Return up to ``limit`` extents of this layer from ``offset`` on.
+
+    They follow each other without gap, at least one if ``length`` is not 0, and end at
+    ``offset + length`` or before. An extent without ALLOCATED is decided by the backing file.
+    """
+    length = min(length, node.length - offset)
+    if length <= 0:
+        return []
+    node.in_flight += 1
+    try:
+        extents = await node.driver.block_status(offset, length, limit)
+    finally:
+        node.work_end()
+    assert extents
+    return extents
+
+
+async def status_above(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
+    """Return up to ``limit`` extents as a reader of ``node`` sees them, backing files included.
+
+    What no layer has reads as zeroes: ZERO without ALLOCATED.
+    """
+    extents: list[Extent] = []
+    for extent in await block_status(node, offset, length, limit):
+        if len(extents) >= limit:
+            break
+        if extent.flags & Status.ALLOCATED:
+            extents.append(extent)
+        else:
+            below = await _below(node, offset, extent.length, limit - len(extents))
+            extents += below
+            if sum(part.length for part in below) < extent.length:
+                break
+        offset += extent.length
+    return extents
+
+
+async def allocation_depth(
+    node: Node, offset: int, length: int, limit: int
+) -> list[tuple[int, int]]:
+    """Return runs ``(length, depth)``: the layer that has the data, 1 for the top, 0 for none.
+
+    Filters are no layers of their own. Source: NBD meta context ``qemu:allocation-depth``.
+    """
+    runs: list[tuple[int, int]] = []
+    top = skip_filters(node)
+    for extent in await block_status(top, offset, length, limit):
+        if extent.flags & Status.ALLOCATED:
+            runs.append((extent.length, 1))
+        elif (backing := top.children.get("backing")) is None:
+            runs.append((extent.length, 0))
+        else:
+            inside = min(extent.length, max(0, backing.node.length - offset))
+            if inside:
+                found = await allocation_depth(backing.node, offset, inside, limit)
+                runs += [(part, depth + 1 if depth else 0) for part, depth in found]
+                if sum(part for part, _ in found) < inside:
+                    break
+            if inside < extent.length:
+                runs.append((extent.length - inside, 0))
+        offset += extent.length
+    return runs[:limit]
+
+
+def skip_filters(node: Node) -> Node:
+    """Return the first node from ``node`` downwards that is no filter."""
+    while (child := node.driver.filtered_child) is not None:
+        node = child.node
+    return node
+
+
+async def _below(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
+    backing = skip_filters(node).children.get("backing")
+    if backing is None or offset >= backing.node.length:
+        return [Extent(length, Status.ZERO)]
+    return await status_above(backing.node, offset, length, limit)
