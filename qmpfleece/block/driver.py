@@ -210,6 +210,14 @@ class BlockDriver(Generic[O]):
         """Make all completed writes stable."""
         return succeed()
 
+    def truncate(self, length: int) -> Io:
+        """Change the node's size to ``length`` bytes; what is new reads as zeroes.
+
+        Raises:
+            OSError: ENOTSUP: the driver can't.
+        """
+        return fail(errno.ENOTSUP)
+
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return up to ``limit`` extents, the first starting at ``offset``.
 

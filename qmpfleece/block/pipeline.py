@@ -4,14 +4,15 @@ In order: range, tracking and waiting for serialising requests, alignment (read-
 where the driver can't take the request as it is), what the driver can't do itself (FUA by
 flush, zeroes by write), the driver, dirty bits. Offsets and lengths are bytes.
 
-Dirty bits are set even when the write failed: nobody knows what it has changed.
+Dirty bits are set even when the write failed: nobody knows what it has changed. A user with
+the permission to resize may write past the end, and the node grows: so formats grow files.
 """
 
 import errno
 from typing import Final
 
 from qmpfleece.base.errors import BlockError
-from qmpfleece.base.units import KIB, MIB, align_down, align_up
+from qmpfleece.base.units import KIB, MIB, SECTOR, align_down, align_up
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.node import Node
@@ -143,12 +144,33 @@ async def flush(child: Child) -> None:
         node.work_end()
 
 
+async def truncate(child: Child, length: int) -> None:
+    """Change a node's size in bytes. Its users hold no requests in what is cut off.
+
+    Raises:
+        OSError: EPERM: the node is read-only; ENOTSUP: it can't be resized.
+    """
+    node = child.node
+    if node.options.read_only:
+        raise BlockError(errno.EPERM)
+    assert child.perm & Perm.RESIZE, f"{child!r} resizes without the permission"
+    node.in_flight += 1
+    try:
+        await node.driver.truncate(length)
+        node.length = align_up(length, SECTOR)
+        for bitmap in node.bitmaps:
+            bitmap.bits.resize(node.length)
+    finally:
+        node.write_gen += 1
+        node.work_end()
+
+
 # -- writes -------------------------------------------------------------------------------
 
 
 def _check_write(child: Child, offset: int, length: int) -> None:
     node = child.node
-    if offset < 0 or offset + length > node.length:
+    if offset < 0 or (offset + length > node.length and not child.perm & Perm.RESIZE):
         raise BlockError(errno.EIO)
     if node.options.read_only:
         raise BlockError(errno.EPERM)
@@ -157,6 +179,8 @@ def _check_write(child: Child, offset: int, length: int) -> None:
 
 def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> None:
     node.write_gen += 1
+    if offset + length > node.length:
+        node.length = align_up(offset + length, SECTOR)
     for bitmap in node.bitmaps:
         if bitmap.recording:
             bitmap.mark(offset, length)

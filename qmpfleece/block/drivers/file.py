@@ -197,6 +197,10 @@ class File(BlockDriver[FileOptions], name="file"):
                 self._flush_error = errno.EIO
             raise
 
+    async def truncate(self, length: int) -> None:
+        """Cut or extend the file, sparsely."""
+        await self._queue.submit(os.ftruncate, self._fd, length)
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:

@@ -85,6 +85,16 @@ class Raw(BlockDriver[RawOptions], name="raw"):
             self._file, self._offset + offset, min(length, self._size - offset)
         )
 
+    def truncate(self, length: int) -> Io:
+        """Resize the file, unless this is a window of a given size."""
+        if self.options.size is not None:
+            return fail(errno.ENOTSUP)
+        return self._truncate(length)
+
+    async def _truncate(self, length: int) -> None:
+        await pipeline.truncate(self._file, self._offset + length)
+        self._size = length
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
