@@ -1,0 +1,131 @@
+"""Registering a QMP command: a decorated coroutine function whose signature says everything.
+
+::
+
+    @command("block-dirty-bitmap-clear")
+    async def clear(system: System, node: str, name: str) -> None:
+        system.graph.find(node).bitmaps...
+
+    @command("blockdev-add")
+    async def add(system: System, options: Annotated[BlockdevOptions, Boxed]) -> None: ...
+
+    @command("query-block-exports")
+    async def query(system: System) -> list[BlockExportInfo]: ...
+
+- The first parameter is the ``System``. Every other one is a member of ``arguments``,
+  ``node_name`` being ``node-name`` on the wire; one with a default is optional.
+- A parameter marked ``Boxed`` takes the whole arguments object: a model or a union of models.
+- What is returned (a model, a list of models, a JSON value, None) is the reply's ``return``.
+- Refuse with ``QmpError``; let ``OSError`` through, the dispatcher words it.
+
+Signatures are read when a command is first called, because a start must be quick.
+"""
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+from pydantic import create_model
+
+from qmpfleece.base.registry import Registry, import_siblings
+from qmpfleece.control.shape import Shape, shape_of, struct_of
+from qmpfleece.control.visitor import visit
+from qmpfleece.qapi.model import Model
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+class Boxed:
+    """Marks the parameter that takes the whole arguments object."""
+
+
+class Command:
+    """A QMP command.
+
+    Args:
+        name: On the wire.
+        handler: The decorated function.
+        exclusive: Whether it waits for its turn, see ``command``.
+    """
+
+    def __init__(
+        self, name: str, handler: Callable[..., Awaitable[Any]], *, exclusive: bool
+    ) -> None:
+        self.name: Final = name
+        self.handler: Final = handler
+        self.exclusive: Final = exclusive
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return typing.get_type_hints(self.handler, include_extras=True)
+
+    @cached_property
+    def _parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.handler).parameters.values())[1:]
+
+    @cached_property
+    def boxed(self) -> str | None:
+        """The parameter that takes the whole arguments object, if there is one."""
+        for parameter in self._parameters:
+            if Boxed in getattr(self._hints[parameter.name], "__metadata__", ()):
+                return parameter.name
+        return None
+
+    @cached_property
+    def arguments(self) -> Shape:
+        """The shape of the arguments object: a struct, or a union for boxed ones."""
+        if self.boxed is not None:
+            return shape_of(self._hints[self.boxed])
+        fields: dict[str, Any] = {}
+        for parameter in self._parameters:
+            required = parameter.default is inspect.Parameter.empty
+            hint = self._hints[parameter.name]
+            fields[parameter.name] = (hint, ... if required else parameter.default)
+        return struct_of(create_model(f"{self.name}-arguments", __base__=Model, **fields))
+
+    @cached_property
+    def result(self) -> Any:
+        """The annotation of what is returned; NoneType for an empty object."""
+        return self._hints.get("return", type(None))
+
+    def parse(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments for the handler.
+
+        Raises:
+            QmpError: The arguments are not what the signature says.
+        """
+        model = visit(self.arguments, arguments)
+        if self.boxed is not None:
+            return {self.boxed: model}
+        return {p.name: getattr(model, p.name) for p in self._parameters}
+
+
+#: Every command by its name; complete once ``load`` has run.
+COMMANDS: Final[Registry[Command]] = Registry("QMP command")
+
+
+def command(name: str, *, exclusive: bool | None = None) -> Callable[[F], F]:
+    """Register the decorated coroutine function as QMP command ``name``.
+
+    Args:
+        name: On the wire.
+        exclusive: Commands that change something run one at a time, over all sessions, in the
+            order of their arrival: QEMU does nothing else on its main loop meanwhile. False
+            is for those that only look, or act in one step without awaiting: they are
+            answered at once also while another command waits for a hung disk. By default
+            ``query-*`` is not exclusive and everything else is.
+    """
+
+    def register(handler: F) -> F:
+        turn = not name.startswith("query-") if exclusive is None else exclusive
+        COMMANDS.add(name, Command(name, handler, exclusive=turn))
+        return handler
+
+    return register
+
+
+def load() -> None:
+    """Import all command modules, so that ``COMMANDS`` is complete."""
+    import_siblings("qmpfleece.control.commands")

@@ -1,0 +1,115 @@
+"""The commands about the monitor and the program itself."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from qmpfleece import __version__
+from qmpfleece.control.command import COMMANDS, command
+from qmpfleece.control.system import System
+from qmpfleece.qapi.events import Event
+from qmpfleece.qapi.model import Model
+
+
+class Stop(Event, name="STOP"):
+    """The guest, if there were one, has been stopped."""
+
+
+class Resume(Event, name="RESUME"):
+    """The guest, if there were one, runs again."""
+
+
+class VersionTriple(Model):
+    """QAPI ``VersionTriple``: the version of QEMU whose behaviour is offered."""
+
+    major: int = 7
+    minor: int = 2
+    micro: int = 0
+
+
+class VersionInfo(Model):
+    """QAPI ``VersionInfo``."""
+
+    qemu: VersionTriple = Field(default_factory=VersionTriple)
+    package: str = f"qmpfleece {__version__}"
+
+
+class CommandInfo(Model):
+    """QAPI ``CommandInfo``."""
+
+    name: str
+
+
+class StatusInfo(Model):
+    """QAPI ``StatusInfo``."""
+
+    running: bool
+    singlestep: bool
+    status: Literal["running", "paused"]
+
+
+class NameInfo(Model):
+    """QAPI ``NameInfo``."""
+
+    name: str | None = None
+
+
+@command("qmp_capabilities", exclusive=False)
+async def qmp_capabilities(_system: System, enable: list[Literal["oob"]] | None = None) -> None:
+    """Leave capabilities negotiation; the dispatcher remembers that for the client."""
+    del enable
+
+
+@command("query-commands")
+async def query_commands(_system: System) -> list[CommandInfo]:
+    """List the names of all commands, newest first as QEMU does."""
+    return [CommandInfo(name=name) for name in reversed([*COMMANDS])]
+
+
+@command("query-version")
+async def query_version(_system: System) -> VersionInfo:
+    """Tell which QEMU we behave like, and our own version as the package."""
+    return VersionInfo()
+
+
+@command("query-name")
+async def query_name(system: System) -> NameInfo:
+    """Tell the name given on the command line."""
+    return NameInfo(name=system.name)
+
+
+@command("query-status")
+async def query_status(system: System) -> StatusInfo:
+    """Tell the run state; there is no guest, it only says what stop and cont did."""
+    return StatusInfo(
+        running=system.running,
+        singlestep=False,
+        status="running" if system.running else "paused",
+    )
+
+
+@command("stop")
+async def stop(system: System) -> None:
+    """Enter the state ``paused``; repeating it does nothing."""
+    if system.running:
+        system.running = False
+        system.bus.emit(Stop())
+
+
+@command("cont")
+async def cont(system: System) -> None:
+    """Leave the state ``paused``; repeating it does nothing."""
+    if not system.running:
+        system.running = True
+        system.bus.emit(Resume())
+
+
+@command("quit", exclusive=False)
+async def quit_(system: System) -> None:
+    """End the program, after the reply."""
+    system.quit()
+
+
+def greeting() -> dict[str, Any]:
+    """Return what the server says first to each client."""
+    return {"QMP": {"version": VersionInfo().to_wire(), "capabilities": ["oob"]}}

@@ -1,0 +1,112 @@
+"""What a command may touch: the one object that every handler is given.
+
+Built by the composition root, which also waits for ``shutdown`` and then ends everything in
+order. Handlers reach the rest of the program through it and through nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from qmpfleece.qapi.events import Event, EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.block.graph import Graph
+    from qmpfleece.exports.manager import ExportManager
+
+log = logging.getLogger(__name__)
+
+#: What is to be done once a reply is out; may be a coroutine function.
+Follow = Callable[[], Awaitable[None] | None]
+
+
+class Shutdown(Event, name="SHUTDOWN"):
+    """The program ends because it was asked to."""
+
+    guest: bool
+    reason: Literal["host-qmp-quit", "host-signal"]
+
+
+class AfterReply:
+    """What one command has put off until its reply is out."""
+
+    def __init__(self) -> None:
+        self._follows: list[Follow] = []
+        self._replied = False
+
+    @property
+    def replied(self) -> bool:
+        """Tell whether the reply is out; later callers need not wait."""
+        return self._replied
+
+    def add(self, follow: Follow) -> None:
+        """Put ``follow`` off."""
+        self._follows.append(follow)
+
+    async def run(self) -> None:
+        """Do what was put off, in order; each is done even if another one fails."""
+        self._replied = True
+        for follow in self._follows:
+            try:
+                result = follow()
+                if result is not None:
+                    await result
+            except Exception:  # the edge of a command: others must be served
+                log.exception("what follows a reply has failed")
+        self._follows.clear()
+
+
+#: The command that this context runs. A context variable, because the queries of other
+#: sessions are answered while a command waits.
+RUNNING: Final[ContextVar[AfterReply | None]] = ContextVar("running", default=None)
+
+
+@dataclass(kw_only=True)
+class System:
+    """The program, as commands see it.
+
+    Attributes:
+        bus: Where events are emitted.
+        graph: The block nodes.
+        exports: The block exports and the NBD server.
+        announces_shutdown: Emit SHUTDOWN on quit, as qemu-system does and
+            qemu-storage-daemon does not.
+        running: The run state of query-status, stop and cont.
+        name: What query-name says.
+        shutdown: Set when the program is asked to end.
+    """
+
+    bus: EventBus
+    graph: "Graph"
+    exports: "ExportManager"
+    announces_shutdown: bool = False
+    running: bool = True
+    name: str | None = None
+    shutdown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def after_reply(self, follow: Follow) -> None:
+        """Run ``follow`` when the reply of the running command is in the outgoing queue.
+
+        QEMU emits the events that a command itself causes first, then its reply, then what
+        the command started. Call this for that last part; an awaitable result is awaited
+        before the session's next command, and before the next exclusive one, is run. When
+        no reply is pending ``follow`` runs at once, and must then not be a coroutine function.
+        """
+        running = RUNNING.get()
+        if running is not None and not running.replied:
+            running.add(follow)
+            return
+        if follow() is not None:
+            raise RuntimeError("nobody is there to await what follows the reply")
+
+    def quit(self) -> None:
+        """End the program once the reply is out."""
+        self.after_reply(self._announce_shutdown)
+
+    def _announce_shutdown(self) -> None:
+        if self.announces_shutdown:
+            self.bus.emit(Shutdown(guest=False, reason="host-qmp-quit"))
+        self.shutdown.set()
