@@ -40,9 +40,21 @@ class Child:
         node: Whom it leads to.
         perm: What the parent needs of ``node``.
         shared: What the parent lets others do.
+        may_write: Whether ``perm`` allows writes; plain booleans for the data path, where
+            testing a flag costs more than the rest of the check.
+        may_resize: The same for writing past the end.
     """
 
-    __slots__ = ("name", "node", "parent", "perm", "role", "shared")
+    __slots__ = (
+        "_perm",
+        "may_resize",
+        "may_write",
+        "name",
+        "node",
+        "parent",
+        "role",
+        "shared",
+    )
 
     def __init__(self, name: str, role: Role, parent: Parent, node: "Node") -> None:
         self.name = name
@@ -51,6 +63,17 @@ class Child:
         self.node = node
         self.perm = Perm.NONE
         self.shared = Perm.ALL
+
+    @property
+    def perm(self) -> Perm:
+        """What the parent needs of the node."""
+        return self._perm
+
+    @perm.setter
+    def perm(self, perm: Perm) -> None:
+        self._perm = perm
+        self.may_write = bool(perm & (Perm.WRITE | Perm.WRITE_UNCHANGED))
+        self.may_resize = bool(perm & Perm.RESIZE)
 
     def __repr__(self) -> str:
         return f"<Child {self.name} of {self.parent.describe()} -> {self.node.name}>"

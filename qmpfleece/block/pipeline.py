@@ -16,13 +16,11 @@ from qmpfleece.base.units import KIB, MIB, SECTOR, align_down, align_up
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.node import Node
-from qmpfleece.block.perm import Perm
 from qmpfleece.block.reqlist import Req
 
 FUA: Final = ReqFlags.FUA
 _ZEROES: Final = bytes(64 * KIB)
 _MAX_BOUNCE: Final = MIB
-_ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
 
 
 def is_zero(buf: memoryview) -> bool:
@@ -153,7 +151,7 @@ async def truncate(child: Child, length: int) -> None:
     node = child.node
     if node.options.read_only:
         raise BlockError(errno.EPERM)
-    assert child.perm & Perm.RESIZE, f"{child!r} resizes without the permission"
+    assert child.may_resize, f"{child!r} resizes without the permission"
     node.in_flight += 1
     try:
         await node.driver.truncate(length)
@@ -170,11 +168,11 @@ async def truncate(child: Child, length: int) -> None:
 
 def _check_write(child: Child, offset: int, length: int) -> None:
     node = child.node
-    if offset < 0 or (offset + length > node.length and not child.perm & Perm.RESIZE):
+    if offset < 0 or (offset + length > node.length and not child.may_resize):
         raise BlockError(errno.EIO)
     if node.options.read_only:
         raise BlockError(errno.EPERM)
-    assert child.perm & 6, f"{child!r} writes without the permission"
+    assert child.may_write, f"{child!r} writes without the permission"
 
 
 def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> None:
@@ -197,7 +195,7 @@ async def _flush_node(node: Node) -> None:
         await node.driver.flush()
         node.flushed_gen = generation
     for child in tuple(node.children.values()):
-        if child.perm & _ANY_WRITE:
+        if child.may_write:
             await flush(child)
 
 
