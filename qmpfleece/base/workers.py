@@ -9,7 +9,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,36 +46,37 @@ _Batch = list[_Operation[Any]]
 
 
 class Workers:
-    """A bounded set of threads, started as they are needed.
+    """Threads shared by all disks, started as they are needed.
 
-    Args:
-        limit: The most threads that may exist at once.
+    There is no limit here but in each queue, so that a disk that hangs holds its own share
+    of threads and no other disk's.
     """
 
-    def __init__(self, limit: int = 16) -> None:
-        self._limit: Final = limit
-        self._inbox: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, _Batch] | None] = (
-            queue.SimpleQueue()
-        )
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[tuple[WorkerQueue, _Batch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
 
-    def queue(self) -> "WorkerQueue":
-        """Return a new queue, for one disk."""
-        return WorkerQueue(self)
+    def queue(self, limit: int = 16) -> "WorkerQueue":
+        """Return a new queue, for one disk.
 
-    def hand_over(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
-        """Run ``batch`` in order on one thread; completions arrive on ``loop``."""
+        Args:
+            limit: The most threads that it occupies at once.
+        """
+        return WorkerQueue(self, limit)
+
+    def hand_over(self, owner: "WorkerQueue", batch: _Batch) -> None:
+        """Run ``batch`` in order on one thread, then tell ``owner``."""
         self._busy += 1
-        if self._busy > len(self._threads) and len(self._threads) < self._limit:
+        if self._busy > len(self._threads):
             thread = threading.Thread(target=self._work, name="disk", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._inbox.put((loop, batch))
+        self._inbox.put((owner, batch))
 
-    def spare(self) -> int:
-        """Return how many batches would start at once if they were handed over now."""
-        return max(1, self._limit - self._busy)
+    def release(self) -> None:
+        """Note that a thread is free again."""
+        self._busy -= 1
 
     def close(self) -> None:
         """End all threads. The caller has awaited every operation."""
@@ -87,16 +88,11 @@ class Workers:
 
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
-            loop, batch = item
+            owner, batch = item
             for operation in batch:
                 operation.run()
-            loop.call_soon_threadsafe(self._finish, batch)
-            del item, batch, operation
-
-    def _finish(self, batch: _Batch) -> None:
-        self._busy -= 1
-        for operation in batch:
-            operation.finish()
+            owner.finish_from_thread(batch)
+            del item, owner, batch, operation
 
 
 class WorkerQueue:
@@ -104,13 +100,16 @@ class WorkerQueue:
 
     ``serial`` operations of a turn share one thread: right for calls that seldom block
     (buffered writes), where a thread switch costs more than the call. The others are spread
-    over the threads that are free: right for calls that wait for the disk.
+    over the threads that the queue may use: right for calls that wait for the disk. What
+    exceeds the limit is collected until a thread is free.
     """
 
-    __slots__ = ("_serial", "_spread", "_workers")
+    __slots__ = ("_free", "_loop", "_serial", "_spread", "_workers")
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, limit: int) -> None:
         self._workers = workers
+        self._free = limit
+        self._loop = asyncio.get_running_loop()
         self._serial: _Batch = []
         self._spread: _Batch = []
 
@@ -132,20 +131,32 @@ class WorkerQueue:
         assert not kwargs
         return self._add(self._serial, call, args)
 
+    def finish_from_thread(self, batch: _Batch) -> None:
+        """Bring ``batch`` back to the loop; called on a worker thread."""
+        self._loop.call_soon_threadsafe(self._finish, batch)
+
     def _add(self, batch: _Batch, call: Callable[..., T], args: Any) -> "asyncio.Future[T]":
-        loop = asyncio.get_running_loop()
         if not self._serial and not self._spread:
-            loop.call_soon(self._hand_over, loop)
-        future: asyncio.Future[T] = loop.create_future()
+            self._loop.call_soon(self._hand_over)
+        future: asyncio.Future[T] = self._loop.create_future()
         batch.append(_Operation(future, call, args))
         return future
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        serial, spread = self._serial, self._spread
-        self._serial, self._spread = [], []
-        if serial:
-            self._workers.hand_over(loop, serial)
-        if spread:
-            lanes = min(len(spread), self._workers.spare())
+    def _hand_over(self) -> None:
+        if self._serial and self._free:
+            batch, self._serial = self._serial, []
+            self._free -= 1
+            self._workers.hand_over(self, batch)
+        if self._spread and self._free:
+            batch, self._spread = self._spread, []
+            lanes = min(len(batch), self._free)
+            self._free -= lanes
             for lane in range(lanes):
-                self._workers.hand_over(loop, spread[lane::lanes])
+                self._workers.hand_over(self, batch[lane::lanes])
+
+    def _finish(self, batch: _Batch) -> None:
+        self._workers.release()
+        self._free += 1
+        for operation in batch:
+            operation.finish()
+        self._hand_over()

@@ -64,6 +64,8 @@ class File(BlockDriver[FileOptions], name="file"):
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 
     _queue: WorkerQueue
+    #: A lane of its own, so that queries are answered while requests hang.
+    _queries: WorkerQueue
     _fd = -1
     #: Opened for a permission that is being checked; takes the place of _fd when it is set.
     _next_fd = -1
@@ -85,6 +87,7 @@ class File(BlockDriver[FileOptions], name="file"):
         if options.pr_manager is not None:
             raise QmpError(f"No object with id '{options.pr_manager}'")
         self._queue = opener.workers.queue()
+        self._queries = opener.workers.queue(limit=1)
         self._direct = node.options.cache_direct
         self._nowait = 0 if self._direct else os.RWF_NOWAIT
         self._use_locks = options.locking != "off" and not node.options.force_share
@@ -209,7 +212,7 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def allocated_size(self) -> int | None:
         """Return what the file occupies."""
-        return (await self._queue.submit(os.fstat, self._fd)).st_blocks * 512
+        return (await self._queries.submit(os.fstat, self._fd)).st_blocks * 512
 
     def exact_filename(self) -> str:
         """The path."""
