@@ -1,0 +1,36 @@
+"""One test per scenario: QEMU's transcript and ours must be equal."""
+
+import difflib
+from collections.abc import Callable
+
+import pytest
+
+from tests.oracle import deviations, scenario
+
+_TOOLS = ("qemu-img", "qemu-io", "nbdinfo")
+
+
+def differences(name: str) -> list[str]:
+    """Run a scenario on both programs and return a readable diff, empty when equal."""
+    qemu = scenario.run(name, scenario.QEMU)
+    ours = scenario.run(name, scenario.OURS)
+    expected, stale = deviations.apply(name, qemu, ours)
+    diff = difflib.unified_diff(expected, ours, "qemu-storage-daemon", "qmpfleece-qsd", n=2)
+    return [*stale, *(line.rstrip("\n") for line in diff)]
+
+
+def tests_of(module: str) -> Callable[[str], None]:
+    """Make the test function for the scenarios of one module of ``scenarios/``."""
+
+    @pytest.mark.oracle
+    @pytest.mark.parametrize("name", sorted(scenario.load(module)))
+    def test(name: str) -> None:
+        if scenario.QEMU.path() is None:
+            pytest.skip(f"{scenario.QEMU.command} is not installed")
+        for tool in _TOOLS:
+            if scenario.Program(tool, tool).path() is None:
+                pytest.skip(f"{tool} is not installed")
+        found = differences(name)
+        assert not found, "\n" + "\n".join(found)
+
+    return test

@@ -1,0 +1,150 @@
+"""A bare NBD client: sends what it is told, well-formed or not, and writes down the answers."""
+
+import socket
+import struct
+
+from tests.oracle.transcript import Transcript
+
+_PATIENCE_S = 10.0
+_IHAVEOPT = b"IHAVEOPT"
+_OPT_GO = 7
+_OPT_STRUCTURED_REPLY = 8
+_REP_ACK = 1
+
+
+class NbdClient:
+    """One connection in fixed newstyle negotiation. Source: NBD protocol, doc/proto.md."""
+
+    def __init__(self, path: str, transcript: Transcript) -> None:
+        self._transcript = transcript
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_PATIENCE_S)
+        self._socket.connect(path)
+        self._next_handle = 1
+        self._note("greeting", self._take(18))
+
+    def close(self) -> None:
+        """Hang up without a word."""
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def flags(self, flags: int = 3) -> "NbdClient":
+        """Send the client's flags: 1 fixed newstyle, 2 no zeroes."""
+        self.send(struct.pack(">I", flags))
+        return self
+
+    def go(self, export: str, *, structured: bool = True) -> None:
+        """Negotiate up to the transmission phase."""
+        self.flags()
+        if structured:
+            self.option(_OPT_STRUCTURED_REPLY)
+        name = export.encode()
+        self.option(_OPT_GO, struct.pack(">I", len(name)) + name + struct.pack(">H", 0))
+
+    def option(self, option: int, data: bytes = b"") -> None:
+        """Send an option and take its replies up to the last: ACK or an error."""
+        self.send(_IHAVEOPT + struct.pack(">II", option, len(data)) + data)
+        while True:
+            header = self._take(20)
+            if len(header) < 20:
+                self._note(f"option {option}", header)
+                return
+            _, echoed, kind, length = struct.unpack(">QIII", header)
+            body = self._take(length)
+            text = _printable(body) if kind & (1 << 31) else body.hex()
+            self._transcript.add(f"nbd: option {echoed}: reply {kind:#x} {text}")
+            if kind == _REP_ACK or kind & (1 << 31):
+                return
+
+    def request(
+        self,
+        command: int,
+        offset: int = 0,
+        length: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes = b"",
+        magic: int = 0x25609513,
+        simple_data: int = 0,
+    ) -> None:
+        """Send a request and write down the reply: simple, or all structured chunks.
+
+        Args:
+            command: NBD_CMD_* number.
+            offset: In bytes.
+            length: In bytes.
+            flags: NBD_CMD_FLAG_* bits.
+            data: The payload of a write.
+            magic: What to send in the place of the request's magic.
+            simple_data: How many bytes follow a successful simple reply.
+        """
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        header = struct.pack(">IHHQQI", magic, flags, command, handle, offset, length)
+        self.send(header + data)
+        self._transcript.add(f"nbd: request {command} flags {flags:#x} {length}@{offset}")
+        while True:
+            reply = self._take(16)
+            if len(reply) < 16:
+                self._note("reply", reply)
+                return
+            if reply.startswith(b"\x67\x44\x66\x98"):
+                error = struct.unpack(">I", reply[4:8])[0]
+                body = self._take(simple_data if error == 0 else 0)
+                self._transcript.add(f"nbd:   simple error {error} {_summary(body)}")
+                return
+            chunk_flags, kind = struct.unpack(">HH", reply[4:8])
+            size = struct.unpack(">I", self._take(4))[0]
+            body = self._take(size)
+            shown = _printable(body) if kind & (1 << 15) else _summary(body)
+            self._transcript.add(f"nbd:   chunk {chunk_flags} type {kind:#x} {shown}")
+            if chunk_flags & 1:
+                return
+
+    def shut_down(self) -> None:
+        """Send no more; still listen."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def take_and_note(self, what: str, length: int) -> None:
+        """Take and write down a number of bytes."""
+        self._note(what, self._take(length))
+
+    def take_all(self) -> None:
+        """Write down everything up to the end of the connection."""
+        self._note("rest", self._take(1 << 16))
+
+    def end(self) -> None:
+        """Expect the server to hang up."""
+        self._note("end", self._take(1))
+
+    def _take(self, length: int) -> bytes:
+        """Return ``length`` bytes, fewer when the connection ends."""
+        data = b""
+        while len(data) < length:
+            try:
+                piece = self._socket.recv(length - len(data))
+            except ConnectionResetError:
+                break
+            except TimeoutError:
+                self._transcript.add("nbd: no answer")
+                break
+            if not piece:
+                break
+            data += piece
+        return data
+
+    def _note(self, what: str, data: bytes) -> None:
+        self._transcript.add(f"nbd: {what}: {data.hex() or 'connection closed'}")
+
+
+def _printable(body: bytes) -> str:
+    return ascii(body.decode("latin-1"))
+
+
+def _summary(body: bytes) -> str:
+    """Shorten a long payload: its first 64 bytes and the runs of equal bytes after."""
+    if len(body) <= 64:
+        return body.hex()
+    return f"{body[:64].hex()}... {len(body)} bytes, {len(set(body))} values"

@@ -1,0 +1,91 @@
+"""Scenarios by name, and how one is run on a program."""
+
+import importlib
+import os
+import pkgutil
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.oracle.session import Session, StoppedError, UnsettledError
+from tests.oracle.transcript import Transcript
+
+#: A scenario drives a session; what it sees is compared, so it asserts nothing.
+Scenario = Callable[[Session], None]
+
+_SCENARIOS: Final[dict[str, Scenario]] = {}
+
+_ATTEMPTS: Final = 3
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Program:
+    """A storage daemon to run scenarios on.
+
+    ``delayed_commands`` tells Debian's 7.2, see transcript.py.
+    """
+
+    name: str
+    command: str
+    delayed_commands: bool = False
+
+    def path(self) -> str | None:
+        """Return the executable, None when it is not installed."""
+        return shutil.which(self.command, path=f"{_BIN}{os.pathsep}{os.environ['PATH']}")
+
+
+QEMU: Final = Program("qemu", "qemu-storage-daemon", delayed_commands=True)
+OURS: Final = Program("qmpfleece", "qmpfleece-qsd")
+PROGRAMS: Final = {program.name: program for program in (QEMU, OURS)}
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Register a scenario under its function's name."""
+    name = function.__name__
+    if name in _SCENARIOS:
+        raise ValueError(f"scenario {name} is defined twice")
+    _SCENARIOS[name] = function
+    return function
+
+
+def load(module: str | None = None) -> dict[str, Scenario]:
+    """Return the scenarios of one module of ``scenarios/``, by default of all."""
+    package = importlib.import_module("tests.oracle.scenarios")
+    for info in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{info.name}")
+    return {
+        name: function
+        for name, function in _SCENARIOS.items()
+        if module is None or function.__module__ == f"{package.__name__}.{module}"
+    }
+
+
+def run(name: str, program: Program) -> list[str]:
+    """Run a scenario and return its transcript, which ends with how the program ended."""
+    function = load()[name]
+    path = program.path()
+    if path is None:
+        raise FileNotFoundError(program.command)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _attempt(function, path).lines(delayed_commands=program.delayed_commands)
+        except UnsettledError as error:
+            # Only QEMU is known to have the race; ours must never show it.
+            if program is not QEMU or attempt == _ATTEMPTS - 1:
+                return [f"** {error}"]
+    raise AssertionError("unreachable")
+
+
+def _attempt(function: Scenario, path: str) -> Transcript:
+    with Session(path) as session:
+        try:
+            function(session)
+            session.finish()
+        except StoppedError as stopped:
+            session.transcript.add(f"** {stopped}")
+            session.collect_stderr()
+    return session.transcript

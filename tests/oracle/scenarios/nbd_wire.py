@@ -1,0 +1,337 @@
+"""The NBD protocol on the wire, well-formed and not. Numbers are those of doc/proto.md."""
+
+import struct
+
+from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.nodes import null
+from tests.oracle.session import Session
+
+EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED = 1, 2, 3, 5, 6, 7, 8
+LIST_META, SET_META = 9, 10
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, BLOCK_STATUS = range(8)
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
+
+
+def name_of(text: str) -> bytes:
+    return struct.pack(">I", len(text)) + text.encode()
+
+
+def info(name: str, *requests: int) -> bytes:
+    words = [struct.pack(">H", request) for request in requests]
+    return name_of(name) + struct.pack(">H", len(requests)) + b"".join(words)
+
+
+def meta(name: str, *queries: str) -> bytes:
+    words = [name_of(query) for query in queries]
+    return name_of(name) + struct.pack(">I", len(queries)) + b"".join(words)
+
+
+def serve(d: Session, *, writable: bool = True) -> None:
+    """Export 1 MiB with data at 0 and at 512 KiB as ``e``."""
+    name = d.file("disk.raw", 1 << 20, (0x11, 0, 4096), (0x12, 512 << 10, 4096))
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=name, discard="unmap")
+    d.nbd_server()
+    d.qmp("block-dirty-bitmap-add", node="f", name="b", disabled=True)
+    d.qmp(
+        "block-export-add",
+        type="nbd",
+        id="e",
+        node_name="f",
+        name="e",
+        description="the disk",
+        writable=writable,
+        bitmaps=["b"],
+        allocation_depth=True,
+    )
+
+
+@scenario
+def wire_options(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    client.option(LIST)
+    client.option(LIST, b"x")
+    client.option(INFO, info("e"))
+    client.option(INFO, info("e", 0, 1, 2, 3, 4, 99))
+    client.option(INFO, info("none"))
+    client.option(INFO, info("none", 3))
+    client.option(INFO, b"")
+    client.option(INFO, b"\0\0\0\1")
+    client.option(INFO, name_of("e") + b"\0\2\0\1")
+    client.option(INFO, name_of("e"))
+    client.option(INFO, b"\xff\xff\xff\xff" + b"x" * 10)
+    client.option(INFO, info("e") + b"trailing")
+    client.option(STARTTLS)
+    client.option(STARTTLS, b"x")
+    client.option(4)
+    client.option(99, b"data")
+    client.option(STRUCTURED, b"x")
+    client.option(STRUCTURED)
+    client.option(STRUCTURED)
+    client.option(GO, info("e", 3))
+    client.request(DISC)
+    client.end()
+
+
+@scenario
+def wire_option_names(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    for name in ("x" * 80, "x" * 81, "x" * 4096, "x" * 4097, "e\0", "E", "é"):
+        client.option(INFO, info(name))
+    client.option(GO, info("none"))
+    client.option(ABORT)
+    client.end()
+
+
+@scenario
+def wire_meta_contexts(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    client.option(LIST_META, meta("e"))
+    client.option(STRUCTURED)
+    client.option(LIST_META, meta("e"))
+    client.option(LIST_META, meta("none"))
+    for query in (
+        "base:",
+        "base:allocation",
+        "base:zzz",
+        "base",
+        "qemu:",
+        "qemu:dirty-bitmap:",
+        "qemu:dirty-bitmap:b",
+        "qemu:dirty-bitmap:none",
+        "qemu:dirty-bitmap",
+        "qemu:allocation-depth",
+        "qemu:zzz",
+        "zzz:",
+        "zzz",
+        "",
+    ):
+        client.option(LIST_META, meta("e", query))
+        client.option(SET_META, meta("e", query))
+    client.option(SET_META, meta("e"))
+    client.option(SET_META, meta("e", "base:allocation", "qemu:dirty-bitmap:b", "base:allocation"))
+    client.option(SET_META, b"")
+    client.option(SET_META, name_of("e"))
+    client.option(SET_META, name_of("e") + b"\0\0\0\1")
+    client.option(SET_META, meta("e", "base:allocation") + b"x")
+    client.option(SET_META, meta("e", "x" * 4097))
+
+
+@scenario
+def wire_export_name(d: Session) -> None:
+    serve(d)
+    for flags in (1, 3):
+        client = d.nbd(None).flags(flags)
+        client.send(b"IHAVEOPT" + struct.pack(">II", EXPORT_NAME, 1) + b"e")
+        client.take_and_note("export", 10 if flags == 3 else 134)
+        client.request(READ, 0, 16, simple_data=16)
+        client.request(DISC)
+        client.end()
+    client = d.nbd(None).flags()
+    client.send(b"IHAVEOPT" + struct.pack(">II", EXPORT_NAME, 4) + b"none")
+    client.end()
+
+
+@scenario
+def wire_bad_negotiation(d: Session) -> None:
+    serve(d)
+    for data in (
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\4",
+        b"\0\0\0\1" + b"IHAVEOPX" + bytes(8),
+        b"\0\0\0\1" + b"GET / HTTP/1.1\r\n\r\n",
+        b"\0\0\0\1" + b"IHAVEOPT" + struct.pack(">II", GO, 0x7FFFFFFF),
+        b"\0\0\0\1" + b"IHAVEOPT" + struct.pack(">II", EXPORT_NAME, 5000),
+        b"\0\0\0\3" + b"IHAVEOPT" + struct.pack(">II", ABORT, 0),
+    ):
+        client = d.nbd(None)
+        client.send(data)
+        client.shut_down()
+        client.take_all()
+    d.nbd("e").request(READ, 0, 16)
+
+
+@scenario
+def wire_simple_replies(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None)
+    client.go("e", structured=False)
+    client.request(READ, 0, 16, simple_data=16)
+    client.request(READ, 0, 16, flags=DF, simple_data=16)
+    client.request(WRITE, 8, 4, data=b"abcd")
+    client.request(READ, 4, 12, simple_data=12)
+    client.request(FLUSH)
+    client.request(TRIM, 65536, 65536)
+    client.request(ZEROES, 0, 4096)
+    client.request(BLOCK_STATUS, 0, 4096)
+    client.request(READ, (1 << 20) - 8, 16)
+    client.request(CACHE, 0, 4096)
+    client.request(DISC)
+    client.end()
+
+
+@scenario
+def wire_structured_reads(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.request(READ, 0, 16)
+    client.request(READ, 0, 1 << 20)
+    client.request(READ, 0, 1 << 20, flags=DF)
+    client.request(READ, 4000, 200)
+    client.request(READ, 8192, 4096)
+    client.request(READ, 1 << 19, 1 << 19)
+    client.request(READ, 0, 0)
+    client.request(READ, (1 << 20) - 1, 1)
+    client.request(READ, 1 << 20, 0)
+    client.request(READ, 1 << 20, 1)
+    client.request(READ, (1 << 64) - 1, 2)
+    client.request(READ, 1 << 63, 16)
+
+
+@scenario
+def wire_writes(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.request(WRITE, 1000, 4, data=b"abcd")
+    client.request(WRITE, 1002, 4, data=b"efgh", flags=FUA)
+    client.request(WRITE, 0, 0)
+    client.request(WRITE, (1 << 20) - 2, 4, data=b"wxyz")
+    client.request(WRITE, 1 << 40, 4, data=b"wxyz")
+    client.request(WRITE, 0, 4, data=b"1234", flags=NO_HOLE)
+    client.request(WRITE, 0, 4, data=b"1234", flags=DF)
+    client.request(READ, 996, 16)
+    client.request(ZEROES, 4000, 1000)
+    client.request(ZEROES, 65536, 65536, flags=NO_HOLE)
+    client.request(ZEROES, 131072, 65536, flags=FAST_ZERO)
+    client.request(ZEROES, 131072, 65536, flags=FAST_ZERO | NO_HOLE | FUA)
+    client.request(ZEROES, (1 << 20) - 2, 4)
+    client.request(ZEROES, 0, 0)
+    client.request(TRIM, 512 << 10, 4096)
+    client.request(TRIM, 100, 100, flags=FUA)
+    client.request(TRIM, (1 << 20) - 2, 4)
+    client.request(TRIM, 0, 0)
+    client.request(FLUSH)
+    client.request(FLUSH, 1, 1)
+    client.request(FLUSH, flags=FUA)
+    client.request(CACHE, 0, 65536)
+    client.request(CACHE, 0, 1 << 21)
+    d.map("e")
+    d.content("disk.raw")
+
+
+@scenario
+def wire_writes_to_read_only(d: Session) -> None:
+    serve(d, writable=False)
+    client = d.nbd("e")
+    client.request(WRITE, 0, 4, data=b"abcd")
+    client.request(ZEROES, 0, 4096)
+    client.request(TRIM, 0, 4096)
+    client.request(FLUSH)
+    client.request(READ, 0, 4)
+
+
+@scenario
+def wire_block_status(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    queries = ("base:allocation", "qemu:dirty-bitmap:b", "qemu:allocation-depth")
+    client.option(SET_META, meta("e", *queries))
+    client.option(GO, info("e"))
+    client.request(BLOCK_STATUS, 0, 1 << 20)
+    client.request(BLOCK_STATUS, 0, 1 << 20, flags=REQ_ONE)
+    client.request(BLOCK_STATUS, 1000, 1000)
+    client.request(BLOCK_STATUS, 4095, 2)
+    client.request(BLOCK_STATUS, (1 << 20) - 1, 1)
+    client.request(BLOCK_STATUS, 0, 0)
+    client.request(BLOCK_STATUS, 1 << 20, 1)
+    client.request(BLOCK_STATUS, 0, (1 << 20) + 1)
+    client.request(BLOCK_STATUS, 0, 4096, flags=FUA)
+
+
+@scenario
+def wire_block_status_without_context(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.request(BLOCK_STATUS, 0, 4096)
+    client.request(READ, 0, 4)
+
+
+@scenario
+def wire_meta_context_of_another_export(d: Session) -> None:
+    serve(d)
+    d.qmp("block-export-add", type="nbd", id="o", node_name="f", name="o")
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(SET_META, meta("o", "base:allocation"))
+    client.option(GO, info("e"))
+    client.request(BLOCK_STATUS, 0, 4096)
+
+
+@scenario
+def wire_unknown_requests(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.request(8, 0, 4096)
+    client.request(99, 0, 4096)
+    client.request(0xFFFF, 0, 0)
+    client.request(READ, 0, 16, flags=0x8000)
+    client.request(READ, 0, 16, flags=FUA)
+    client.request(READ, 0, 16, flags=FAST_ZERO)
+    client.request(WRITE, 0, 4, data=b"abcd", flags=FAST_ZERO)
+    client.request(READ, 0, 4)
+
+
+@scenario
+def wire_bad_request_magic(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.request(READ, 0, 16, magic=0x25609514)
+    client.end()
+    d.nbd("e").request(READ, 0, 16)
+
+
+@scenario
+def wire_requests_over_the_limit(d: Session) -> None:
+    d.qmp("blockdev-add", **null("big", 64 << 20))
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="big", name="e", writable=True)
+    client = d.nbd("e")
+    client.request(READ, 0, 32 << 20)
+    client.request(READ, 0, (32 << 20) + 1)
+    client.request(ZEROES, 0, 64 << 20)
+    client.request(TRIM, 0, 64 << 20)
+    client.request(READ, 0, 4)
+    client.request(WRITE, 0, (32 << 20) + 1)
+    client.end()
+
+
+@scenario
+def wire_client_vanishes(d: Session) -> None:
+    serve(d)
+    client = d.nbd("e")
+    client.send(struct.pack(">IHHQQI", 0x25609513, 0, WRITE, 1, 0, 4096) + b"half")
+    client.close()
+    client = d.nbd("e")
+    client.send(struct.pack(">IHHQQI", 0x25609513, 0, READ, 1, 0, 4096)[:20])
+    client.close()
+    d.nbd(None).close()
+    d.nbd("e").request(READ, 0, 16)
+    d.content("disk.raw")
+
+
+@scenario
+def wire_flags_of_exports(d: Session) -> None:
+    """Transmission flags: read-only, multi-connection, fast zero..."""
+    d.qmp("blockdev-add", **null("rw"))
+    d.qmp("blockdev-add", **null("ro", read_only=True))
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="rw", writable=True)
+    d.qmp("nbd-server-add", device="ro")
+    d.qmp("nbd-server-add", device="rw", name="down")
+    client = d.nbd(None).flags()
+    for name in ("rw", "ro", "down"):
+        client.option(INFO, info(name, 0, 1, 2, 3))

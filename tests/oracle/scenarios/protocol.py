@@ -1,0 +1,397 @@
+"""The QMP protocol itself: greeting, lexer, parser, request object, ids."""
+
+from tests.oracle.scenario import scenario
+from tests.oracle.session import Session
+
+
+@scenario
+def greeting_and_capabilities(d: Session) -> None:
+    d.raw('{"execute": "query-version"}')
+    d.raw('{"execute": "no-such-command"}')
+    d.raw('{"execute": "qmp_capabilities"}')
+    d.raw('{"execute": "qmp_capabilities"}')
+    d.raw('{"execute": "query-version"}')
+
+
+@scenario
+def capabilities_unknown(d: Session) -> None:
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": ["zzz"]}}')
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": "oob"}}')
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enabled": []}}')
+    d.raw('{"execute": "query-version"}')
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": []}}')
+    d.raw('{"execute": "query-version"}')
+
+
+@scenario
+def capabilities_oob(d: Session) -> None:
+    d.raw('{"exec-oob": "query-version", "id": 1}')
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+    d.raw('{"exec-oob": "query-version", "id": 2}')
+    d.raw('{"exec-oob": "query-version"}')
+    d.raw('{"exec-oob": "no-such-command", "id": 3}')
+    d.raw('{"execute": "query-version", "exec-oob": "query-version"}')
+    d.raw('{"execute": "query-version", "id": 4}')
+
+
+@scenario
+def errors_before_capabilities(d: Session) -> None:
+    d.raw("[]")
+    d.raw("{}")
+    d.raw('{"execute": 1}')
+    d.raw('{"execute": "blockdev-add", "arguments": 1}')
+    d.raw("}")
+    d.raw('{"exec-oob": "query-version"}')
+
+
+@scenario
+def oob_not_enabled(d: Session) -> None:
+    d.until_sync('{"exec-oob": "query-version", "id": 1}')
+    d.until_sync('{"exec-oob": "query-version"}')
+
+
+@scenario
+def ids_of_all_types(d: Session) -> None:
+    for text in (
+        "1",
+        "-1",
+        "0",
+        "1.5",
+        "1e3",
+        "1E-7",
+        "0.1",
+        "100000000000000000000",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551615",
+        "18446744073709551616",
+        "-9223372036854775808",
+        "-9223372036854775809",
+        '"text"',
+        '""',
+        "null",
+        "true",
+        "false",
+        "[]",
+        '[1, "two", [3], {"four": 4}]',
+        "{}",
+        '{"b": 1, "a": {"z": null, "y": false}}',
+    ):
+        d.until_sync(f'{{"execute": "query-jobs", "id": {text}}}')
+
+
+@scenario
+def id_of_objects_member_order(d: Session) -> None:
+    members = ", ".join(f'"{chr(97 + i)}{i}": {i}' for i in range(26))
+    d.until_sync(f'{{"execute": "query-jobs", "id": {{{members}}}}}')
+
+
+@scenario
+def id_with_strings_to_escape(d: Session) -> None:
+    for text in (
+        r'"\" \\ \/ \b \f \n \r \t"',
+        r'"\u0041\u00e9\u20ac"',
+        r'"\ud834\udd1e"',
+        r'"\u007f\u0080\u0001"',
+        r'"\ufffe\uffff"',
+        '"\u00e9\u20ac\U0001d11e"',
+        "'single \" quoted'",
+        r"'it\'s'",
+        r'"it\'s"',
+    ):
+        d.until_sync(f'{{"execute": "query-jobs", "id": {text}}}')
+
+
+@scenario
+def strings_with_bad_escapes(d: Session) -> None:
+    for text in (
+        r'"\x"',
+        r'"\u00"',
+        r'"\u12g4"',
+        r'"\u0000"',
+        r'"\ud834"',
+        r'"\udd1e"',
+        r'"\ud834\u0041"',
+    ):
+        d.until_sync(f'{{"execute": "query-jobs", "id": {text}}}')
+
+
+@scenario
+def strings_with_bad_utf8(d: Session) -> None:
+    for text in (b"\x80", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xfe"):
+        d.until_sync(b'{"execute": "query-jobs", "id": "' + text + b'"}')
+
+
+@scenario
+def strings_with_control_characters(d: Session) -> None:
+    d.until_sync(b'{"execute": "query-jobs", "id": "a\tb"}')
+    d.until_sync(b'{"execute": "query-jobs", "id": "a\x01b"}')
+    d.until_sync(b'{"execute": "query-jobs", "id": "a\nb"}\xff')
+    d.until_sync(b'{"execute": "query-jobs", "id": "a\x00b"}\xff')
+
+
+@scenario
+def unknown_commands(d: Session) -> None:
+    for name in ("no-such-command", "", "QUERY-VERSION", "query_version", "a b", '\\"', "%s%n"):
+        d.until_sync(f'{{"execute": "{name}"}}')
+
+
+@scenario
+def request_not_an_object(d: Session) -> None:
+    for text in ("1", '"x"', "[]", "[1]", "null", "true", "1.5"):
+        d.until_sync(text)
+
+
+@scenario
+def request_members(d: Session) -> None:
+    for text in (
+        "{}",
+        '{"id": 5}',
+        '{"id": 5, "zzz": 1}',
+        '{"execute": "query-jobs", "zzz": 1}',
+        '{"execute": "query-jobs", "zzz": 1, "id": 7}',
+        '{"execute": "query-jobs", "yyy": 1, "zzz": 1, "id": 7}',
+        '{"execute": 1}',
+        '{"execute": null}',
+        '{"execute": {}, "id": 1}',
+        '{"execute": ["query-jobs"], "id": 1}',
+        '{"exec-oob": 1, "id": 1}',
+        '{"execute": "query-jobs", "exec-oob": "query-jobs", "id": 3}',
+        '{"execute": "query-jobs", "arguments": {}}',
+        '{"execute": "query-jobs", "arguments": null}',
+        '{"execute": "query-jobs", "arguments": []}',
+        '{"execute": "query-jobs", "arguments": 1, "id": 2}',
+        '{"execute": "query-jobs", "arguments": "x"}',
+        '{"execute": "query-jobs", "arguments": {"x": 1}}',
+        '{"execute": "query-jobs", "arguments": {"x": {"y": 1}}}',
+        '{"execute": "query-jobs", "arguments": {"b": 1, "a": 1}}',
+        '{"arguments": {}}',
+        '{"arguments": 1}',
+    ):
+        d.until_sync(text)
+
+
+@scenario
+def request_with_duplicate_members(d: Session) -> None:
+    d.until_sync('{"execute": "query-jobs", "execute": "query-version"}')
+    d.until_sync('{"execute": "query-jobs", "id": 1, "id": 2}')
+    d.until_sync('{"execute": "blockdev-del", "arguments": {"node-name": "a", "node-name": "b"}}')
+
+
+@scenario
+def malformed_tokens(d: Session) -> None:
+    for text in (
+        "zzz",
+        "nul",
+        "truefalse",
+        "True",
+        "NaN",
+        "Infinity",
+        "-",
+        "+1",
+        "01",
+        "1.",
+        ".5",
+        "1e",
+        "1e+",
+        "0x10",
+        "--1",
+        "#",
+        "/* comment */",
+        "@",
+        "\\",
+        "`",
+        "%s",
+        "%(x)",
+        "!",
+    ):
+        d.until_sync(text)
+
+
+@scenario
+def malformed_structure(d: Session) -> None:
+    for text in (
+        "}",
+        "]",
+        ":",
+        ",",
+        "{]",
+        "[}",
+        "{,}",
+        "[,]",
+        "[1,]",
+        "[1 2]",
+        '{"a"}',
+        '{"a":}',
+        '{"a" 1}',
+        '{"a": 1,}',
+        '{"a": 1 "b": 2}',
+        '{"a": 1, 2}',
+        "{1: 2}",
+        "{a: 1}",
+        "{null: 1}",
+        "{[]: 1}",
+        '{"execute": query-jobs}',
+        '{"execute": "query-jobs",, "id": 1}',
+        '{"execute": "query-jobs", "id": }',
+        "[[[}]]",
+        '{"execute": "query-jobs"}}',
+        '{"execute": "query-jobs"}]',
+        '{{"execute": "query-jobs"}}',
+    ):
+        d.until_sync(text)
+
+
+@scenario
+def malformed_unfinished(d: Session) -> None:
+    for data in (b"{", b"[", b'{"execute"', b'{"execute": ', b'"abc', b"'abc", b"[1, {", b"{}{"):
+        d.until_sync(data + b"\xff")
+
+
+@scenario
+def reset_byte_alone(d: Session) -> None:
+    d.until_sync(b"\xff")
+    d.until_sync(b"\xff\xff")
+    d.until_sync(b'{"execute": "query-jobs"}\xff')
+
+
+@scenario
+def single_quotes(d: Session) -> None:
+    d.until_sync("{'execute': 'query-jobs'}")
+    d.until_sync("{'execute': 'query-jobs', 'id': 'one'}")
+    d.until_sync('{\'execute\': "query-jobs", "id": \'a"b\'}')
+
+
+@scenario
+def several_commands_in_one_write(d: Session) -> None:
+    d.until_sync('{"execute": "query-jobs", "id": 1}{"execute": "query-jobs", "id": 2}')
+    d.until_sync('{"execute": "zzz", "id": 1} {"execute": "query-jobs", "id": 2}\r\n\t{}')
+    d.until_sync("".join(f'{{"execute": "query-jobs", "id": {i}}}' for i in range(40)))
+
+
+@scenario
+def one_command_in_pieces(d: Session) -> None:
+    d.qmp("query-jobs")
+    d.raw(*'{"execute": "query-jobs", "id": "b\\u00e9"}')
+    d.raw('{"exec', 'ute": "query-', 'jobs"', "}")
+    d.raw("{'execute':\r\n\t 'query-jobs' \n\n , 'id' :\n 1 }")
+
+
+@scenario
+def whitespace_alone(d: Session) -> None:
+    d.until_sync("")
+    d.until_sync("\n\n \t\r\n")
+    d.until_sync("\v")
+    d.until_sync("\f")
+    d.until_sync("\0")
+
+
+@scenario
+def nesting_limits(d: Session) -> None:
+    for depth in (100, 1000, 1022, 1023, 1024, 1025):
+        d.until_sync('{"execute": "query-jobs", "id": ' + "[" * depth + "]" * depth + "}")
+
+
+@scenario
+def nesting_endless(d: Session) -> None:
+    d.until_sync(b"[" * 5000 + b"\xff")
+    d.until_sync(b"{" * 3 + b"\xff")
+    d.until_sync(b'{"a":' * 2000 + b"\xff")
+
+
+@scenario
+def long_string(d: Session) -> None:
+    d.until_sync('{"execute": "query-jobs", "zzz": "' + "x" * 100_000 + '"}')
+
+
+@scenario
+def many_members(d: Session) -> None:
+    members = ", ".join(f'"m{i}": {i}' for i in range(300))
+    d.until_sync(f'{{"execute": "blockdev-del", "arguments": {{{members}}}}}')
+
+
+@scenario
+def arguments_of_wrong_type(d: Session) -> None:
+    for text in (
+        '{"node-name": 1}',
+        '{"node-name": null}',
+        '{"node-name": true}',
+        '{"node-name": []}',
+        '{"node-name": {}}',
+        '{"node-name": 1.5}',
+        "{}",
+        '{"node-name": "a", "zzz": 1}',
+        '{"zzz": 1}',
+        '{"node_name": "a"}',
+    ):
+        d.until_sync(f'{{"execute": "blockdev-del", "arguments": {text}}}')
+
+
+@scenario
+def arguments_missing(d: Session) -> None:
+    for name in ("blockdev-del", "blockdev-add", "nbd-server-start", "block-export-add"):
+        d.qmp(name)
+        d.raw(f'{{"execute": "{name}", "arguments": {{}}}}')
+
+
+@scenario
+def arguments_integers(d: Session) -> None:
+    for text in (
+        "1.0",
+        "1.5",
+        "1e3",
+        "-1",
+        '"512"',
+        "true",
+        "null",
+        "4294967295",
+        "4294967296",
+        "18446744073709551615",
+        "18446744073709551616",
+        "1e30",
+    ):
+        d.until_sync(
+            '{"execute": "block-dirty-bitmap-add", "arguments": {"node": "n", "name": "b", '
+            f'"granularity": {text}}}}}'
+        )
+
+
+@scenario
+def quit_with_commands_behind_it(d: Session) -> None:
+    d.qmp("query-jobs")
+    d.raw('{"execute": "quit", "id": "last"}\n', command="quit")
+    d.closed_by_daemon()
+    d.exited()
+
+
+@scenario
+def quit_with_arguments(d: Session) -> None:
+    d.qmp("quit", now=True)
+    d.raw('{"execute": "quit", "arguments": {}}', command="quit")
+    d.closed_by_daemon()
+    d.exited()
+
+
+@scenario
+def terminated_by_signal(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="a")
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="a")
+    d.kill()
+
+
+@scenario
+def commands_of_the_daemon(d: Session) -> None:
+    for name in ("query-status", "stop", "cont"):
+        d.qmp(name)
+
+
+@scenario
+def commands_without_arguments(d: Session) -> None:
+    d.qmp("query-block")
+    d.qmp("query-jobs")
+    d.qmp("query-block-exports")
+    d.qmp("query-named-block-nodes")
+    d.qmp("query-named-block-nodes", flat=1)
+    d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("query-named-block-nodes", zzz=True)

@@ -1,0 +1,89 @@
+"""What is written down of a scenario, made comparable.
+
+A transcript is a list of lines. Whatever may differ between two runs of the same program is
+masked; the bytes of everything else count, down to the order of an object's members.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+# Debian's 7.2 runs these later than QEMU 7.0 to 8.2 do, so that their events come before the
+# reply. Released QEMU sends the reply first; its order is the one to compare with.
+_EVENTS_FOLLOW_REPLY = frozenset({"quit", "block-export-del", "nbd-server-remove"})
+
+_MASKS = (
+    (
+        re.compile(r'"timestamp": \{"seconds": \d+, "microseconds": \d+\}'),
+        '"timestamp": TIME',
+    ),
+    (
+        re.compile(
+            r'\{\s*"qemu": \{\s*"micro": \d+,\s*"minor": \d+,\s*"major": \d+\s*\},'
+            r'\s*"package": "[^"]*"\s*\}'
+        ),
+        "VERSION",
+    ),
+    # getopt's own messages give the program as it was called.
+    (re.compile(r"^stderr: /\S*/PROGRAM:", re.MULTILINE), "stderr: PROGRAM:"),
+    (re.compile(r"\d+(\.\d+)? sec \([^)]*\)"), "TIME"),
+)
+
+_GENERATED_NAME = re.compile(r"#block\d{3,}")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One step: a reply, an event, or text.
+
+    ``command`` is the QMP command that a reply answers; empty for all else.
+    """
+
+    text: str
+    command: str = ""
+    is_event: bool = False
+
+
+@dataclass
+class Transcript:
+    """The lines of one run, in the order in which they were seen."""
+
+    masks: dict[str, str] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    generated: dict[str, str] = field(default_factory=dict)
+
+    def mask(self, text: str) -> str:
+        """Replace what differs from run to run: times, versions, and the names in ``masks``."""
+        for actual in sorted(self.masks, key=len, reverse=True):
+            text = text.replace(actual, self.masks[actual])
+        for pattern, replacement in _MASKS:
+            text = pattern.sub(replacement, text)
+        return _GENERATED_NAME.sub(self._name_in_order, text)
+
+    def _name_in_order(self, match: re.Match[str]) -> str:
+        """Number generated node names as they appear: QEMU ends them with random digits."""
+        return self.generated.setdefault(match[0], f"#block<{len(self.generated)}>")
+
+    def add(self, text: str, *, command: str = "", is_event: bool = False) -> None:
+        """Write down one step."""
+        self.entries.append(Entry(self.mask(text), command, is_event))
+
+    def lines(self, *, delayed_commands: bool) -> list[str]:
+        """Return the lines to compare.
+
+        Args:
+            delayed_commands: The program is Debian's 7.2: put its events back behind the
+                replies that they follow in released QEMU.
+        """
+        entries = _replies_first(self.entries) if delayed_commands else self.entries
+        return [line for entry in entries for line in entry.text.split("\n")]
+
+
+def _replies_first(entries: list[Entry]) -> list[Entry]:
+    result: list[Entry] = []
+    for entry in entries:
+        at = len(result)
+        if entry.command in _EVENTS_FOLLOW_REPLY:
+            while at > 0 and result[at - 1].is_event:
+                at -= 1
+        result.insert(at, entry)
+    return result
