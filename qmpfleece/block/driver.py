@@ -134,6 +134,8 @@ class BlockDriver(Generic[O]):
     is_filter: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
     is_protocol: ClassVar[bool] = False
+    #: A flush goes on to all children that are written to, except these.
+    unflushed_children: ClassVar[tuple[str, ...]] = ()
     #: Wire names of the options that decide what data the node shows; they make up its
     #: ``json:`` file name when no plain one will do.
     strong_options: ClassVar[tuple[str, ...]] = ()

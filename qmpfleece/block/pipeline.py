@@ -194,8 +194,9 @@ async def _flush_node(node: Node) -> None:
     if not node.options.cache_no_flush and node.flushed_gen != generation:
         await node.driver.flush()
         node.flushed_gen = generation
+    unflushed = node.driver.unflushed_children
     for child in tuple(node.children.values()):
-        if child.may_write:
+        if child.may_write and child.name not in unflushed:
             await flush(child)
 
 

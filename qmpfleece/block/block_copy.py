@@ -1,0 +1,376 @@
+"""The copy engine that copy-before-write and backup share.
+
+What is still to be copied is a bitmap on the source node, seen in queries as an unnamed one.
+A copy *claims* dirty clusters in one step without await: it clears their bits and enters them
+in a list, so nobody else copies them; who needs them too waits for the entry to go. A copy
+that fails makes its clusters dirty again before its entry goes::
+
+        dirty --claim--> in flight --ok--> clean
+          ^                  |
+          +------failed------+
+
+It knows nothing of guests, snapshots and jobs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from qmpfleece.base import eager
+from qmpfleece.base.errors import BlockError, QmpError, errno_of
+from qmpfleece.base.units import KIB, MIB, align_down, align_up
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import pipeline, status
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import ReqFlags, Status
+from qmpfleece.block.node import Node
+from qmpfleece.block.reqlist import Req, ReqList
+
+#: The smallest cluster.
+MIN_CLUSTER_SIZE: Final = 64 * KIB
+#: Bytes that one request of a copy moves at most, unless the cluster is larger.
+MAX_CHUNK: Final = MIB
+#: Requests of one copy at once. Source: QAPI ``BackupPerf``.
+MAX_WORKERS: Final = 64
+#: Bytes of buffers of all copies of one engine. Source: QEMU's limit for block-copy.
+MAX_MEMORY: Final = 128 * MIB
+
+
+class CopyError(BlockError):
+    """A copy failed, with the errno of the request that did.
+
+    Attributes:
+        is_read: Reading the source failed, not writing the target.
+        offset: Where, in bytes.
+        length: How many bytes were to be copied.
+    """
+
+    def __init__(self, cause: OSError, req: Req, *, is_read: bool) -> None:
+        super().__init__(errno_of(cause), cause.strerror or "")
+        self.is_read: Final = is_read
+        self.offset: Final = req.offset
+        self.length: Final = req.length
+
+
+class Throttle(Protocol):
+    """What limits the rate of a copy."""
+
+    def delay_s(self) -> float:
+        """Return the seconds to wait before the next request, 0 to go on."""
+        ...
+
+    def account(self, length: int) -> None:
+        """Count bytes that are about to be copied."""
+        ...
+
+    async def pause(self, seconds: float) -> None:
+        """Wait that long, or less when the limit is changed meanwhile."""
+        ...
+
+
+class _Memory:
+    """A bound on the buffers of all copies in flight."""
+
+    __slots__ = ("_free", "_waiters")
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def take(self, length: int) -> None:
+        """Wait until ``length`` bytes are free and take them. Cancellation-safe."""
+        while length > self._free:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        self._free -= length
+
+    def give(self, length: int) -> None:
+        """Give bytes back."""
+        self._free += length
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def reaches(top: Node, below: Node) -> bool:
+    """Tell whether ``below`` is ``top`` or is used by it, however indirectly."""
+    return top is below or any(reaches(child.node, below) for child in top.children.values())
+
+
+def cluster_size_for(target: Node, min_cluster_size: int = 0) -> int:
+    """Return the cluster size for copies to ``target``, in bytes.
+
+    Args:
+        target: A cluster should not be smaller than its own, or each of its clusters would be
+            written several times.
+        min_cluster_size: What the user asks for at least, 0 for no wish.
+
+    Raises:
+        QmpError: ``min_cluster_size`` is no power of two.
+    """
+    if min_cluster_size & (min_cluster_size - 1):
+        raise QmpError("min-cluster-size needs to be a power of 2")
+    return max(MIN_CLUSTER_SIZE, target.driver.cluster_size, min_cluster_size)
+
+
+class BlockCopy:
+    """Copies clusters of ``source`` to the same place of ``target``, each once.
+
+    Fixed: ``source``, ``target``, ``length``, ``cluster_size``, ``in_flight``.
+
+    Attributes:
+        source: Read from. The bitmap belongs to its node.
+        target: Written to; as large as the source or larger.
+        length: Bytes of the source.
+        cluster_size: Bytes; all claims are of whole clusters, but for the end of the source.
+        bitmap: What is to be copied: unnamed, not recording. Others clear bits by ``forget``.
+        in_flight: The claimed ranges.
+        skip_unallocated: Drop what the top layer of the source does not have (sync=top).
+        on_copied: Called with the bytes of whole clusters that were copied, or dropped.
+
+    Raises:
+        QmpError: ``bitmap`` can't be used.
+    """
+
+    def __init__(
+        self,
+        source: Child,
+        target: Child,
+        *,
+        bitmap: DirtyBitmap | None = None,
+        cluster_size: int,
+        max_chunk: int = MAX_CHUNK,
+    ) -> None:
+        self.source: Final = source
+        self.target: Final = target
+        self.length: Final = source.node.length
+        self.cluster_size: Final = cluster_size
+        self.in_flight: Final = ReqList()
+        self.skip_unallocated = False
+        self.on_copied: Callable[[int], None] | None = None
+        self._max_chunk = max(align_down(max_chunk, cluster_size), cluster_size)
+        self._memory = _Memory(max(MAX_MEMORY, self._max_chunk))
+        # A write to a target that shows what the source holds must not meet reads that
+        # are on their way through the target to the source.
+        shown = reaches(target.node, source.node)
+        self._write_flags = ReqFlags.SERIALISING if shown else ReqFlags.NONE
+        self.bitmap: Final = DirtyBitmap(self.length, cluster_size, enabled=False)
+        if bitmap is None:
+            self.bitmap.bits.set_all()
+        else:
+            try:
+                bitmap.check(allow_readonly=True)
+                self.bitmap.merge(bitmap)
+            except QmpError as error:
+                raise QmpError(
+                    f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
+                ) from error
+        self._home = source.node
+        self._home.bitmaps.insert(0, self.bitmap)
+
+    def close(self) -> None:
+        """Take the bitmap off the source. No copy is in flight."""
+        assert not self.in_flight
+        self._home.bitmaps.remove(self.bitmap)
+
+    @property
+    def remaining(self) -> int:
+        """Bytes of clusters that are dirty or in flight."""
+        flying = sum(align_up(req.length, self.cluster_size) for req in self.in_flight)
+        return self.bitmap.count + flying
+
+    # -- copying --------------------------------------------------------------------------
+
+    async def copy(
+        self,
+        offset: int,
+        length: int,
+        *,
+        throttle: Throttle | None = None,
+        workers: int = MAX_WORKERS,
+    ) -> None:
+        """Copy every dirty cluster that the range touches; wait for those in flight.
+
+        On return all these clusters are clean and none is in flight, and that stays so until
+        the caller awaits. Cancellation-safe: what was claimed is dirty again.
+
+        Args:
+            offset: Bytes.
+            length: Bytes, within the source.
+            throttle: Limits the rate.
+            workers: Requests at once.
+
+        Raises:
+            CopyError: A copy has failed; the clusters that are not copied are dirty. Copies
+                in flight have ended.
+        """
+        start = align_down(offset, self.cluster_size)
+        end = min(align_up(offset + length, self.cluster_size), self.length)
+        while True:
+            await self._copy_dirty(start, end, throttle, workers)
+            conflict = self.in_flight.find_conflict(start, end - start)
+            if conflict is not None:
+                await conflict.wait()
+            elif not self.bitmap.bits.any(start, end - start):
+                return
+
+    async def forget(self, offset: int, length: int) -> None:
+        """Copy these clusters never again; wait until none is in flight. Cancellation-safe.
+
+        The range is of whole clusters, but for the end of the source.
+        """
+        self.bitmap.bits.reset(offset, length)
+        if self.in_flight:
+            await self.in_flight.wait_all(offset, length)
+            # One of them may have failed, and its clusters be dirty again.
+            self.bitmap.bits.reset(offset, length)
+
+    async def _copy_dirty(
+        self, offset: int, end: int, throttle: Throttle | None, workers: int
+    ) -> None:
+        """Claim and copy what is dirty now, in order; several requests at once."""
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while (req := self._claim(offset, end)) is not None:
+                zero = await self._settle(req)
+                if zero is None:
+                    self._finish(req)
+                    offset = req.offset + req.length
+                    continue
+                if throttle is not None:
+                    if delay := throttle.delay_s():
+                        self._unclaim(req)
+                        await throttle.pause(delay)
+                        continue
+                    throttle.account(req.length)
+                offset = req.offset + req.length
+                if offset >= end or not self.bitmap.bits.any(offset, end - offset):
+                    await self._transfer(req, zero=zero)
+                    break
+                task = eager.start(self._transfer(req, zero=zero), asyncio.get_running_loop())
+                if task is not None:
+                    tasks.add(task)
+                if len(tasks) >= workers:
+                    await _some_done(tasks)
+        except asyncio.CancelledError:
+            await _cancel(tasks)
+            raise
+        except BaseException:
+            if tasks:
+                await _all_done(tasks)
+            raise
+        if tasks:
+            await _all_done(tasks)
+            _raise_first(tasks)
+
+    def _claim(self, offset: int, end: int) -> Req | None:
+        """Take the next dirty clusters. No await inside: nobody else can take them."""
+        area = self.bitmap.bits.dirty_area(offset, end, self._max_chunk)
+        if area is None:
+            return None
+        self.bitmap.bits.reset(*area)
+        return self.in_flight.add(*area)
+
+    def _unclaim(self, req: Req) -> None:
+        """Make the clusters of a failed copy dirty again, and wake those who wait for it."""
+        self.bitmap.bits.set(req.offset, req.length)
+        req.remove()
+
+    def _finish(self, req: Req) -> None:
+        req.remove()
+        if self.on_copied is not None:
+            self.on_copied(align_up(req.length, self.cluster_size))
+
+    async def _settle(self, req: Req) -> bool | None:
+        """Cut the claim down to one run of equal status.
+
+        Returns:
+            Whether it is all zero; None when there is nothing to copy.
+        """
+        ask = status.block_status if self.skip_unallocated else status.status_above
+        try:
+            extent = (await ask(self.source.node, req.offset, req.length, 1))[0]
+            length, flags = extent.length, extent.flags
+        except OSError:
+            length, flags = 0, Status.DATA | Status.ALLOCATED
+        except BaseException:
+            self._unclaim(req)
+            raise
+        if length < req.length:
+            length = align_down(length, self.cluster_size)
+            if not length:  # mixed within a cluster
+                length = min(self.cluster_size, req.length)
+                flags = Status.DATA | Status.ALLOCATED
+            if length < req.length:
+                self.bitmap.bits.set(req.offset + length, req.length - length)
+                req.shrink(length)
+        if self.skip_unallocated and not flags & Status.ALLOCATED:
+            return None
+        return bool(flags & Status.ZERO)
+
+    async def _transfer(self, req: Req, *, zero: bool) -> None:
+        try:
+            if zero:
+                await self._write_zeroes(req)
+            else:
+                await self._read_and_write(req)
+        except BaseException:
+            self._unclaim(req)
+            raise
+        self._finish(req)
+
+    async def _write_zeroes(self, req: Req) -> None:
+        flags = self._write_flags | ReqFlags.MAY_UNMAP
+        try:
+            await pipeline.pwrite_zeroes(self.target, req.offset, req.length, flags)
+        except OSError as error:
+            raise CopyError(error, req, is_read=False) from error
+
+    async def _read_and_write(self, req: Req) -> None:
+        length = req.length
+        await self._memory.take(length)
+        is_read = True
+        try:
+            buf = memoryview(bytearray(length))
+            await pipeline.pread(self.source, req.offset, buf)
+            is_read = False
+            await pipeline.pwrite(self.target, req.offset, buf, self._write_flags)
+        except OSError as error:
+            raise CopyError(error, req, is_read=is_read) from error
+        finally:
+            self._memory.give(length)
+
+
+async def _some_done(tasks: set[asyncio.Task[None]]) -> None:
+    """Wait until a task is done; take those that are out of ``tasks``.
+
+    Raises:
+        CopyError: One has failed; the others go on.
+    """
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    tasks.intersection_update(pending)
+    _raise_first(done)
+
+
+async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
+    """Wait until all tasks are done; when we are cancelled meanwhile, so are they."""
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        await _cancel(tasks)
+        raise
+
+
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _raise_first(done: set[asyncio.Task[None]]) -> None:
+    errors = [task.exception() for task in done if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error

@@ -1,0 +1,363 @@
+"""copy-before-write: what the guest is about to overwrite is first copied to a temporary image.
+
+The filter sits above the active disk. It passes the guest's requests on, and it shows the disk
+as it was when the filter was opened, to snapshot-access::
+
+    guest write -> [copy] -> done -> [wait for frozen reads] -> file
+    snapshot read:   outside access, or broken   -> EACCES
+                     done                        -> target
+                     else                        -> file, as a frozen read
+
+The copy bitmap (block_copy) is on ``file``'s node, the access and the done bitmap are on ours.
+All three are granular by the cluster. A cluster is done once the target holds it; a guest
+write that is not wholly done copies, marks and waits. The steps between two awaits are alone
+on the loop, so a snapshot read that finds a cluster not done is on the list of frozen reads
+before any write to the cluster can look at that list.
+
+Source: QAPI ``BlockdevOptionsCbw``.
+"""
+
+import asyncio
+import errno
+from collections.abc import Coroutine
+from typing import Any, ClassVar, Literal
+
+from qmpfleece.base import eager
+from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.units import align_down, align_up
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import pipeline, status
+from qmpfleece.block.block_copy import BlockCopy, CopyError, cluster_size_for, reaches
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import (
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    ReqFlags,
+    Status,
+    fail,
+    succeed,
+)
+from qmpfleece.block.perm import Perm, Role, default_perms
+from qmpfleece.block.reqlist import ReqList
+from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
+from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
+from qmpfleece.qapi.model import Size, Uint32
+
+
+class CopyBeforeWriteOptions(BlockdevOptions):
+    """QAPI ``BlockdevOptionsCbw``.
+
+    Attributes:
+        file: The active disk.
+        target: The temporary image.
+        bitmap: Only what is dirty here is copied and can be read; all by default.
+        on_cbw_error: Whether the guest's write or the snapshot fails when a copy does.
+        cbw_timeout: Seconds after which a copy counts as failed, 0 for never.
+        min_cluster_size: The least unit of copying, in bytes, a power of two.
+    """
+
+    driver: Literal["copy-before-write"]
+    file: BlockdevRef
+    target: BlockdevRef
+    bitmap: BlockDirtyBitmap | None = None
+    on_cbw_error: Literal["break-guest-write", "break-snapshot"] | None = None
+    cbw_timeout: Uint32 | None = None
+    min_cluster_size: Size | None = None
+
+
+class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-write"):
+    """The filter.
+
+    Fixed at open: the edges, the engine and the options.
+
+    Attributes:
+        snapshot_error: Why the snapshot can no longer be read, None while it can.
+    """
+
+    is_filter = True
+    #: The temporary image need not survive, and the guest does not wait for it.
+    unflushed_children: ClassVar[tuple[str, ...]] = ("target",)
+    write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
+    zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+
+    _file: Child
+    _target: Child
+    _copier: BlockCopy
+
+    # -- opening, closing ---------------------------------------------------------------------
+
+    async def open(self, opener: Opener) -> None:
+        """Open both images; from the end of this on the snapshot stands."""
+        options = self.options
+        self._file = await opener.open_child("file", options.file, Role.FILTERED | Role.PRIMARY)
+        self._target = await opener.open_child("target", options.target, Role.DATA)
+        self._check_target()
+        length = self._file.node.length
+        self.node.length = length
+        bitmap = _find_bitmap(opener, options.bitmap) if options.bitmap is not None else None
+        cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
+        try:
+            self._copier = BlockCopy(
+                self._file, self._target, bitmap=bitmap, cluster_size=cluster_size
+            )
+        except QmpError as error:
+            raise QmpError(f"Cannot create block-copy-state: {error.desc}") from error
+        self._done = DirtyBitmap(length, cluster_size, enabled=False)
+        self._access = DirtyBitmap(length, cluster_size, enabled=False)
+        self._access.merge(self._copier.bitmap)
+        self.node.bitmaps[:0] = [self._access, self._done]
+        self._frozen = ReqList()
+        self._breaks_snapshot = options.on_cbw_error == "break-snapshot"
+        self._timeout_s = options.cbw_timeout or 0
+        self._copies: set[asyncio.Task[None]] = set()
+        self.snapshot_error: OSError | None = None
+
+    def _check_target(self) -> None:
+        """Refuse a target that can't hold the disk.
+
+        Differs: QEMU opens the filter and fails, or destroys the disk, later.
+        """
+        file, target = self._file.node, self._target.node
+        if target is file:
+            raise QmpError("Source and target cannot be the same")
+        if target.length < file.length:
+            raise QmpError(
+                f"Target '{target.name}' ({target.length} bytes) is smaller than source "
+                f"'{file.name}' ({file.length} bytes)"
+            )
+
+    async def close(self) -> None:
+        """Wait for copies that have timed out and are still running; drop the bitmaps."""
+        while self._copies:
+            await asyncio.wait(self._copies)
+        self._copier.close()
+        self.node.bitmaps.remove(self._access)
+        self.node.bitmaps.remove(self._done)
+
+    def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+        """Write to the target alone; with users, be alone in writing to the source.
+
+        Differs: QEMU always lets others write to the target. We only do where the target
+        shows what the source holds, because the source is then in use below the target.
+        """
+        if child == "target":
+            shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
+            file, target = (self.node.children.get(name) for name in ("file", "target"))
+            if file is not None and target is not None and reaches(target.node, file.node):
+                shared |= Perm.WRITE
+            return Perm.WRITE, shared
+        perm, shared = default_perms(role, perm, shared, writable=not self.node.read_only)
+        if self.node.parents:
+            perm |= Perm.CONSISTENT_READ
+            shared &= ~(Perm.WRITE | Perm.RESIZE)
+        return perm, shared
+
+    @property
+    def broken_because(self) -> str | None:
+        """What a person is told about a broken snapshot; None while it is whole."""
+        error = self.snapshot_error
+        if error is None:
+            return None
+        place = ""
+        if isinstance(error, CopyError):
+            verb = "reading" if error.is_read else "writing"
+            edge = self._file if error.is_read else self._target
+            place = f" {verb} {error.length} bytes at {error.offset} of '{edge.node.name}'"
+        return f"copy before write failed{place}: {error.strerror}"
+
+    # -- the guest ----------------------------------------------------------------------------
+
+    def pread(self, offset: int, buf: memoryview) -> Io:
+        """Read the active disk."""
+        return pipeline.pread(self._file, offset, buf)
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
+        """Write to the active disk, having saved what was there."""
+        request = pipeline.pwrite(self._file, offset, buf, flags)
+        if flags & ReqFlags.WRITE_UNCHANGED or self._may_pass(offset, len(buf)):
+            return request
+        return self._save_first(offset, len(buf), request)
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
+        """Write zeroes, having saved what was there."""
+        request = pipeline.pwrite_zeroes(self._file, offset, length, flags)
+        if flags & ReqFlags.WRITE_UNCHANGED or self._may_pass(offset, length):
+            return request
+        return self._save_first(offset, length, request)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Discard, having saved what was there."""
+        request = pipeline.pdiscard(self._file, offset, length)
+        if self._may_pass(offset, length):
+            return request
+        return self._save_first(offset, length, request)
+
+    def block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the status of the active disk."""
+        return status.block_status(self._file.node, offset, length, limit)
+
+    def _may_pass(self, offset: int, length: int) -> bool:
+        """Tell whether a write has nothing to save and nobody to wait for."""
+        if not length:
+            return True
+        if not self._done.bits.all(offset, length) and self.snapshot_error is None:
+            return False
+        return not self._frozen or self._frozen.find_conflict(offset, length) is None
+
+    async def _save_first(self, offset: int, length: int, request: Io) -> None:
+        """Do ``request``, a write to the range, once the snapshot does not need the range."""
+        try:
+            await self._save(offset, length)
+        except BaseException:
+            request.close()
+            raise
+        await request
+
+    async def _save(self, offset: int, length: int) -> None:
+        """Copy the clusters of a range, and wait for snapshot reads of it.
+
+        On return no frozen read overlaps the range and none will.
+
+        Raises:
+            OSError: The copy has failed, and it is the guest who is to suffer.
+        """
+        if self.snapshot_error is None:
+            try:
+                await self._copy(offset, length)
+            except OSError as error:
+                if not self._breaks_snapshot:
+                    raise
+                if self.snapshot_error is None:
+                    self.snapshot_error = error
+            else:
+                self._done.bits.set(offset, length)
+        if self._frozen:
+            # Reads that have begun before the snapshot broke are served well, too.
+            await self._frozen.wait_all(offset, length)
+
+    async def _copy(self, offset: int, length: int) -> None:
+        """Copy the clusters of a range, within the time limit if there is one.
+
+        Raises:
+            OSError: ETIMEDOUT: the copy goes on, in flight on the node; else it has failed.
+        """
+        copying = self._copier.copy(offset, length)
+        if not self._timeout_s:
+            await copying
+            return
+        task = eager.start(copying, asyncio.get_running_loop())
+        if task is None:
+            return
+        self.node.work_begin()
+        self._copies.add(task)
+        task.add_done_callback(self._copy_ended)
+        await asyncio.wait({task}, timeout=self._timeout_s)
+        if not task.done():
+            raise BlockError(errno.ETIMEDOUT)
+        task.result()
+
+    def _copy_ended(self, task: asyncio.Task[None]) -> None:
+        self._copies.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting for it any more
+        self.node.work_end()
+
+    # -- the snapshot: driver.SnapshotSource --------------------------------------------------
+
+    def snapshot_pread(self, offset: int, buf: memoryview) -> Io:
+        """Read the disk as it was. Never waits for writes.
+
+        Raises:
+            OSError: EACCES: the range is not accessible, or the snapshot is broken.
+        """
+        length = len(buf)
+        if not length:
+            return succeed()
+        if self.snapshot_error is not None or not self._access.bits.all(offset, length):
+            return fail(errno.EACCES)
+        done, span = self._done.bits.run(offset, length)
+        if span < length:
+            return self._pread_spans(offset, buf)
+        if done:
+            return pipeline.pread(self._target, offset, buf)
+        return self._pread_frozen(offset, buf)
+
+    async def _pread_spans(self, offset: int, buf: memoryview) -> None:
+        """Read span by span; each is decided when it is its turn."""
+        while buf:
+            _, span = self._done.bits.run(offset, len(buf))
+            await self.snapshot_pread(offset, buf[:span])
+            offset += span
+            buf = buf[span:]
+
+    async def _pread_frozen(self, offset: int, buf: memoryview) -> None:
+        """Read the active disk, holding back writes to the range."""
+        frozen = self._frozen.add(offset, len(buf))
+        try:
+            await pipeline.pread(self._file, offset, buf)
+        finally:
+            frozen.remove()
+
+    async def snapshot_pdiscard(self, offset: int, length: int) -> None:
+        """Give up the clusters that lie wholly in the range, and their place in the target.
+
+        They can't be read any more, and guest writes don't copy them. On return none of them
+        is being copied, so that their space stays free.
+        """
+        cluster_size = self._copier.cluster_size
+        end = offset + length
+        start = align_up(offset, cluster_size)
+        if end < self.node.length:
+            end = align_down(end, cluster_size)
+        if start >= end:
+            return
+        self._access.bits.reset(start, end - start)
+        await self._copier.forget(start, end - start)
+        await pipeline.pdiscard(self._target, start, end - start)
+
+    async def snapshot_block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
+        """Return where the snapshot is data and where zero; it is one layer.
+
+        Raises:
+            OSError: EACCES: the first byte is not accessible, or the snapshot is broken.
+        """
+        extents: list[Extent] = []
+        end = offset + length
+        while offset < end and len(extents) < limit:
+            readable, span = self._access.bits.run(offset, end - offset)
+            if self.snapshot_error is not None or not readable:
+                if not extents:
+                    raise BlockError(errno.EACCES)
+                break
+            done, span = self._done.bits.run(offset, span)
+            if done:
+                node = self._target.node
+                found = await status.status_above(node, offset, span, limit - len(extents))
+            else:
+                found = await self._status_frozen(offset, span, limit - len(extents))
+            for extent in found:
+                extents.append(extent._replace(flags=extent.flags | Status.ALLOCATED))
+                offset += extent.length
+        return extents
+
+    async def _status_frozen(self, offset: int, length: int, limit: int) -> list[Extent]:
+        frozen = self._frozen.add(offset, length)
+        try:
+            return await status.status_above(self._file.node, offset, length, limit)
+        finally:
+            frozen.remove()
+
+
+def _find_bitmap(opener: Opener, reference: BlockDirtyBitmap) -> DirtyBitmap:
+    try:
+        node = opener.find(reference.node)
+    except QmpError as error:
+        raise QmpError(f"Node '{reference.node}' not found") from error
+    for bitmap in node.bitmaps:
+        if bitmap.name == reference.name:
+            return bitmap
+    raise QmpError(f"Dirty bitmap '{reference.name}' not found")

@@ -1,0 +1,82 @@
+"""snapshot-access: the disk as its child remembers it, for the backup client to read.
+
+It has no data and no state: every request goes to the ``SnapshotSource`` that the child's
+driver is. Writing is impossible.
+
+Source: QAPI ``BlockdevOptionsGenericFormat`` of the driver ``snapshot-access``.
+"""
+
+import errno
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, SnapshotSource, fail
+from qmpfleece.block.perm import Perm, Role
+from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
+
+
+class SnapshotAccessOptions(BlockdevOptions):
+    """What snapshot-access takes.
+
+    Attributes:
+        file: The node with the snapshot, a copy-before-write filter.
+    """
+
+    driver: Literal["snapshot-access"]
+    file: BlockdevRef
+
+
+class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access"):
+    """Reads and discards a snapshot."""
+
+    _file: Child
+    _known: SnapshotSource | None = None
+
+    async def open(self, opener: Opener) -> None:
+        """Take the size of the child; whether it has a snapshot shows when it is read."""
+        self._file = await opener.open_child("file", self.options.file, Role.DATA | Role.PRIMARY)
+        self.node.length = self._file.node.length
+
+    def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+        """Need nothing: requests don't go through the child's door."""
+        return Perm.NONE, Perm.ALL
+
+    def _source(self) -> SnapshotSource | None:
+        """Return the child's driver if it has a snapshot; the child may be replaced."""
+        driver = self._file.node.driver
+        if driver is not self._known:
+            self._known = driver if isinstance(driver, SnapshotSource) else None
+        return self._known
+
+    def pread(self, offset: int, buf: memoryview) -> Io:
+        """Read the snapshot."""
+        source = self._source()
+        return source.snapshot_pread(offset, buf) if source is not None else fail(errno.ENOTSUP)
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
+        """Fail: a snapshot does not change."""
+        return fail(errno.ENOTSUP)
+
+    def pdiscard(self, offset: int, length: int) -> Io:
+        """Give up this part of the snapshot."""
+        source = self._source()
+        if source is None:
+            return fail(errno.ENOTSUP)
+        return source.snapshot_pdiscard(offset, length)
+
+    def block_status(
+        self, offset: int, length: int, limit: int
+    ) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the block status of the snapshot."""
+        source = self._source()
+        return source.snapshot_block_status(offset, length, limit) if source else _no_status()
+
+    def exact_filename(self) -> str:
+        """The child's, as QEMU says."""
+        return self._file.node.exact_filename
+
+
+async def _no_status() -> list[Extent]:
+    raise BlockError(errno.ENOTSUP)
