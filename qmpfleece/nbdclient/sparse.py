@@ -1,0 +1,197 @@
+"""The file that a pull writes: sparse, stable on disk at the end, complete or not there.
+
+A regular file is written under the name ``FILE.part`` and renamed when all of it is on disk.
+So FILE is what it was before, or the whole new content, at every moment. What can't be
+renamed over (a block device, ``/dev/null``), and a file that is to be updated, is written in
+place.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.units import KIB, MIB
+from qmpfleece.base.workers import Workers
+
+#: Runs of zeroes are left out of the file in pieces of this many bytes.
+GRAIN: Final = 64 * KIB
+_THREADS: Final = 4
+_ZEROES: Final = bytes(GRAIN)
+_PROBE: Final = 64
+
+
+class SparseFile:
+    """A file of known size that is filled by writes in any order.
+
+    Args:
+        path: Its name in the end.
+        size: In bytes.
+        update: Write into the existing file, which must have this size.
+
+    Raises:
+        OSError: It can't be made, or is not what is to be updated.
+    """
+
+    def __init__(self, path: Path, size: int, *, update: bool = False) -> None:
+        path = path.resolve()  # a link is followed, not replaced
+        self.path: Final = path
+        self.size: Final = size
+        self._fresh = not update and _renamable(path)
+        self.name: Final = path.with_name(f"{path.name}.part") if self._fresh else path
+        self._fd = self._open()
+        self._workers = Workers()
+        self._queue = self._workers.queue(_THREADS)
+        try:
+            self._check_size()
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def in_place(self) -> bool:
+        """Tell whether a failure leaves the file partly written."""
+        return not self._fresh
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if self._fresh:
+            # Whatever has this name is the rest of a pull that was killed.
+            with contextlib.suppress(FileNotFoundError):
+                self.name.unlink()
+            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        return os.open(self.name, flags, 0o644)
+
+    def _check_size(self) -> None:
+        if self._fresh:
+            os.ftruncate(self._fd, self.size)
+            return
+        if stat.S_ISCHR(os.fstat(self._fd).st_mode):
+            return
+        length = os.lseek(self._fd, 0, os.SEEK_END)
+        block = stat.S_ISBLK(os.fstat(self._fd).st_mode)
+        if length < self.size if block else length != self.size:
+            raise BlockError(
+                errno.EINVAL, f"it has {length} bytes, the export has {self.size} bytes"
+            )
+
+    async def write(self, offset: int, data: memoryview) -> None:
+        """Write ``data``, leaving out zeroes where the file has none but zeroes yet.
+
+        ``data`` must not be changed before this returns.
+        """
+        if not self._fresh:
+            await self._queue.submit(self._write_all, offset, data)
+            return
+        for low, high in _runs(data):
+            await self._queue.submit(self._write_all, offset + low, data[low:high])
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zeroes."""
+        if not self._fresh:
+            await self._queue.submit(self._zero, offset, length)
+
+    async def finish(self) -> None:
+        """Bring everything to the disk and give the file its name.
+
+        Raises:
+            OSError: It may not be on disk; the file is not renamed.
+        """
+        await self._queue.submit(self._sync)
+        if self._fresh:
+            await self._queue.submit(self._rename)
+        self._close()
+
+    async def sha256(self) -> str:
+        """Return the SHA-256 of the content, read back from the file, in hexadecimal."""
+        digest = hashlib.sha256()
+        buf = bytearray(MIB)
+        for offset in range(0, self.size, MIB):
+            part = memoryview(buf)[: min(MIB, self.size - offset)]
+            await self._queue.submit(self._hash, digest, offset, part)
+        return digest.hexdigest()
+
+    def discard(self) -> None:
+        """Give up: close the file, and remove it if it was to be renamed. May be repeated."""
+        if self._fd < 0:
+            return
+        self._close()
+        if self._fresh:
+            with contextlib.suppress(FileNotFoundError):
+                self.name.unlink()
+
+    def _close(self) -> None:
+        self._workers.close()
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    # -- on worker threads ------------------------------------------------------------------
+
+    def _write_all(self, offset: int, data: memoryview) -> None:
+        while len(data):
+            done = os.pwrite(self._fd, data, offset)
+            data = data[done:]
+            offset += done
+
+    def _zero(self, offset: int, length: int) -> None:
+        zeroes = memoryview(bytes(min(length, MIB)))
+        while length:
+            part = min(length, MIB)
+            self._write_all(offset, zeroes[:part])
+            offset += part
+            length -= part
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a character device has nothing to sync
+                raise
+
+    def _rename(self) -> None:
+        self.name.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _hash(self, digest: "hashlib._Hash", offset: int, buf: memoryview) -> None:
+        while len(buf):
+            done = os.preadv(self._fd, [buf], offset)
+            if not done:
+                raise BlockError(errno.EIO, "the file has become shorter")
+            digest.update(buf[:done])
+            buf = buf[done:]
+            offset += done
+
+
+def _renamable(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return True
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return stat.S_ISREG(mode)
+
+
+def _runs(data: memoryview) -> list[tuple[int, int]]:
+    """Return the ranges of ``data`` that hold more than zeroes, joined, in whole grains."""
+    runs: list[tuple[int, int]] = []
+    for low in range(0, len(data), GRAIN):
+        high = min(low + GRAIN, len(data))
+        # The first bytes decide nearly always; only then is a grain worth a copy.
+        if bytes(data[low : low + _PROBE]) == _ZEROES[: min(_PROBE, high - low)] and (
+            bytes(data[low:high]) == _ZEROES[: high - low]
+        ):
+            continue
+        if runs and runs[-1][1] == low:
+            runs[-1] = (runs[-1][0], high)
+        else:
+            runs.append((low, high))
+    return runs
