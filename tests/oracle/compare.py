@@ -14,7 +14,7 @@ def differences(name: str) -> list[str]:
     """Run a scenario on both programs and return a readable diff, empty when equal."""
     qemu = scenario.run(name, scenario.QEMU)
     ours = scenario.run(name, scenario.OURS)
-    expected, stale = deviations.apply(name, qemu, ours)
+    expected, stale = deviations.apply(name, qemu, ours, deviations.load())
     diff = difflib.unified_diff(expected, ours, "qemu-storage-daemon", "qmpfleece-qsd", n=2)
     return [*stale, *(line.rstrip("\n") for line in diff)]
 

@@ -34,15 +34,17 @@ def load() -> list[Deviation]:
     ]
 
 
-def apply(name: str, qemu: list[str], ours: list[str]) -> tuple[list[str], list[str]]:
+def apply(
+    name: str, qemu: list[str], ours: list[str], listed: list[Deviation]
+) -> tuple[list[str], list[str]]:
     """Change QEMU's transcript into what ours is meant to be.
 
     Returns:
-        The changed transcript, and what is listed for this scenario and no longer occurs.
+        The changed transcript, and what is listed for this scenario and does not occur.
     """
     expected, actual = "\n".join(qemu), "\n".join(ours)
     stale = []
-    for deviation in load():
+    for deviation in listed:
         if name not in deviation.scenarios:
             continue
         if deviation.qemu not in expected or deviation.ours not in actual:

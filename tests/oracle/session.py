@@ -6,6 +6,7 @@ with a monitor on a unix socket, and is told to quit when the scenario ends.
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -47,6 +48,8 @@ class Session:
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._monitor: Monitor | None = None
+        self._others: list[subprocess.Popen[bytes]] = []
+        self._memory: int | None = None
         self._started = False
         #: Names of the events since the last command was sent.
         self._events: list[str] = []
@@ -71,6 +74,11 @@ class Session:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        for other in self._others:
+            other.kill()
+            other.wait()
+        if self._memory is not None:
+            os.close(self._memory)
         shutil.rmtree(self.dir)
 
     # -- files ------------------------------------------------------------------------------
@@ -90,6 +98,19 @@ class Session:
             # Allocation is reported by query-named-block-nodes and block status.
             os.fsync(file.fileno())
         return self.path(name)
+
+    def memory_file(self, size: int) -> str:
+        """Make a file in memory whose writes ``seal`` lets fail; return its path."""
+        self._memory = os.memfd_create("oracle", os.MFD_ALLOW_SEALING)
+        os.truncate(self._memory, size)
+        path = f"/proc/{os.getpid()}/fd/{self._memory}"
+        self.transcript.masks[path] = "MEMORY"
+        return path
+
+    def seal(self) -> None:
+        """From now on every write to the memory file fails with EPERM."""
+        assert self._memory is not None
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
 
     def content(self, name: str) -> None:
         """Write down a file's size and content, as runs of equal bytes."""
@@ -377,6 +398,24 @@ class Session:
         if done.returncode != 0:
             self.transcript.add(f"  exit status {done.returncode}")
         return text
+
+    def hold_image(self, path: str) -> None:
+        """Let another process use an image that it wants nobody else to write to."""
+        ready = self.path("holder.pid")
+        command = [
+            "qemu-storage-daemon",
+            *("--blockdev", f"file,node-name=disk,filename={path}"),
+            *("--blockdev", "null-co,node-name=temp,size=1048576,read-zeroes=on"),
+            *("--blockdev", "copy-before-write,node-name=cbw,file=disk,target=temp"),
+            *("--nbd-server", f"addr.type=unix,addr.path={self.path('holder.sock')}"),
+            *("--export", "nbd,id=e,node-name=cbw,writable=on"),
+            *("--pidfile", ready),
+        ]
+        holder = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self._others.append(holder)
+        deadline = time.monotonic() + _PATIENCE_S
+        while not os.path.exists(ready) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def io(self, export: str, *commands: str, read_only: bool = False) -> None:
         """Run qemu-io's commands on an export."""

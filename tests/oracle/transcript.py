@@ -25,7 +25,7 @@ _MASKS = (
     ),
     # getopt's own messages give the program as it was called.
     (re.compile(r"^stderr: /\S*/PROGRAM:", re.MULTILINE), "stderr: PROGRAM:"),
-    (re.compile(r"\d+(\.\d+)? sec \([^)]*\)"), "TIME"),
+    (re.compile(r"[\d:.]+( sec)? \([^)]* ops/sec\)"), "TIME"),
 )
 
 _GENERATED_NAME = re.compile(r"#block\d{3,}")

@@ -415,19 +415,11 @@ def cbw_options(d: Session) -> None:
 
 
 def failing_target(d: Session, **options: Any) -> None:
-    """A target that fails: /dev/full refuses every write with ENOSPC."""
+    """Build the graph over a temporary image that fails every write."""
     add_file(d, "disk", FILL)
-    d.qmp(
-        "blockdev-add",
-        driver="raw",
-        node_name="temp",
-        file={
-            "driver": "blkdebug",
-            "image": null("image"),
-            "inject-error": [{"event": "none", "iotype": "write", "errno": 28}],
-        },
-    )
+    d.qmp("blockdev-add", driver="file", node_name="temp", filename=d.memory_file(SIZE))
     fleecing_of(d, **options)
+    d.seal()
 
 
 @scenario
@@ -470,3 +462,71 @@ def temporary_image_of_other_shape(d: Session) -> None:
     d.io("guest", "write -P 0xaa 64k 64k")
     d.io("snapshot", "read -P 0x11 0 1M", read_only=True)
     d.content("big.raw")
+
+
+def slow_target(d: Session, **options: Any) -> None:
+    """Build the graph over a temporary image that takes 1.5 s for a write."""
+    add_file(d, "disk", FILL)
+    d.qmp("blockdev-add", **null("temp") | {"latency-ns": 1_500_000_000})
+    fleecing_of(d, **{"cbw-timeout": 1}, **options)
+
+
+@scenario
+def timeout_breaks_guest_write(d: Session) -> None:
+    slow_target(d)
+    d.io("guest", "write -P 0xaa 0 64k")
+    d.io("snapshot", "read -P 0x11 64k 64k", read_only=True)
+    d.content("disk.raw")
+
+
+@scenario
+def timeout_breaks_snapshot(d: Session) -> None:
+    slow_target(d, **{"on-cbw-error": "break-snapshot"})
+    d.io("guest", "write -P 0xaa 0 64k")
+    d.io("snapshot", "read 64k 64k", read_only=True)
+    d.content("disk.raw")
+
+
+@scenario
+def copy_within_the_timeout(d: Session) -> None:
+    add_file(d, "disk", FILL)
+    add_file(d, "temp")
+    fleecing_of(d, **{"cbw-timeout": 60})
+    d.io("guest", "write -P 0xaa 0 64k")
+    d.io("snapshot", "read -P 0x11 0 1M", read_only=True)
+
+
+@scenario
+def guest_writes_at_once(d: Session) -> None:
+    """Overlapping writes in flight together: each cluster is copied once and whole."""
+    fleecing(d)
+    d.io(
+        "guest",
+        "aio_write -q -P 0xaa 0 64k",
+        "aio_write -q -P 0xbb 1k 100k",
+        "aio_write -q -P 0xcc 200k 1k",
+        "aio_write -q -P 0xdd 210k 90k",
+        "aio_flush",
+        "write -P 0xee 0 400k",
+    )
+    d.io("snapshot", "read -P 0x11 0 1M", read_only=True)
+    query(d)
+    d.content("temp.raw")
+    d.content("disk.raw")
+
+
+@scenario
+def filter_deleted_and_built_again(d: Session) -> None:
+    fleecing(d)
+    d.io("guest", "write -P 0xaa 0 64k")
+    d.qmp("block-export-del", id="snap")
+    d.qmp("block-export-del", id="guest")
+    d.qmp("blockdev-del", node_name="access")
+    d.qmp("blockdev-del", node_name="cbw")
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="cbw", file="disk", target="temp")
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="access", file="cbw")
+    d.qmp("block-export-add", type="nbd", id="guest", node_name="cbw", writable=True, name="guest")
+    d.qmp("block-export-add", type="nbd", id="snap", node_name="access", name="snapshot")
+    d.io("guest", "write -P 0xbb 0 4k")
+    d.io("snapshot", "read -P 0xaa 0 64k", "read -P 0x11 64k 960k", read_only=True)
+    query(d)
