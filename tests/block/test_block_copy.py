@@ -1,0 +1,297 @@
+import asyncio
+import errno
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.units import MIB
+from qmpfleece.base.workers import Workers
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import block_copy
+from qmpfleece.block.block_copy import BlockCopy, CopyError, cluster_size_for
+from qmpfleece.block.child import Child
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.perm import Perm, Role
+from tests.tools.fleecing import CLUSTER, pattern
+from tests.tools.gate import add_disk, settle
+
+
+class User:
+    """Holds the edges of an engine, as a job does."""
+
+    def describe(self):
+        return "a test"
+
+    def drained_begin(self):
+        pass
+
+    def drained_end(self):
+        pass
+
+    def busy_nodes(self):
+        return []
+
+
+class Bench:
+    """An engine between two gate disks."""
+
+    def __init__(self, data, options) -> None:
+        self.graph = Graph(Workers())
+        self.data = data
+        self.source = add_disk(self.graph, "source", data)
+        self.target = add_disk(self.graph, "target", bytes(len(data)))
+        user = User()
+        self.edges = [
+            Child("source", Role.DATA, user, self.source.node),
+            Child("target", Role.DATA, user, self.target.node),
+        ]
+        for edge in self.edges:
+            self.graph.attach(edge, Perm.CONSISTENT_READ | Perm.WRITE, Perm.ALL)
+        self.engine = BlockCopy(*self.edges, **options)
+        self.copied = []
+        self.engine.on_copied = self.copied.append
+        self.tasks = []
+
+    async def start(self, offset, length, workers=64, throttle=None):
+        copying = self.engine.copy(offset, length, workers=workers, throttle=throttle)
+        task = asyncio.create_task(copying)
+        self.tasks.append(task)
+        await settle()
+        return task
+
+    async def close(self):
+        for disk in (self.source, self.target):
+            disk.release()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.engine.close()
+        for edge in self.edges:
+            self.graph.detach(edge)
+        assert self.source.node.bitmaps == []
+        await self.graph.close()
+        self.graph.workers.close()
+
+
+@pytest.fixture
+async def bench():
+    made = []
+
+    def make(data, cluster_size=CLUSTER, bitmap=None):
+        made.append(Bench(data, {"cluster_size": cluster_size, "bitmap": bitmap}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+DATA = pattern(8 * MIB)
+
+
+async def test_copy_takes_all_dirty_clusters_in_chunks_of_a_mebibyte(bench):
+    b = bench(DATA)
+    await b.engine.copy(0, len(DATA))
+    assert b.target.data == DATA
+    assert b.target.seen("write") == [(n * MIB, MIB) for n in range(8)]
+    assert b.engine.remaining == 0
+    assert sum(b.copied) == len(DATA)
+
+
+async def test_clusters_larger_than_a_chunk_are_copied_one_by_one(bench):
+    b = bench(DATA, cluster_size=4 * MIB)
+    await b.engine.copy(0, 1)
+    assert b.target.seen("write") == [(0, 4 * MIB)]
+
+
+async def test_only_the_clusters_that_the_range_touches_are_copied(bench):
+    b = bench(DATA)
+    await b.engine.copy(CLUSTER - 1, 2)
+    assert b.target.seen("write") == [(0, 2 * CLUSTER)]
+    await b.engine.copy(0, 3 * CLUSTER)
+    assert b.target.seen("write")[1:] == [(2 * CLUSTER, CLUSTER)]
+
+
+async def test_runs_of_zeroes_are_not_read(bench):
+    data = pattern(CLUSTER) + bytes(3 * CLUSTER) + pattern(CLUSTER) + bytes(4096)
+    b = bench(data)
+    b.target.data[:] = b"?" * len(data)
+    await b.engine.copy(0, len(data))
+    assert b.target.data == data
+    assert b.source.seen("read") == [(0, CLUSTER), (4 * CLUSTER, CLUSTER)]
+    assert b.target.seen("zero") == [(CLUSTER, 3 * CLUSTER), (5 * CLUSTER, 4096)]
+    assert sum(b.copied) == 6 * CLUSTER
+
+
+async def test_cluster_that_is_zero_only_in_part_is_read(bench):
+    data = bytes(CLUSTER - 512) + pattern(512) + bytes(CLUSTER)
+    b = bench(data)
+    await b.engine.copy(0, len(data))
+    assert b.target.data == data
+    assert b.source.seen("read") == [(0, CLUSTER)]
+
+
+async def test_source_that_does_not_tell_its_status_is_read_cluster_by_cluster(bench):
+    b = bench(DATA[: 2 * CLUSTER])
+    b.source.errors["status"] = errno.EIO
+    await b.engine.copy(0, 2 * CLUSTER)
+    assert b.target.data == b.data
+    assert b.source.seen("read") == [(0, CLUSTER), (CLUSTER, CLUSTER)]
+
+
+async def test_several_requests_are_in_flight_but_no_more_than_allowed(bench):
+    b = bench(DATA)
+    b.target.stop("write")
+    task = await b.start(0, len(DATA), workers=3)
+    assert len(b.target.waiting) == 3
+    assert b.engine.remaining == len(DATA)
+    b.target.waiting[1].go()
+    await settle()
+    assert len(b.target.waiting) == 3
+    assert b.engine.remaining == len(DATA) - MIB
+    b.target.release()
+    await task
+    assert b.target.data == DATA
+
+
+async def test_buffers_of_all_copies_are_bounded(bench, monkeypatch):
+    monkeypatch.setattr(block_copy, "MAX_MEMORY", 2 * MIB)
+    b = bench(DATA)
+    b.source.stop("read")
+    task = await b.start(0, len(DATA))
+    assert len(b.source.waiting) == 2
+    b.source.waiting[0].go()
+    await settle()
+    assert len(b.source.waiting) == 2
+    b.source.release()
+    await task
+    assert b.target.data == DATA
+
+
+@pytest.mark.parametrize(("verb", "side", "is_read"), [("read", 0, True), ("write", 1, False)])
+async def test_failed_copy_makes_its_clusters_dirty_again(bench, verb, side, is_read):
+    b = bench(DATA[:CLUSTER])
+    (b.source, b.target)[side].errors[verb] = errno.EIO
+    with pytest.raises(CopyError) as failure:
+        await b.engine.copy(0, 1)
+    assert (failure.value.errno, failure.value.is_read) == (errno.EIO, is_read)
+    assert b.engine.bitmap.count == CLUSTER
+    assert not b.engine.in_flight
+
+
+async def test_failure_of_one_request_ends_the_copy_after_those_in_flight(bench):
+    b = bench(DATA)
+    b.target.stop("write")
+    task = await b.start(0, len(DATA), workers=4)
+    b.target.waiting[2].fail(errno.ENOSPC)
+    await settle()
+    assert not task.done()
+    b.target.release()
+    with pytest.raises(CopyError, match="No space left"):
+        await task
+    assert b.target.seen("write") == [(n * MIB, MIB) for n in range(4)]
+    assert [*b.engine.bitmap.bits.areas()] == [(2 * MIB, MIB), (4 * MIB, 4 * MIB)]
+
+
+async def test_waiting_copy_tries_again_what_another_one_could_not_copy(bench):
+    b = bench(DATA[:CLUSTER])
+    b.target.stop("write")
+    first, second = await b.start(0, 1), await b.start(0, 1)
+    assert len(b.target.waiting) == 1
+    b.target.waiting[0].fail(errno.EIO)
+    await settle()
+    assert first.exception().errno == errno.EIO
+    b.target.release()
+    await second
+    assert b.target.data == b.data
+
+
+@pytest.mark.parametrize("verb", ["status", "read", "write"])
+async def test_cancelled_copy_makes_everything_dirty_again(bench, verb):
+    b = bench(DATA)
+    (b.target if verb == "write" else b.source).stop(verb)
+    task = await b.start(0, len(DATA), workers=3)
+    task.cancel()
+    await settle()
+    assert task.cancelled()
+    assert not b.engine.in_flight
+    assert b.engine.bitmap.count == len(DATA)
+    assert not b.source.node.in_flight
+    assert not b.target.node.in_flight
+
+
+async def test_forgotten_clusters_are_not_copied_even_if_they_were_in_flight_and_failed(bench):
+    b = bench(DATA[: 2 * CLUSTER])
+    b.target.stop("write")
+    copy = await b.start(0, 1)
+    forget = asyncio.create_task(b.engine.forget(0, CLUSTER))
+    await settle()
+    assert not forget.done()
+    b.target.waiting[0].fail(errno.EIO)
+    await asyncio.gather(copy, forget, return_exceptions=True)
+    assert [*b.engine.bitmap.bits.areas()] == [(CLUSTER, CLUSTER)]
+
+
+async def test_what_the_top_layer_does_not_have_is_dropped_but_counts(bench):
+    b = bench(DATA[: 2 * CLUSTER])
+    b.engine.skip_unallocated = True
+    plain = b.source.block_status
+
+    async def second_half_only(offset, length, limit):
+        extents = await plain(offset, min(length, CLUSTER), limit)
+        return [e._replace(flags=0) if offset < CLUSTER else e for e in extents]
+
+    b.source.block_status = second_half_only
+    await b.engine.copy(0, 2 * CLUSTER)
+    assert b.target.seen("write") == [(CLUSTER, CLUSTER)]
+    assert b.copied == [CLUSTER, CLUSTER]
+
+
+class Budget:
+    """Lets some bytes pass and makes the rest wait for the test."""
+
+    def __init__(self) -> None:
+        self.left = MIB
+        self.more = asyncio.Event()
+
+    def delay_s(self):
+        return 0.0 if self.left > 0 else 1.0
+
+    def account(self, length):
+        self.left -= length
+
+    async def pause(self, seconds):
+        assert seconds == 1.0
+        await self.more.wait()
+        self.more.clear()
+        self.left = MIB
+
+
+async def test_throttled_copy_holds_no_clusters_while_it_pauses(bench):
+    b = bench(DATA)
+    budget = Budget()
+    task = await b.start(0, 2 * MIB, throttle=budget)
+    assert b.target.seen("write") == [(0, MIB)]
+    await b.engine.copy(MIB, 1)  # a guest's copy is not held up
+    assert b.target.seen("write") == [(0, MIB), (MIB, CLUSTER)]
+    budget.more.set()
+    await task
+    assert b.target.data[: 2 * MIB] == DATA[: 2 * MIB]
+
+
+async def test_given_bitmap_says_what_is_copied_at_first(bench):
+    wanted = DirtyBitmap(len(DATA), 512, "w")
+    wanted.mark(3 * MIB, 1)
+    b = bench(DATA, bitmap=wanted)
+    await b.engine.copy(0, len(DATA))
+    assert b.target.seen("write") == [(3 * MIB, CLUSTER)]
+    assert wanted.count == 512
+
+
+async def test_cluster_size_is_the_largest_of_what_is_asked_for(bench):
+    b = bench(DATA)
+    assert cluster_size_for(b.target.node) == CLUSTER
+    assert cluster_size_for(b.target.node, 4096) == CLUSTER
+    assert cluster_size_for(b.target.node, MIB) == MIB
+    b.target.clusters = 2 * MIB
+    assert cluster_size_for(b.target.node, MIB) == 2 * MIB
+    with pytest.raises(QmpError, match="power of 2"):
+        cluster_size_for(b.target.node, 3)
