@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.oracle.session import Session, StoppedError, UnsettledError
+from tests.oracle.monitor import StoppedError, UnsettledError
+from tests.oracle.session import Session
 from tests.oracle.transcript import Transcript
 
 #: A scenario drives a session; what it sees is compared, so it asserts nothing.

@@ -4,62 +4,36 @@ Each step is written to the transcript. The daemon starts with the first step th
 with a monitor on a unix socket, and is told to quit when the scenario ends.
 """
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.oracle.nbd import NbdClient
-from tests.oracle.transcript import Transcript
-
-_PATIENCE_S = 10.0
+from tests.oracle.monitor import PATIENCE_S, Monitor, StoppedError, UnsettledError
+from tests.oracle.workspace import Workspace
 
 
-class UnsettledError(Exception):
-    """QEMU's monitor opened twice, a race at its start: the run says nothing.
-
-    Its set-up in the I/O thread and the main thread's accept() each announce the client; the
-    second time greets again and forgets what has been said.
-    """
-
-
-class StoppedError(Exception):
-    """The scenario cannot go on: no answer, or the daemon is gone."""
-
-
-class Session:
-    """A daemon, its monitor and its files.
+class Session(Workspace):
+    """A daemon and its monitor, in a workspace.
 
     Args:
         program: Path of the daemon's executable.
     """
 
     def __init__(self, program: str) -> None:
+        super().__init__()
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
+        #: A daemon in the background, which is no child of ours.
+        self._adopted: int | None = None
         self._monitor: Monitor | None = None
-        self._others: list[subprocess.Popen[bytes]] = []
-        self._memory: int | None = None
         self._started = False
         #: Names of the events since the last command was sent.
         self._events: list[str] = []
-        self._clients: list[NbdClient | socket.socket] = []
-        # The name's length is always the same: some texts depend on it.
-        self.dir = Path(tempfile.mkdtemp(prefix="oracle-"))
-        self.transcript = Transcript({str(self.dir): "TMP"})
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,
@@ -67,64 +41,14 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for client in self._clients:
-            client.close()
         if self._monitor is not None:
             self._monitor.close()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        for other in self._others:
-            other.kill()
-            other.wait()
-        if self._memory is not None:
-            os.close(self._memory)
-        shutil.rmtree(self.dir)
-
-    # -- files ------------------------------------------------------------------------------
-
-    def path(self, name: str) -> str:
-        """Return the path of a file in the scenario's directory."""
-        return str(self.dir / name)
-
-    def file(self, name: str, size: int = 1 << 20, *fills: tuple[int, int, int]) -> str:
-        """Make a sparse file and fill (byte, offset, length) ranges; return its path."""
-        with (self.dir / name).open("wb") as file:
-            file.truncate(size)
-            for byte, offset, length in fills:
-                file.seek(offset)
-                file.write(bytes([byte]) * length)
-            file.flush()
-            # Allocation is reported by query-named-block-nodes and block status.
-            os.fsync(file.fileno())
-        return self.path(name)
-
-    def memory_file(self, size: int) -> str:
-        """Make a file in memory whose writes ``seal`` lets fail; return its path."""
-        self._memory = os.memfd_create("oracle", os.MFD_ALLOW_SEALING)
-        os.truncate(self._memory, size)
-        path = f"/proc/{os.getpid()}/fd/{self._memory}"
-        self.transcript.masks[path] = "MEMORY"
-        return path
-
-    def seal(self) -> None:
-        """From now on every write to the memory file fails with EPERM."""
-        assert self._memory is not None
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-
-    def content(self, name: str) -> None:
-        """Write down a file's size and content, as runs of equal bytes."""
-        data = (self.dir / name).read_bytes()
-        runs: list[tuple[int, int]] = []
-        for at in range(0, len(data), 512):
-            block = data[at : at + 512]
-            if block.count(block[0]) != len(block):
-                for byte in block:
-                    _add_run(runs, byte, 1)
-            else:
-                _add_run(runs, block[0], len(block))
-        text = " ".join(f"{byte:02x}*{length}" for byte, length in runs)
-        self.transcript.add(f"# {name}: {len(data)} bytes: {text}")
+        if self._adopted is not None:
+            os.kill(self._adopted, signal.SIGKILL)
+        super().__exit__(kind, error, traceback)
 
     # -- the daemon -------------------------------------------------------------------------
 
@@ -152,7 +76,7 @@ class Session:
 
     def _wait_for(self, path: str) -> bool:
         """Wait until something listens; return False when the daemon ended instead."""
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         assert self._process is not None
         while time.monotonic() < deadline:
             # Only looked at: connecting would make a client of its own.
@@ -164,6 +88,40 @@ class Session:
             time.sleep(0.002)
         raise StoppedError("a file that shows the start did not appear")
 
+    def run_with_input(self, data: bytes, *args: str) -> None:
+        """Run the daemon to its end, feeding its standard input; write down all output."""
+        self.transcript.add(" ".join(["$ PROGRAM", *args]))
+        self.transcript.masks[f"{os.path.basename(self._program)}:"] = "PROGRAM:"
+        try:
+            done = subprocess.run(
+                [self._program, *args],
+                cwd=self.dir,
+                input=data,
+                capture_output=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StoppedError("the daemon did not end") from None
+        for name, output in (("stdout", done.stdout), ("stderr", done.stderr)):
+            for line in output.decode().splitlines():
+                self.transcript.add(f"{name}: {line}")
+        self.transcript.add(f"# exit status {done.returncode}")
+
+    def attach(self, socket_path: str, *args: str) -> None:
+        """Start the daemon with a monitor of the scenario's own making; connect to it."""
+        self.start(*args, monitor=False)
+        if self._wait_for(socket_path):
+            self._monitor = Monitor(socket_path)
+            self._receive("")
+
+    def reconnect(self) -> None:
+        """Hang up the monitor and connect again."""
+        assert self._monitor is not None
+        self._monitor.close()
+        self._monitor = Monitor(self.path("qmp.sock"))
+        self._receive("")
+
     def wait_for_file(self, name: str) -> None:
         """Wait until the daemon has made a file: its socket, its pidfile."""
         self._wait_for(self.path(name))
@@ -171,7 +129,7 @@ class Session:
     def pidfile(self, name: str) -> None:
         """Write down whether a pidfile names the daemon."""
         assert self._process is not None
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         text = ""
         while not text.endswith("\n") and time.monotonic() < deadline:
             text = (self.dir / name).read_text()
@@ -195,7 +153,7 @@ class Session:
         """Wait for the daemon's end; write down its exit status and what it printed."""
         assert self._process is not None
         try:
-            status = self._process.wait(_PATIENCE_S)
+            status = self._process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise StoppedError("the daemon did not end") from None
         self._process = None
@@ -212,6 +170,10 @@ class Session:
 
     def finish(self) -> None:
         """Tell the daemon to quit, if it still runs, and write down its end."""
+        if self._adopted is not None and self._monitor is not None:
+            self._monitor.send(b'{"execute": "quit"}')
+            self._drain_monitor("quit")
+            self._adopted = None
         if self._process is None:
             return
         if self._monitor is None or not self._monitor.negotiated:
@@ -301,6 +263,48 @@ class Session:
             self.transcript.add(f"-> {command}\n<- {monitor.receive_value()}")
         monitor.close()
 
+    def nbd_server(self, **more: Any) -> None:
+        """Start the NBD server on the scenario's unix socket."""
+        address = {"type": "unix", "data": {"path": self.path("nbd.sock")}}
+        self.qmp("nbd-server-start", addr=address, **more)
+
+    def half(self, data: str) -> None:
+        """Send the beginning of a command."""
+        assert self._monitor is not None
+        self._monitor.send(data.encode())
+        self.transcript.add(f"-> {data}")
+
+    def tcp_client(self, port: int, *commands: str) -> None:
+        """Execute commands as a client of a monitor on a TCP port."""
+        monitor = Monitor(("127.0.0.1", port))
+        self.transcript.add(f"<- {monitor.receive()}")
+        for command in commands:
+            monitor.send(command.encode())
+            self.transcript.add(f"-> {command}\n<- {monitor.receive()}")
+        monitor.close()
+
+    def dialled(self, *args: str) -> None:
+        """Start the daemon with a chardev ``c`` that connects to us."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.settimeout(PATIENCE_S)
+            listener.bind(self.path("listener.sock"))
+            listener.listen()
+            path = self.path("listener.sock")
+            self.start("--chardev", f"socket,id=c,path={path}", *args, monitor=False)
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                raise StoppedError("the daemon did not connect") from None
+        self._monitor = Monitor(connection)
+        self._receive("")
+
+    def adopt(self, pidfile: str) -> None:
+        """Take a daemon that went to the background as the scenario's own."""
+        self._started = True
+        self._adopted = int((self.dir / pidfile).read_text())
+        self._monitor = Monitor(self.path("qmp.sock"))
+        self._receive("")
+
     def closed_by_daemon(self) -> None:
         """Expect the monitor's connection to be closed."""
         self._drain_monitor("")
@@ -344,156 +348,3 @@ class Session:
             shown = f"-> {command}\n<- {line}" if command and not is_event else f"<- {line}"
             self.transcript.add(shown, command="" if is_event else command, is_event=is_event)
         monitor.close()
-
-    # -- NBD and tools ----------------------------------------------------------------------
-
-    def nbd_server(self, **more: Any) -> None:
-        """Start the NBD server on the scenario's unix socket."""
-        address = {"type": "unix", "data": {"path": self.path("nbd.sock")}}
-        self.qmp("nbd-server-start", addr=address, **more)
-
-    def uri(self, export: str) -> str:
-        """Return an export's URI."""
-        return f"nbd+unix:///{export}?socket={self.path('nbd.sock')}"
-
-    def nbd(self, export: str | None) -> NbdClient:
-        """Connect an NBD client that stays; with an export's name, ready for requests."""
-        client = NbdClient(self.path("nbd.sock"), self.transcript)
-        self._clients.append(client)
-        if export is not None:
-            client.go(export)
-        return client
-
-    def hold_port(self) -> int:
-        """Occupy a free TCP port of 127.0.0.1; it reads PORT in the transcript."""
-        holder = socket.socket()
-        self._clients.append(holder)
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port: int = holder.getsockname()[1]
-        self.transcript.masks[str(port)] = "PORT"
-        return port
-
-    def free_port(self) -> int:
-        """Return a TCP port that is free now; it reads PORT in the transcript."""
-        port = self.hold_port()
-        self._clients.pop().close()
-        return port
-
-    def tool(self, *command: str) -> str:
-        """Run a program beside the daemon; write down its output and exit status."""
-        done = subprocess.run(
-            command,
-            cwd=self.dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_PATIENCE_S * 2,
-            check=False,
-        )
-        text = done.stdout.decode(errors="replace")
-        self.transcript.add("$ " + " ".join(command))
-        for line in text.splitlines():
-            self.transcript.add(f"  {line}")
-        if done.returncode != 0:
-            self.transcript.add(f"  exit status {done.returncode}")
-        return text
-
-    def hold_image(self, path: str) -> None:
-        """Let another process use an image that it wants nobody else to write to."""
-        ready = self.path("holder.pid")
-        command = [
-            "qemu-storage-daemon",
-            *("--blockdev", f"file,node-name=disk,filename={path}"),
-            *("--blockdev", "null-co,node-name=temp,size=1048576,read-zeroes=on"),
-            *("--blockdev", "copy-before-write,node-name=cbw,file=disk,target=temp"),
-            *("--nbd-server", f"addr.type=unix,addr.path={self.path('holder.sock')}"),
-            *("--export", "nbd,id=e,node-name=cbw,writable=on"),
-            *("--pidfile", ready),
-        ]
-        holder = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        self._others.append(holder)
-        deadline = time.monotonic() + _PATIENCE_S
-        while not os.path.exists(ready) and time.monotonic() < deadline:
-            time.sleep(0.002)
-
-    def io(self, export: str, *commands: str, read_only: bool = False) -> None:
-        """Run qemu-io's commands on an export."""
-        flags = ["-r"] if read_only else []
-        words = [word for command in commands for word in ("-c", command)]
-        self.tool("qemu-io", *flags, "-f", "raw", "-d", "unmap", *words, self.uri(export))
-
-    def map(self, export: str) -> None:
-        """Write down an export's block status as qemu-img sees it."""
-        self.tool("qemu-img", "map", "--output=json", "-f", "raw", self.uri(export))
-
-    def nbdinfo(self, export: str, *options: str) -> None:
-        """Run nbdinfo on an export."""
-        self.tool("nbdinfo", *options, self.uri(export))
-
-
-class Monitor:
-    """A QMP client that passes lines through as they are."""
-
-    def __init__(self, path: str) -> None:
-        self.negotiated = False
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_PATIENCE_S)
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                self._socket.connect(path)
-                break
-            except ConnectionRefusedError:
-                if time.monotonic() > deadline:
-                    raise StoppedError("nobody listens on the monitor's socket") from None
-        self._buffer = b""
-
-    def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(data)
-
-    def receive(self, *, end_is_error: bool = True) -> str:
-        """Return the next line without its CR LF; empty at the end of the connection."""
-        while b"\n" not in self._buffer:
-            try:
-                data = self._socket.recv(1 << 16)
-            except TimeoutError:
-                raise StoppedError(f"no answer within {_PATIENCE_S:.0f} s") from None
-            except OSError as error:
-                # QEMU leaves bytes behind "quit" unread, which resets the connection.
-                if error.errno != errno.ECONNRESET:
-                    raise
-                data = b""
-            if not data:
-                if end_is_error or self._buffer:
-                    raise StoppedError(f"the connection ended; left over: {self._buffer!r}")
-                return ""
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        if not line.endswith(b"\r"):
-            return line.decode() + " (no CR)"
-        return line[:-1].decode()
-
-    def receive_value(self) -> str:
-        """Return the next lines that make up one JSON value."""
-        text = ""
-        while True:
-            text += self.receive() + "\n"
-            try:
-                json.loads(text)
-            except ValueError:
-                continue
-            return text.rstrip("\n")
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-
-def _add_run(runs: list[tuple[int, int]], byte: int, length: int) -> None:
-    if runs and runs[-1][0] == byte:
-        runs[-1] = (byte, runs[-1][1] + length)
-    else:
-        runs.append((byte, length))

@@ -25,6 +25,7 @@ _MASKS = (
     ),
     # getopt's own messages give the program as it was called.
     (re.compile(r"^stderr: /\S*/PROGRAM:", re.MULTILINE), "stderr: PROGRAM:"),
+    (re.compile(r"^stdout: \S+ version \d.*$", re.MULTILINE), "stdout: PROGRAM version VERSION"),
     (re.compile(r"[\d:.]+( sec)? \([^)]* ops/sec\)"), "TIME"),
 )
 

@@ -32,7 +32,7 @@ def option_errors(d: Session) -> None:
 
 
 @scenario
-def blockdev_option_errors(d: Session) -> None:
+def blockdev_option_drivers(d: Session) -> None:
     all_fail(
         d,
         "--blockdev",
@@ -43,16 +43,34 @@ def blockdev_option_errors(d: Session) -> None:
         "null-co",
         "null-co,node-name=1",
         "null-co,zzz=1,node-name=a",
+        "driver=file,node-name=a,filename=/nonexistent/x",
+        "driver=file,node-name=a",
+    )
+
+
+@scenario
+def blockdev_option_values(d: Session) -> None:
+    all_fail(
+        d,
+        "--blockdev",
         "driver=null-co,node-name=a,size=x",
         "driver=null-co,node-name=a,size=1.5",
         "driver=null-co,node-name=a,size=1Z",
         "driver=null-co,node-name=a,size=",
-        "driver=null-co,node-name=a,read-zeroes=1",
         "driver=null-co,node-name=a,size=1M",
+        "driver=null-co,node-name=a,read-zeroes=1",
         "driver=null-co,node-name=a,read-zeroes=",
         "driver=null-co,node-name=a,latency-ns=1.5",
         "driver=null-co,node-name=a,latency-ns=zzz",
         "driver=null-co,node-name=a,discard=zzz",
+    )
+
+
+@scenario
+def blockdev_option_keys(d: Session) -> None:
+    all_fail(
+        d,
+        "--blockdev",
         "driver=null-co,node-name=a,cache=on",
         "driver=null-co,node-name=a,cache.zzz=on",
         "driver=null-co,node-name=a,cache.direct=1",
@@ -63,13 +81,22 @@ def blockdev_option_errors(d: Session) -> None:
         "driver=null-co,size=1,size.x=2",
         "driver=null-co,a b=x",
         "driver=null-co,,node-name=a",
+    )
+
+
+@scenario
+def blockdev_option_nested(d: Session) -> None:
+    all_fail(
+        d,
+        "--blockdev",
         "driver=raw,node-name=a",
         "driver=raw,node-name=a,file=none",
         "driver=raw,node-name=a,file.driver=zzz",
         "driver=raw,node-name=a,file.driver=null-co,file.zzz=1",
         "driver=raw,node-name=a,file=x,file.driver=null-co",
-        "driver=file,node-name=a,filename=/nonexistent/x",
-        "driver=file,node-name=a",
+        "driver=raw,node-name=a,file.0=x",
+        "driver=raw,node-name=a,file.0.driver=null-co",
+        "driver=copy-before-write,node-name=a,file.driver=null-co",
     )
 
 
@@ -316,3 +343,80 @@ def pretty_monitor(d: Session) -> None:
         '{"execute": "query-jobs", "id": [{"a": [1, []]}, {}, "x"]}',
         '{"execute": "query-named-block-nodes"}',
     )
+
+
+@scenario
+def stdio_monitor(d: Session) -> None:
+    d.run_with_input(
+        b'{"execute": "qmp_capabilities"}\n{"execute": "query-jobs"}\n{"execute": "quit"}\n',
+        "--chardev",
+        "stdio,id=s",
+        "--monitor",
+        "s",
+    )
+
+
+@scenario
+def tcp_monitor(d: Session) -> None:
+    port = d.free_port()
+    chardev = f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off"
+    d.start("--chardev", chardev, "--monitor", "chardev=t,mode=control")
+    d.qmp("query-block-exports")
+    d.tcp_client(port, '{"execute": "qmp_capabilities"}', '{"execute": "query-jobs"}')
+
+
+@scenario
+def monitor_client_comes_again(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="a")
+    d.reconnect()
+    d.raw('{"execute": "query-jobs"}')
+    d.raw('{"execute": "qmp_capabilities"}')
+    d.qmp("blockdev-del", node_name="a")
+
+
+@scenario
+def monitor_client_leaves_in_the_middle(d: Session) -> None:
+    d.qmp("query-jobs")
+    d.half('{"execute": "query-jobs", "id": {"a')
+    d.reconnect()
+    d.qmp("query-jobs")
+
+
+@scenario
+def monitor_that_daemon_connects(d: Session) -> None:
+    """A chardev without ``server`` connects to a listener."""
+    d.dialled("--monitor", "chardev=c")
+    d.qmp("query-jobs")
+
+
+@scenario
+def daemonized(d: Session) -> None:
+    path = d.path("qmp.sock")
+    d.run_with_input(
+        b"",
+        "--daemonize",
+        *("--pidfile", d.path("pid")),
+        *("--chardev", f"socket,id=m,path={path},server=on,wait=off"),
+        *("--monitor", "chardev=m"),
+    )
+    d.adopt("pid")
+    d.qmp("query-jobs")
+
+
+@scenario
+def daemonized_with_error(d: Session) -> None:
+    d.run_with_input(b"", "--daemonize", "--blockdev", "driver=zzz")
+    d.run_with_input(b"", "--daemonize", "--monitor", "chardev=none")
+
+
+@scenario
+def two_options_in_one_argument_list(d: Session) -> None:
+    """Long options may be shortened, and take their value after ``=``."""
+    d.start(f"--blockdev={NULL}n", "--block", NULL + "m", "--nbd=addr.type=unix,addr.path=x")
+    d.qmp("query-named-block-nodes", flat=True)
+
+
+@scenario
+def version_option(d: Session) -> None:
+    d.run_with_input(b"", "-V")
+    d.run_with_input(b"", "--version", "--zzz")
