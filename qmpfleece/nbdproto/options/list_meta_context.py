@@ -1,0 +1,57 @@
+"""NBD_OPT_LIST_META_CONTEXT: what can block status report?"""
+
+from collections.abc import Callable
+
+from qmpfleece.nbdproto import codec, const
+from qmpfleece.nbdproto.option import ExportInfo, Reader, Session, option
+
+Contexts = tuple[tuple[int, str], ...]
+
+
+def select(
+    session: Session,
+    data: bytes,
+    name: str,
+    matches: Callable[[str, set[str]], bool],
+) -> tuple[ExportInfo, Contexts, bool] | None:
+    """Do what LIST and SET have in common.
+
+    Args:
+        session: The handshake.
+        data: The option's data.
+        name: The option's name for messages.
+        matches: Tells whether a context's name is asked for by the queries.
+
+    Returns:
+        The export, its matching contexts in listing order, and whether there was any query;
+        or None when the option has been refused.
+    """
+    reader = Reader(data, name)
+    export_name = reader.export_name()
+    export = session.directory.find_export(export_name)
+    if export is None:
+        session.refuse_unknown_export(export_name)
+        return None
+    queries = [reader.query() for _ in range(reader.number(codec.U32))]
+    reader.end()
+    asked = set(queries)
+    return export, tuple(c for c in export.contexts if matches(c[1], asked)), bool(queries)
+
+
+def _listed(context: str, asked: set[str]) -> bool:
+    """A query lists a context by its name, or by a leading part that ends in a colon."""
+    parts = context.split(":")
+    prefixes = {":".join(parts[:n]) + ":" for n in range(1, len(parts))}
+    return context in asked or not asked.isdisjoint(prefixes)
+
+
+@option(const.OPT_LIST_META_CONTEXT, "list meta context")
+def list_meta_context(session: Session, data: bytes) -> None:
+    """List the contexts asked for, all when nothing is asked. Ids mean nothing here: 0."""
+    selected = select(session, data, "list meta context", _listed)
+    if selected is None:
+        return
+    export, contexts, any_query = selected
+    for _, name in contexts if any_query else export.contexts:
+        session.reply(const.REP_META_CONTEXT, codec.U32.pack(0) + codec.encode(name))
+    session.reply(const.REP_ACK)
