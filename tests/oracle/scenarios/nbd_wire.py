@@ -13,7 +13,8 @@ FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
 
 
 def name_of(text: str) -> bytes:
-    return struct.pack(">I", len(text)) + text.encode()
+    data = text.encode()
+    return struct.pack(">I", len(data)) + data
 
 
 def info(name: str, *requests: int) -> bytes:
