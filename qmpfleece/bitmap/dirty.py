@@ -11,6 +11,7 @@ The successor is an unnamed bitmap of the same node: its creator puts it into th
 (in front, as QEMU does) and takes out what ``abdicate`` or ``reclaim`` leaves over.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -187,3 +188,15 @@ class DirtyBitmap:
         self.enabled = child.enabled
         self.busy = False
         return child
+
+
+def find_bitmap(bitmaps: Iterable[DirtyBitmap], name: str) -> DirtyBitmap:
+    """Return the bitmap of that name.
+
+    Raises:
+        QmpError: There is none.
+    """
+    for bitmap in bitmaps:
+        if bitmap.name == name:
+            return bitmap
+    raise QmpError(f"Dirty bitmap '{name}' not found")

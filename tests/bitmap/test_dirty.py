@@ -2,7 +2,7 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import MIB
-from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 
 GRANULARITY = 65536
 
@@ -105,3 +105,10 @@ def test_successor_of_a_disabled_bitmap_does_not_record_either(bitmap):
     assert not bitmap.recording
     bitmap.reclaim()
     assert not bitmap.enabled
+
+
+def test_bitmap_is_found_by_its_name_never_an_unnamed_one(bitmap):
+    unnamed = DirtyBitmap(MIB, GRANULARITY)
+    assert find_bitmap([unnamed, bitmap], "b") is bitmap
+    with pytest.raises(QmpError, match=r"^Dirty bitmap '' not found$"):
+        find_bitmap([unnamed], "")

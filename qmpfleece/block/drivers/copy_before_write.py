@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 from qmpfleece.base import eager
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import align_down, align_up
-from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.block_copy import BlockCopy, CopyError, cluster_size_for, reaches
 from qmpfleece.block.child import Child
@@ -357,7 +357,4 @@ def _find_bitmap(opener: Opener, reference: BlockDirtyBitmap) -> DirtyBitmap:
         node = opener.find(reference.node)
     except QmpError as error:
         raise QmpError(f"Node '{reference.node}' not found") from error
-    for bitmap in node.bitmaps:
-        if bitmap.name == reference.name:
-            return bitmap
-    raise QmpError(f"Dirty bitmap '{reference.name}' not found")
+    return find_bitmap(node.bitmaps, reference.name)

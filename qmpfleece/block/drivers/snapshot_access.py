@@ -32,6 +32,7 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
     """Reads and discards a snapshot."""
 
     _file: Child
+    _driver: object = None
     _known: SnapshotSource | None = None
 
     async def open(self, opener: Opener) -> None:
@@ -46,7 +47,8 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
     def _source(self) -> SnapshotSource | None:
         """Return the child's driver if it has a snapshot; the child may be replaced."""
         driver = self._file.node.driver
-        if driver is not self._known:
+        if driver is not self._driver:
+            self._driver = driver
             self._known = driver if isinstance(driver, SnapshotSource) else None
         return self._known
 
