@@ -19,15 +19,19 @@ T = TypeVar("T")
 class _Suspended(Coroutine[Any, Any, T], Generic[T]):
     """A coroutine that has already run to its first suspension, as a coroutine."""
 
-    __slots__ = ("_coro", "_first")
+    __slots__ = ("_cancelled", "_coro", "_first")
 
     def __init__(self, coro: Coroutine[Any, Any, T], first: Any) -> None:
         self._coro = coro
         self._first: list[Any] = [first]
+        self._cancelled: BaseException | None = None
 
     def send(self, value: Any) -> Any:
         if self._first:
             return self._first.pop()
+        if self._cancelled is not None:
+            error, self._cancelled = self._cancelled, None
+            return self._coro.throw(error)
         return self._coro.send(value)
 
     def throw(
@@ -36,10 +40,15 @@ class _Suspended(Coroutine[Any, Any, T], Generic[T]):
         val: BaseException | object = None,
         tb: TracebackType | None = None,
     ) -> Any:
-        self._first.clear()
-        if val is None and tb is None:
-            return self._coro.throw(typ)
-        return self._coro.throw(typ, val, tb)
+        error = val if isinstance(val, BaseException) else typ
+        if self._first:
+            # The task was cancelled before it began. It does not know yet what the coroutine
+            # waits for, so what a task does with that is done here.
+            first = self._first.pop()
+            if first is not None and not first.cancel():
+                self._cancelled = error
+                return first
+        return self._coro.throw(error)
 
     def close(self) -> None:
         self._coro.close()

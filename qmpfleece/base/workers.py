@@ -9,37 +9,49 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Operation(Generic[T]):
-    """One system call on its way through a thread."""
+class _Operation(asyncio.Future[T]):
+    """One system call on its way through a thread, and the future of its result.
 
-    __slots__ = ("args", "call", "error", "future", "result")
+    It can't be cancelled: a thread works on the request's memory and file, and who cancels
+    the request must not take them away. A cancelled task carries on to the end of the call.
+    """
 
-    def __init__(self, future: "asyncio.Future[T]", call: Callable[..., T], args: Any) -> None:
-        self.future = future
+    __slots__ = ("args", "call", "error", "value")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, call: Callable[..., T], args: tuple[Any, ...]
+    ) -> None:
+        super().__init__(loop=loop)
         self.call = call
         self.args = args
-        self.result: Any = None
+        self.value: Any = None
         self.error: BaseException | None = None
 
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refuse: asyncio cancels the waiting task when the call has ended."""
+        return False
+
     def run(self) -> None:
+        """Make the call; on a thread."""
         try:
-            self.result = self.call(*self.args)
+            self.value = self.call(*self.args)
         except BaseException as error:  # noqa: BLE001 - carried over to the awaiting request
             self.error = error
 
     def finish(self) -> None:
-        if self.future.done():  # its waiter was cancelled; the call itself has ended
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
+        """Tell the waiter; on the loop."""
+        self.args = ()
+        if self.error is None:
+            self.set_result(self.value)
         else:
-            self.future.set_result(self.result)
+            self.set_exception(self.error)
+            self.error = None
 
 
 _Batch = list[_Operation[Any]]
@@ -104,7 +116,7 @@ class WorkerQueue:
     exceeds the limit is collected until a thread is free.
     """
 
-    __slots__ = ("_free", "_loop", "_serial", "_spread", "_workers")
+    __slots__ = ("_free", "_loop", "_serial", "_serial_is_next", "_spread", "_workers")
 
     def __init__(self, workers: Workers, limit: int) -> None:
         self._workers = workers
@@ -112,14 +124,15 @@ class WorkerQueue:
         self._loop = asyncio.get_running_loop()
         self._serial: _Batch = []
         self._spread: _Batch = []
+        self._serial_is_next = True
 
     def submit(
         self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> "asyncio.Future[T]":
         """Run ``call(*args)`` on a thread, apart from the others of this turn.
 
-        Cancelling the future does not stop the call: who owns the memory that the call
-        touches must await it.
+        The future can't be cancelled. A task that is cancelled while it awaits the future
+        ends when the call has ended, so nothing that the call uses is given up before.
         """
         assert not kwargs
         return self._add(self._spread, call, args)
@@ -135,19 +148,37 @@ class WorkerQueue:
         """Bring ``batch`` back to the loop; called on a worker thread."""
         self._loop.call_soon_threadsafe(self._finish, batch)
 
-    def _add(self, batch: _Batch, call: Callable[..., T], args: Any) -> "asyncio.Future[T]":
+    def _add(
+        self, batch: _Batch, call: Callable[..., T], args: tuple[Any, ...]
+    ) -> "asyncio.Future[T]":
         if not self._serial and not self._spread:
             self._loop.call_soon(self._hand_over)
-        future: asyncio.Future[T] = self._loop.create_future()
-        batch.append(_Operation(future, call, args))
-        return future
+        operation = _Operation(self._loop, call, args)
+        batch.append(operation)
+        return operation
 
     def _hand_over(self) -> None:
-        if self._serial and self._free:
+        # Where not all can go, the two kinds take turns: neither starves the other.
+        for _ in range(2):
+            if self._serial_is_next:
+                self._hand_over_serial()
+            else:
+                self._hand_over_spread()
+
+    def _hand_over_serial(self) -> None:
+        if not self._free:
+            return
+        self._serial_is_next = False
+        if self._serial:
             batch, self._serial = self._serial, []
             self._free -= 1
             self._workers.hand_over(self, batch)
-        if self._spread and self._free:
+
+    def _hand_over_spread(self) -> None:
+        if not self._free:
+            return
+        self._serial_is_next = True
+        if self._spread:
             batch, self._spread = self._spread, []
             lanes = min(len(batch), self._free)
             self._free -= lanes
