@@ -31,6 +31,7 @@ class Session(Workspace):
         #: A daemon in the background, which is no child of ours.
         self._adopted: int | None = None
         self._monitor: Monitor | None = None
+        self._watcher: Monitor | None = None
         self._started = False
         #: Names of the events since the last command was sent.
         self._events: list[str] = []
@@ -41,8 +42,9 @@ class Session(Workspace):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._monitor is not None:
-            self._monitor.close()
+        for monitor in (self._monitor, self._watcher):
+            if monitor is not None:
+                monitor.close()
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -107,13 +109,6 @@ class Session(Workspace):
             for line in output.decode().splitlines():
                 self.transcript.add(f"{name}: {line}")
         self.transcript.add(f"# exit status {done.returncode}")
-
-    def attach(self, socket_path: str, *args: str) -> None:
-        """Start the daemon with a monitor of the scenario's own making; connect to it."""
-        self.start(*args, monitor=False)
-        if self._wait_for(socket_path):
-            self._monitor = Monitor(socket_path)
-            self._receive("")
 
     def reconnect(self) -> None:
         """Hang up the monitor and connect again."""
@@ -253,8 +248,9 @@ class Session(Workspace):
         """Execute commands on a monitor of its own that answers on many lines."""
         path = self.path("pretty.sock")
         chardev = f"socket,id=p,path={path},server=on,wait=off"
-        self.start("--chardev", chardev, "--monitor", "chardev=p,pretty=on", monitor=False)
-        if not self._wait_for(path):
+        ready = ("--pidfile", self.path("started.pid"))
+        self.start("--chardev", chardev, "--monitor", "chardev=p,pretty=on", *ready, monitor=False)
+        if not self._wait_for(ready[1]):
             return
         monitor = Monitor(path)
         self.transcript.add(f"<- {monitor.receive_value()}")
@@ -282,6 +278,21 @@ class Session(Workspace):
             monitor.send(command.encode())
             self.transcript.add(f"-> {command}\n<- {monitor.receive()}")
         monitor.close()
+
+    def watch(self, name: str) -> None:
+        """Connect to a second monitor, on the scenario's socket ``name``."""
+        self._watcher = Monitor(self.path(name))
+        self.transcript.add(f"watcher <- {self._watcher.receive()}")
+
+    def watcher_sends(self, command: str) -> None:
+        """Execute a command on the second monitor; write down what came there until then."""
+        assert self._watcher is not None
+        self._watcher.send(command.encode())
+        self.transcript.add(f"watcher -> {command}")
+        line = '"event": '
+        while '"event": ' in line:
+            line = self._watcher.receive()
+            self.transcript.add(f"watcher <- {line}")
 
     def dialled(self, *args: str) -> None:
         """Start the daemon with a chardev ``c`` that connects to us."""

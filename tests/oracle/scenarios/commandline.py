@@ -335,61 +335,6 @@ def interrupted(d: Session) -> None:
 
 
 @scenario
-def pretty_monitor(d: Session) -> None:
-    d.pretty(
-        '{"execute": "qmp_capabilities"}',
-        '{"execute": "query-block-exports"}',
-        '{"execute": "zzz", "id": {}}',
-        '{"execute": "query-jobs", "id": [{"a": [1, []]}, {}, "x"]}',
-        '{"execute": "query-named-block-nodes"}',
-    )
-
-
-@scenario
-def stdio_monitor(d: Session) -> None:
-    d.run_with_input(
-        b'{"execute": "qmp_capabilities"}\n{"execute": "query-jobs"}\n{"execute": "quit"}\n',
-        "--chardev",
-        "stdio,id=s",
-        "--monitor",
-        "s",
-    )
-
-
-@scenario
-def tcp_monitor(d: Session) -> None:
-    port = d.free_port()
-    chardev = f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off"
-    d.start("--chardev", chardev, "--monitor", "chardev=t,mode=control")
-    d.qmp("query-block-exports")
-    d.tcp_client(port, '{"execute": "qmp_capabilities"}', '{"execute": "query-jobs"}')
-
-
-@scenario
-def monitor_client_comes_again(d: Session) -> None:
-    d.qmp("blockdev-add", driver="null-co", node_name="a")
-    d.reconnect()
-    d.raw('{"execute": "query-jobs"}')
-    d.raw('{"execute": "qmp_capabilities"}')
-    d.qmp("blockdev-del", node_name="a")
-
-
-@scenario
-def monitor_client_leaves_in_the_middle(d: Session) -> None:
-    d.qmp("query-jobs")
-    d.half('{"execute": "query-jobs", "id": {"a')
-    d.reconnect()
-    d.qmp("query-jobs")
-
-
-@scenario
-def monitor_that_daemon_connects(d: Session) -> None:
-    """A chardev without ``server`` connects to a listener."""
-    d.dialled("--monitor", "chardev=c")
-    d.qmp("query-jobs")
-
-
-@scenario
 def daemonized(d: Session) -> None:
     path = d.path("qmp.sock")
     d.run_with_input(

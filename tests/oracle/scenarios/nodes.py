@@ -343,10 +343,3 @@ def image_information(d: Session) -> None:
     mid = {"driver": "raw", "node-name": "mid", "file": child, "offset": 4096, "size": 8192}
     d.qmp("blockdev-add", driver="raw", node_name="top", file=mid)
     query(d)
-
-
-@scenario
-def write_threshold_and_x_commands(d: Session) -> None:
-    d.qmp("blockdev-add", **null("n"))
-    d.qmp("block-set-write-threshold", node_name="n", write_threshold=4096)
-    d.qmp("query-named-block-nodes")

@@ -1,0 +1,98 @@
+"""Monitors: their transports, clients that come and go, events to all of them."""
+
+from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.nodes import null
+from tests.oracle.session import Session
+
+
+@scenario
+def pretty_monitor(d: Session) -> None:
+    d.pretty(
+        '{"execute": "qmp_capabilities"}',
+        '{"execute": "query-block-exports"}',
+        '{"execute": "zzz", "id": {}}',
+        '{"execute": "query-jobs", "id": [{"a": [1, []]}, {}, "x"]}',
+        '{"execute": "query-named-block-nodes"}',
+    )
+
+
+@scenario
+def stdio_monitor(d: Session) -> None:
+    d.run_with_input(
+        b'{"execute": "qmp_capabilities"}\n{"execute": "query-jobs"}\n{"execute": "quit"}\n',
+        "--chardev",
+        "stdio,id=s",
+        "--monitor",
+        "s",
+    )
+
+
+@scenario
+def tcp_monitor(d: Session) -> None:
+    port = d.free_port()
+    chardev = f"socket,id=t,host=127.0.0.1,port={port},server=on,wait=off"
+    d.start("--chardev", chardev, "--monitor", "chardev=t,mode=control")
+    d.qmp("query-block-exports")
+    d.tcp_client(port, '{"execute": "qmp_capabilities"}', '{"execute": "query-jobs"}')
+
+
+@scenario
+def monitor_client_comes_again(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="a")
+    d.reconnect()
+    d.raw('{"execute": "query-jobs"}')
+    d.raw('{"execute": "qmp_capabilities"}')
+    d.qmp("blockdev-del", node_name="a")
+
+
+@scenario
+def monitor_client_leaves_in_the_middle(d: Session) -> None:
+    d.qmp("query-jobs")
+    d.half('{"execute": "query-jobs", "id": {"a')
+    d.reconnect()
+    d.qmp("query-jobs")
+
+
+@scenario
+def monitor_that_daemon_connects(d: Session) -> None:
+    """A chardev without ``server`` connects to a listener."""
+    d.dialled("--monitor", "chardev=c")
+    d.qmp("query-jobs")
+
+
+def two_monitors(d: Session) -> None:
+    """Start with a second monitor, where no capabilities are negotiated yet."""
+    chardev = f"socket,id=w,path={d.path('watch.sock')},server=on,wait=off"
+    d.start("--chardev", chardev, "--monitor", "chardev=w")
+    d.watch("watch.sock")
+    d.qmp("blockdev-add", **null("n"))
+    d.nbd_server()
+
+
+@scenario
+def events_go_to_every_monitor(d: Session) -> None:
+    two_monitors(d)
+    d.watcher_sends('{"execute": "qmp_capabilities"}')
+    d.qmp("nbd-server-add", device="n")
+    d.qmp("nbd-server-stop")
+    d.watcher_sends('{"execute": "query-block-exports"}')
+
+
+@scenario
+def events_wait_for_capabilities(d: Session) -> None:
+    two_monitors(d)
+    d.qmp("nbd-server-add", device="n")
+    d.qmp("nbd-server-stop")
+    d.watcher_sends('{"execute": "qmp_capabilities"}')
+    d.watcher_sends('{"execute": "query-block-exports"}')
+
+
+@scenario
+def two_monitors_act_on_one_graph(d: Session) -> None:
+    two_monitors(d)
+    d.watcher_sends('{"execute": "qmp_capabilities"}')
+    d.watcher_sends('{"execute": "nbd-server-add", "arguments": {"device": "n"}}')
+    d.qmp("query-block-exports")
+    d.qmp("blockdev-del", node_name="n")
+    d.watcher_sends('{"execute": "nbd-server-stop"}')
+    d.qmp("blockdev-del", node_name="n")
