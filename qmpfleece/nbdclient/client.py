@@ -9,7 +9,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import KIB, MIB
@@ -195,6 +195,9 @@ async def _shake_hands(uri: NbdUri, machine: ClientHandshake) -> "_Wire":
             wire = await _open(uri, lambda: _Wire(machine))
             try:
                 await wire.entered
+            except NbdRefused:
+                await wire.close()
+                raise
             except BaseException:
                 wire.abort()
                 raise
@@ -272,6 +275,10 @@ class _Wire(asyncio.BufferedProtocol):
             self.abort()
         await self._closed
 
+    def _hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
     def abort(self) -> None:
         """Cut the connection."""
         if self._transport is not None:
@@ -281,9 +288,9 @@ class _Wire(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(high=4 * MIB)
-        self._transport = transport
+        # uvloop's transports are not derived from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=4 * MIB)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Offer memory to receive into."""
@@ -296,7 +303,11 @@ class _Wire(asyncio.BufferedProtocol):
                 self._complete(self._parser.received(nbytes))
             else:
                 self._negotiate(bytes(self._first[:nbytes]))
-        except (NbdProtocolError, NbdRefused) as error:
+        except NbdRefused as error:
+            self._fail(error)
+            self.send(codec.pack_option(const.OPT_ABORT))
+            self._hang_up()
+        except NbdProtocolError as error:
             self._fail(error)
             self.abort()
 
