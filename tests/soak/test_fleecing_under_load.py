@@ -64,6 +64,7 @@ def _fleece_under_load(load_name: str, seconds: int) -> None:
                 "--time_based",
                 f"--runtime={seconds}",
             ],
+            cwd=d.dir,  # fio leaves its state of verification there
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
