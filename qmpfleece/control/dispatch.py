@@ -5,8 +5,9 @@ run, in which order, and how errors are worded is decided here and nowhere else.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -88,6 +89,12 @@ class Dispatcher:
         request = {"execute": name, "arguments": arguments or {}}
         await self.serve(request, Client(negotiated=True), replies.append)
         return replies[0]
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait for the command that changes something to end, and let no other one begin."""
+        async with self._turn:
+            yield
 
     def _find(self, request: Request, client: Client) -> Command:
         if client.negotiated == (request.name == NEGOTIATION):
