@@ -7,6 +7,7 @@ A node has a driver rather than being one, so that no driver can override the do
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.block.child import Child
 from qmpfleece.block.perm import Perm
 from qmpfleece.block.reqlist import ReqList
@@ -85,12 +86,14 @@ class Node:
             requests can occur.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
+        blockers: Why commands must leave the node alone, newest first; see ``check_free``.
     """
 
     __slots__ = (
         "__weakref__",
         "_idle_waiters",
         "bitmaps",
+        "blockers",
         "children",
         "driver",
         "flushed_gen",
@@ -120,6 +123,7 @@ class Node:
         self.length = 0
         self.request_alignment = 1
         self.bitmaps: list[DirtyBitmap] = []
+        self.blockers: list[str] = []
         self.in_flight = 0
         self.tracked = ReqList()
         self.serialising = ReqList()
@@ -150,6 +154,15 @@ class Node:
             perm |= edge.perm
             shared &= edge.shared
         return perm, shared
+
+    def check_free(self) -> None:
+        """Refuse a command on a node that a job, say, works on.
+
+        Raises:
+            QmpError: It has a blocker.
+        """
+        if self.blockers:
+            raise QmpError(f"Node '{self.name}' is busy: {self.blockers[0]}")
 
     # -- background work and draining ------------------------------------------------------
 
@@ -184,15 +197,15 @@ class Node:
         return f"node '{self.name}'"
 
     def drained_begin(self) -> None:
-        """Quiesce the node and whoever uses it."""
+        """Quiesce the node and whoever uses it, newest first as QEMU does."""
         self.quiesced += 1
-        for edge in self.parents:
+        for edge in tuple(reversed(self.parents)):
             edge.parent.drained_begin()
 
     def drained_end(self) -> None:
         """Undo one ``drained_begin``."""
         self.quiesced -= 1
-        for edge in tuple(self.parents):
+        for edge in tuple(reversed(self.parents)):
             edge.parent.drained_end()
 
     def busy_nodes(self) -> "list[Node]":

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from qmpfleece.jobs.manager import JobManager
 from qmpfleece.qapi.events import Event, EventBus
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class System:
             qemu-storage-daemon does not.
         running: The run state of query-status, stop and cont.
         name: What query-name says.
+        jobs: The long operations; closed by whoever made the system, before the graph.
         shutdown: Set when the program is asked to end.
     """
 
@@ -85,7 +87,11 @@ class System:
     announces_shutdown: bool = False
     running: bool = True
     name: str | None = None
+    jobs: JobManager = field(init=False)
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.jobs = JobManager(self.bus)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.

@@ -1,0 +1,434 @@
+"""The engine of one job: its states, and what users and drained nodes may do to it.
+
+A job is one coroutine, ``run``, in a task of its own. It is asked to pause or to end by flags;
+it looks at them at its *pause points* and is woken from whatever it waits for::
+
+    while not self.cancelled:
+        await self.pause_point()
+        finished = await self.work(copy())     # ended early when there is something to look at
+
+State changes that need no waiting (leaving a pause; pausing a job that sleeps) happen at once
+inside the call, so their events come before the reply of the command. When ``run`` has ended
+the job's transaction takes over: waiting, pending, and then prepare, commit or abort, clean.
+
+Source: QEMU's ``Job``; QAPI ``JobInfo``.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from errno import ECANCELED
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.jobs.events import JobStatusChange
+from qmpfleece.jobs.status import TRANSITIONS, VERBS, JobStatus, JobVerb
+from qmpfleece.qapi.events import EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.block.node import Node
+    from qmpfleece.jobs.txn import JobTxn
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """A long operation.
+
+    Class keywords of the kinds: ``kind``, the QAPI ``JobType``.
+
+    Fixed: ``id``, ``auto_finalize``, ``auto_dismiss``. Changes only in this module and in
+    ``txn``: all the rest.
+
+    Attributes:
+        status: Where the job is in its life.
+        cancelled: It was told to end.
+        user_paused: A user, or an error, has paused it until a user resumes it.
+        error: Why it failed, None while it has not.
+        completed: ``run`` has ended.
+        current: How much is done, in units of the kind (bytes of block jobs).
+        total: How much there is to do, as far as known.
+        txn: The transaction that it belongs to.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, *, kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind:
+            cls.kind = kind
+
+    def __init__(
+        self, job_id: str, *, auto_finalize: bool = True, auto_dismiss: bool = True
+    ) -> None:
+        self.id: Final = job_id
+        self.auto_finalize: Final = auto_finalize
+        self.auto_dismiss: Final = auto_dismiss
+        self.status = JobStatus.UNDEFINED
+        self.cancelled = False
+        self.user_paused = False
+        self.error: str | None = None
+        self.completed = False
+        self.current = 0
+        self.total = 0
+        self.txn: JobTxn
+        self._bus: EventBus
+        self._task: asyncio.Task[None] | None = None
+        self._started = False
+        self._paused = False
+        self._pause_count = 0
+        self._work: asyncio.Future[None] | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+        self._ended: list[asyncio.Future[None]] = []
+        self._held: Node | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} job {self.id!r} {self.status}>"
+
+    # -- what a kind implements ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do it. Returns early when the job is cancelled.
+
+        Raises:
+            OSError: It failed.
+            QmpError: It failed, with words of its own.
+        """
+        raise NotImplementedError
+
+    async def prepare(self) -> None:
+        """Get ready to commit; may still fail. ``run`` has ended well.
+
+        Raises:
+            QmpError: It failed; the whole transaction is aborted.
+        """
+
+    def commit(self) -> None:
+        """Make the result visible."""
+
+    def abort(self) -> None:
+        """Undo, after a failure or a cancellation."""
+
+    async def clean(self) -> None:
+        """Release everything, after ``commit`` or ``abort``."""
+
+    def complete(self) -> None:
+        """End a job that is ready, at the next opportunity.
+
+        Raises:
+            QmpError: The kind never is ready.
+        """
+        raise QmpError(f"Job '{self.id}' cannot be completed")
+
+    def on_user_resume(self) -> None:
+        """A user resumes the job: forget the error that stopped it."""
+
+    def on_pending(self) -> None:
+        """The job has become pending and waits for the user."""
+
+    def on_ended(self) -> None:
+        """The job, which was started, has committed or aborted and is clean."""
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the job does nothing at the moment, so that it can pause at once."""
+        return self._sleeper is not None
+
+    @property
+    def home(self) -> "Node | None":
+        """The node whose drain waits for the job to pause."""
+        return None
+
+    # -- queries ------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether the job is to pause, or does so: ``paused`` of query-block-jobs."""
+        return self._pause_count > 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the job has been started."""
+        return self._started
+
+    # -- verbs --------------------------------------------------------------------------------
+
+    def check_verb(self, verb: JobVerb) -> None:
+        """Refuse a verb that the state does not allow.
+
+        Raises:
+            QmpError: It does not.
+        """
+        if self.status not in VERBS[verb]:
+            raise QmpError(
+                f"Job '{self.id}' in state '{self.status}' cannot accept command verb '{verb}'"
+            )
+
+    def user_pause(self) -> None:
+        """Pause until ``user_resume``.
+
+        Raises:
+            QmpError: The state does not allow it, or it is paused already.
+        """
+        self.check_verb(JobVerb.PAUSE)
+        if self.user_paused:
+            raise QmpError("Job is already paused")
+        self.user_paused = True
+        self.pause()
+
+    def user_resume(self) -> None:
+        """Undo ``user_pause``, or the pause after an error.
+
+        Raises:
+            QmpError: The state does not allow it, or it is not paused.
+        """
+        self.check_verb(JobVerb.RESUME)
+        if not self.user_paused:
+            raise QmpError("Can't resume a job that was not paused")
+        self.on_user_resume()
+        self.user_paused = False
+        self.resume()
+
+    async def user_cancel(self) -> None:
+        """Tell the job to end. One that has already run is aborted before this returns.
+
+        Raises:
+            QmpError: The state does not allow it.
+        """
+        self.check_verb(JobVerb.CANCEL)
+        await self.cancel()
+
+    async def user_finalize(self) -> None:
+        """Finish the transaction of a job that waits for that.
+
+        Raises:
+            QmpError: The state does not allow it.
+        """
+        self.check_verb(JobVerb.FINALIZE)
+        await self.txn.finalize()
+
+    def user_dismiss(self) -> None:
+        """Forget a concluded job.
+
+        Raises:
+            QmpError: The state does not allow it.
+        """
+        self.check_verb(JobVerb.DISMISS)
+        self.move(JobStatus.NULL)
+
+    def user_complete(self) -> None:
+        """End a job that is ready.
+
+        Raises:
+            QmpError: The state does not allow it.
+        """
+        self.check_verb(JobVerb.COMPLETE)
+        self.complete()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def create(self, bus: EventBus, txn: "JobTxn") -> None:
+        """Begin to exist. Called by the manager only."""
+        self._bus = bus
+        self.txn = txn
+        txn.add(self)
+        self.move(JobStatus.CREATED)
+
+    def start(self) -> None:
+        """Begin to run, in a task of its own."""
+        self._started = True
+        self.move(JobStatus.RUNNING)
+        if self._pause_count:
+            self._enter_pause()
+        self._task = asyncio.get_running_loop().create_task(self._main(), name=f"job {self.id}")
+
+    async def wait_ended(self) -> None:
+        """Wait until ``run`` has ended. Cancellation-safe."""
+        if not self.completed:
+            waiter = asyncio.get_running_loop().create_future()
+            self._ended.append(waiter)
+            await waiter
+
+    async def join(self) -> None:
+        """Wait until the task has ended, which includes what it does for the transaction."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            await asyncio.wait({self._task})
+
+    async def cancel(self) -> None:
+        """Tell the job to end; see ``user_cancel``."""
+        self.ask_to_end()
+        if not self._started:
+            self.complete_run()
+            await self.txn.abort(self)
+        elif self.completed:
+            await self.txn.abort(self)
+
+    def ask_to_end(self) -> None:
+        """Set the flag, drop the user's pause and wake the job."""
+        if self.user_paused:
+            self.on_user_resume()
+            self.user_paused = False
+            self._pause_count -= 1
+        self.cancelled = True
+        if self._started and not self.completed:
+            self._leave_pause()
+            self._interrupt()
+
+    def move(self, status: JobStatus) -> None:
+        """Enter another state and tell so."""
+        before = self.status
+        assert status in TRANSITIONS[before], f"{self!r} -> {status}"
+        self.status = status
+        if status is not before:
+            self._bus.emit(JobStatusChange(id=self.id, status=status))
+
+    def update_error(self) -> None:
+        """Be in state ``aborting`` if the job has failed or was cancelled."""
+        if self.cancelled and self.error is None:
+            self.error = os.strerror(ECANCELED)
+        if self.error is not None:
+            self.move(JobStatus.ABORTING)
+
+    def complete_run(self) -> None:
+        """``run`` has ended, or will never be called."""
+        self.completed = True
+        self._paused = False
+        self._release_drain()
+        waiters, self._ended = self._ended, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _main(self) -> None:
+        try:
+            await self.pause_point()
+            if not self.cancelled:
+                await self.run()
+        except QmpError as error:
+            self.error = error.desc
+        except OSError as error:
+            self.error = error.strerror or str(error)
+        except Exception:  # the edge of a job: a bug of ours must not harm the others
+            log.exception("%r has failed unexpectedly", self)
+            self.error = f"Internal error in job '{self.id}'"
+        while self._paused:
+            await self._wait(None)
+        self.complete_run()
+        try:
+            await self.txn.ended(self)
+        except Exception:  # the same edge
+            log.exception("%r could not be finished", self)
+
+    # -- pausing ------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Ask the job to pause; pauses are counted. One that sleeps does it at once."""
+        self._pause_count += 1
+        if self._started and not self.completed and not self._paused and not self.cancelled:
+            if self.sleeps:
+                self._enter_pause()
+            self._interrupt()
+
+    def resume(self) -> None:
+        """Undo one ``pause``; after the last one the job goes on."""
+        assert self._pause_count > 0
+        self._pause_count -= 1
+        if not self._pause_count:
+            self._release_drain()
+            self._leave_pause()
+
+    async def pause_point(self) -> None:
+        """Wait while the job is to pause. Returns at once when it is cancelled."""
+        while self._pause_count and not self.cancelled:
+            self._enter_pause()
+            await self._wait(None)
+        assert not self._paused
+
+    async def work(self, request: Coroutine[Any, Any, None]) -> bool:
+        """Await a request, which is cancelled when the job is to pause or to end.
+
+        Returns:
+            Whether it has finished.
+        """
+        if self._pause_count or self.cancelled:
+            request.close()
+            return False
+        task = asyncio.ensure_future(request)
+        self._work = task
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            raise
+        finally:
+            self._work = None
+        if task.cancelled():
+            return False
+        task.result()
+        return True
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Wait so long, or until there is something to look at; None for ever."""
+        if not self._pause_count and not self.cancelled:
+            await self._wait(seconds)
+
+    def wake(self) -> None:
+        """End ``sleep``, and a wait at a pause point, which is then checked again."""
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    async def _wait(self, seconds: float | None) -> None:
+        self._sleeper = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._sleeper}, timeout=seconds)
+        finally:
+            self._sleeper = None
+
+    def _interrupt(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()  # once: a second time would disturb its cleaning up
+        self.wake()
+
+    def _enter_pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            ready = self.status is JobStatus.READY
+            self.move(JobStatus.STANDBY if ready else JobStatus.PAUSED)
+        self._release_drain()
+
+    def _leave_pause(self) -> None:
+        if self._paused:
+            self._paused = False
+            standby = self.status is JobStatus.STANDBY
+            self.move(JobStatus.READY if standby else JobStatus.RUNNING)
+            self.wake()
+
+    # -- as the parent of nodes ---------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Return how permission messages name the job."""
+        return f"{self.kind} job '{self.id}'"
+
+    def drained_begin(self) -> None:
+        """Pause, and let the drain wait until that is done."""
+        self.pause()
+        busy = self._started and not self.completed and not self._paused
+        if busy and self._held is None and self.home is not None:
+            self._held = self.home
+            self._held.work_begin()
+
+    def drained_end(self) -> None:
+        """Undo one ``drained_begin``."""
+        self.resume()
+
+    def busy_nodes(self) -> "list[Node]":
+        """Return the node whose work the job counts as."""
+        return [self.home] if self.home is not None else []
+
+    def _release_drain(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.work_end()

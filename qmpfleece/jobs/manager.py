@@ -1,0 +1,96 @@
+"""All jobs by id. It owns their tasks: whoever closes it leaves none behind."""
+
+import re
+from typing import Final
+
+from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.jobs.block_job import BlockJob
+from qmpfleece.jobs.job import Job
+from qmpfleece.jobs.status import JobStatus
+from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.qapi.events import EventBus
+
+_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+class JobManager:
+    """The jobs of a daemon.
+
+    Args:
+        bus: Where they emit their events.
+    """
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._jobs: dict[str, Job] = {}
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs, newest first."""
+        self._forget_dismissed()
+        return list(reversed(self._jobs.values()))
+
+    def check_id(self, job_id: str) -> None:
+        """Refuse an id that a new job can't have.
+
+        Raises:
+            QmpError: It is malformed or taken.
+        """
+        if not _WELL_FORMED.fullmatch(job_id):
+            raise QmpError(f"Invalid job ID '{job_id}'")
+        self._forget_dismissed()
+        if job_id in self._jobs:
+            raise QmpError(f"Job ID '{job_id}' already in use")
+
+    def add(self, job: Job, txn: JobTxn | None = None) -> None:
+        """Take a new job, whose id has been checked, into a transaction; by default its own."""
+        self.check_id(job.id)
+        self._jobs[job.id] = job
+        job.create(self._bus, txn if txn is not None else JobTxn())
+
+    async def find(self, job_id: str) -> Job:
+        """Return a job for a verb; one that is being concluded is waited for.
+
+        Raises:
+            QmpError: There is none.
+        """
+        while (job := self._get(job_id)) is not None and job.txn.settling:
+            await job.txn.settled()
+        if job is None:
+            raise QmpError("Job not found")
+        return job
+
+    async def find_block_job(self, device: str) -> BlockJob:
+        """The same for the commands of block jobs, which know of no others.
+
+        Raises:
+            QmpError: DeviceNotActive: there is none.
+        """
+        try:
+            job = await self.find(device)
+        except QmpError:
+            job = None
+        if not isinstance(job, BlockJob):
+            raise QmpError(f"Block job '{device}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
+        return job
+
+    async def close(self) -> None:
+        """Cancel all jobs and wait for them; concluded ones are dismissed."""
+        while jobs := self.jobs():
+            for job in jobs:
+                if job.status is JobStatus.CONCLUDED:
+                    job.move(JobStatus.NULL)
+                elif not job.txn.settling:
+                    await job.cancel()
+            for job in jobs:
+                await job.join()
+                if job.txn.settling:
+                    await job.txn.settled()
+
+    def _get(self, job_id: str) -> Job | None:
+        job = self._jobs.get(job_id)
+        return job if job is not None and job.status is not JobStatus.NULL else None
+
+    def _forget_dismissed(self) -> None:
+        gone = [job.id for job in self._jobs.values() if job.status is JobStatus.NULL]
+        for job_id in gone:
+            del self._jobs[job_id]

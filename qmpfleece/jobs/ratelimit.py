@@ -1,0 +1,55 @@
+"""A limit on bytes per second, by slices of time.
+
+At least one request passes in each slice, however large it is; the slice is then made longer,
+so that the rate is right on average.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+#: The length of a slice, in seconds.
+SLICE_S: Final = 0.1
+
+
+class RateLimit:
+    """The limit.
+
+    Args:
+        clock: Returns seconds that never go backwards.
+    """
+
+    __slots__ = ("_clock", "_dispatched", "_end", "_quota", "_start")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._quota = 0.0
+        self._dispatched = 0
+        self._start = self._end = float("-inf")
+
+    def set_speed(self, speed: int) -> None:
+        """Allow ``speed`` bytes per second, 0 for any number."""
+        self._quota = max(speed * SLICE_S, 1.0) if speed else 0.0
+
+    def account(self, length: int) -> None:
+        """Count bytes."""
+        if self._quota:
+            self._renew()
+            self._dispatched += length
+
+    def delay_s(self) -> float:
+        """Return how long to wait before the next bytes, in seconds, 0 for not at all."""
+        if not self._quota:
+            return 0.0
+        now = self._renew()
+        if self._dispatched < self._quota:
+            return 0.0
+        self._end = self._start + self._dispatched / self._quota * SLICE_S
+        return max(self._end - now, 0.0)
+
+    def _renew(self) -> float:
+        now = self._clock()
+        if self._end < now:
+            self._start = now
+            self._end = now + SLICE_S
+            self._dispatched = 0
+        return now
