@@ -1,0 +1,120 @@
+"""JSON as QEMU prints it: member order, separators, escapes, numbers.
+
+Only ASCII leaves here; pretty mode indents by four spaces and opens empty objects and arrays,
+too. Nesting costs no recursion, for a client may send an ``id`` that is 1024 levels deep.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from qmpfleece.qapi.order import ordered
+
+#: Ends a message. Source: QMP specification, 2.1.1.
+CRLF: Final = b"\r\n"
+
+_plain = re.compile(r"[ !#-\[\]-~]*").fullmatch
+_special = re.compile(r"[^ !#-\[\]-~]")
+_ESCAPES: Final = {
+    '"': '\\"',
+    "\\": "\\\\",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+}
+
+
+def encode(value: Any, *, pretty: bool = False) -> bytes:
+    """Return ``value`` as QEMU prints it, without the line end.
+
+    Args:
+        value: None, booleans, numbers, strings, lists, and dicts with string keys.
+        pretty: One member a line, indented.
+
+    Raises:
+        TypeError: Something else is in there; a bug of ours.
+    """
+    if not isinstance(value, dict | list | tuple):
+        return _scalar(value).encode("ascii")
+    out: list[str] = []
+    closing: list[str] = []
+    pending: list[Iterator[tuple[str, Any]]] = []
+    indent = "\r\n" if pretty else ""
+    separator = "," if pretty else ", "
+    items = _open(value, out, closing)
+    first = True
+    while True:
+        for key, item in items:
+            if not first:
+                out.append(separator)
+            if pretty:
+                out.append(indent + "    " * len(closing))
+            out.append(key)
+            if isinstance(item, dict | list | tuple):
+                pending.append(items)
+                items = _open(item, out, closing)
+                first = True
+                break
+            out.append(_scalar(item))
+            first = False
+        else:
+            bracket = closing.pop()
+            if pretty:
+                out.append(indent + "    " * len(closing))
+            out.append(bracket)
+            if not pending:
+                return "".join(out).encode("ascii")
+            items = pending.pop()
+            first = False
+
+
+def _open(
+    value: "dict[str, Any] | list[Any] | tuple[Any, ...]", out: list[str], closing: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """Print the opening bracket; return what comes before each item, and the item."""
+    if isinstance(value, dict):
+        out.append("{")
+        closing.append("}")
+        return iter([(_key(key), value[key]) for key in ordered(value)])
+    out.append("[")
+    closing.append("]")
+    return iter([("", item) for item in value])
+
+
+def _key(key: str) -> str:
+    return f'"{key}": ' if _plain(key) else _string(key) + ": "
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"' if _plain(value) else _string(value)
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return f"{value:.17g}"
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _string(text: str) -> str:
+    return f'"{_special.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if short := _ESCAPES.get(char):
+        return short
+    code = ord(char)
+    if code > 0xFFFF:
+        code -= 0x10000
+        return f"\\u{0xD800 + (code >> 10):04X}\\u{0xDC00 + (code & 0x3FF):04X}"
+    if 0xD800 <= code < 0xE000:
+        return "\\uFFFD"  # half a pair, e.g. of a file name that is no UTF-8
+    return f"\\u{code:04X}"

@@ -1,0 +1,128 @@
+"""Monitors: where QMP clients are served. Any number of them, any number of clients on each.
+
+The server owns one acceptor task per listening socket and one task per client, and ends them
+all in ``close``. A socket file of ours is removed there, unless somebody has replaced it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from qmpfleece.control.dispatch import Dispatcher
+from qmpfleece.qmp.session import Session, Streams
+from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
+from qmpfleece.qmp.stdio import open_stdio
+
+log = logging.getLogger(__name__)
+
+#: How long to wait when the system has no descriptor left for a client, in seconds.
+_SHORT_OF_DESCRIPTORS_S: Final = 0.1
+
+
+@dataclass
+class Monitor:
+    """A listening monitor.
+
+    Attributes:
+        address: What was asked for.
+        sock: The listening socket; its name tells the port that was chosen.
+        pretty: Indent what is sent to its clients.
+        connected: Set when the first client has come, for ``wait=on``.
+    """
+
+    address: Address
+    sock: socket.socket
+    pretty: bool
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    inode: int = -1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.address, UnixAddress):
+            self.inode = os.stat(self.address.path).st_ino
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file."""
+        self.sock.close()
+        if isinstance(self.address, UnixAddress):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self.address.path).st_ino == self.inode:
+                    os.unlink(self.address.path)
+
+
+class QmpServer:
+    """All monitors of the program.
+
+    Args:
+        dispatcher: Runs the commands of all clients.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher: Final = dispatcher
+        self._acceptors: dict[asyncio.Task[None], Monitor] = {}
+        self._sessions: set[asyncio.Task[None]] = set()
+
+    async def listen(self, address: Address, *, pretty: bool = False) -> Monitor:
+        """Serve every client that connects to ``address``.
+
+        Raises:
+            QmpError: It can't be listened on.
+        """
+        monitor = Monitor(address, await listen(address), pretty)
+        self._acceptors[asyncio.create_task(self._accept(monitor))] = monitor
+        return monitor
+
+    async def connect(self, address: Address, *, pretty: bool = False) -> None:
+        """Connect to a client that listens, and serve it.
+
+        Raises:
+            QmpError: Nobody listens there.
+        """
+        self.serve(await connect(address), pretty=pretty)
+
+    async def stdio(self, *, pretty: bool = False) -> None:
+        """Serve standard input and output; the end of input does not end the session."""
+        self.serve(await open_stdio(), pretty=pretty, stays=True)
+
+    def serve(
+        self, connection: socket.socket | Streams, *, pretty: bool = False, stays: bool = False
+    ) -> None:
+        """Serve a client that is connected already; the server owns the connection now."""
+        session = Session(self._dispatcher, pretty=pretty, stays=stays)
+        task = asyncio.create_task(session.run(connection))
+        self._sessions.add(task)
+        task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """End everything: no new clients, replies are sent out, then all are hung up."""
+        for acceptor, monitor in self._acceptors.items():
+            acceptor.cancel()
+            monitor.close()
+        for session in self._sessions:
+            session.cancel()
+        tasks = {*self._acceptors, *self._sessions}
+        self._acceptors.clear()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._sessions.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a QMP session has failed unexpectedly", exc_info=error)
+
+    async def _accept(self, monitor: Monitor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(monitor.sock)
+            except ConnectionError:
+                continue  # gone before it was accepted
+            except OSError as error:
+                log.warning("can't accept a QMP client: %s", error.strerror)
+                await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
+                continue
+            self.serve(sock, pretty=monitor.pretty)
+            monitor.connected.set()
