@@ -28,6 +28,7 @@ from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.base.workers import Workers
@@ -93,6 +94,7 @@ class Opener(Protocol):
     """What a driver may do while its node is opened. Implemented by ``graph``."""
 
     workers: "Workers"
+    events: EventBus
 
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> "Child":
         """Open a nested definition, or find the node of that name, and attach it.

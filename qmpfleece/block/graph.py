@@ -18,6 +18,7 @@ from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role, perm_names
 from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.events import EventBus
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
@@ -29,10 +30,12 @@ class Graph:
 
     Args:
         workers: The threads on which drivers run system calls.
+        events: Where drivers emit events.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, events: EventBus | None = None) -> None:
         self.workers = workers
+        self.events = events or EventBus()
         self._nodes: dict[str, Node] = {}
         self._names_made = 0
 
@@ -285,6 +288,7 @@ class _Opener:
 
     def __init__(self, graph: Graph, options: NodeOptions) -> None:
         self.workers = graph.workers
+        self.events = graph.events
         self.opened: dict[str, Node] = {}
         self.node: Node
         self._graph = graph

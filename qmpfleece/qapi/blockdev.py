@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from qmpfleece.base.registry import Registry
+from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.model import Model
 
 #: QAPI ``BlockdevDiscardOptions``.
@@ -110,5 +111,19 @@ class RefSchema:
         )
 
 
+class RefOrNullSchema(RefSchema):
+    """Validates a ``BlockdevRefOrNull``."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.nullable_schema(super().__get_pydantic_core_schema__(source, handler))
+
+
 #: A nested definition, or the name of an existing node. QAPI alternate ``BlockdevRef``.
-BlockdevRef: TypeAlias = Annotated[str | BlockdevOptions, RefSchema()]
+BlockdevRef: TypeAlias = Annotated[str | BlockdevOptions, RefSchema(), Alternate("BlockdevRef")]
+#: The same, or null for "none, not even the default". QAPI alternate ``BlockdevRefOrNull``.
+#: An optional member of this type is null only if it is in ``model_fields_set``.
+BlockdevRefOrNull: TypeAlias = Annotated[
+    str | BlockdevOptions | None, RefOrNullSchema(), Alternate("BlockdevRefOrNull")
+]
