@@ -72,8 +72,12 @@ class QmpServer:
             QmpError: It can't be listened on.
         """
         monitor = Monitor(address, await listen(address), pretty)
-        self._acceptors[asyncio.create_task(self._accept(monitor))] = monitor
+        self.accept(monitor)
         return monitor
+
+    def accept(self, monitor: Monitor) -> None:
+        """Serve the clients of a socket that listens already; the server owns it now."""
+        self._acceptors[asyncio.create_task(self._accept(monitor))] = monitor
 
     async def connect(self, address: Address, *, pretty: bool = False) -> None:
         """Connect to a client that listens, and serve it.
