@@ -26,8 +26,8 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.control.commands.misc import greeting
 from qmpfleece.control.dispatch import Client, Dispatcher, error_reply
+from qmpfleece.qapi.encode import CRLF, encode
 from qmpfleece.qapi.events import Event
-from qmpfleece.qmp.encode import CRLF, encode
 from qmpfleece.qmp.framer import Framer, Malformed
 
 log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ class NullCo(BlockDriver[NullCoOptions], name="null-co"):
     """Takes everything, gives zeroes."""
 
     is_protocol = True
-    strong_options: ClassVar[tuple[str, ...]] = ("size",)
+    strong_options: ClassVar[tuple[str, ...]] = ("size", "read-zeroes")
     write_flags = ReqFlags.FUA
     zero_flags = ReqFlags.FUA | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 

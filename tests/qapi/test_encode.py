@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpfleece.qmp.encode import encode
+from qmpfleece.qapi.encode import encode
 from qmpfleece.qmp.framer import Framer
 
 

@@ -1,0 +1,38 @@
+"""The commands on block nodes."""
+
+from typing import Annotated
+
+from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.describe import device_info
+from qmpfleece.control.system import System
+from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.nodes import BlockDeviceInfo, BlockInfo
+
+
+@command("query-block")
+async def query_block(_system: System) -> list[BlockInfo]:
+    """List the devices that use nodes: none, as there is no machine."""
+    return []
+
+
+@command("query-named-block-nodes")
+async def query_named_block_nodes(system: System, *, flat: bool = False) -> list[BlockDeviceInfo]:
+    """Describe all nodes, newest first.
+
+    Args:
+        system: What to look at.
+        flat: Leave out the images that show through each node.
+    """
+    return [await device_info(node, flat=flat) for node in system.graph.nodes()]
+
+
+@command("blockdev-del")
+async def blockdev_del(system: System, node_name: str) -> None:
+    """Close a node that nobody uses, and what only it used."""
+    await system.graph.delete(node_name)
+
+
+@command("blockdev-add")
+async def blockdev_add(system: System, options: Annotated[BlockdevOptions, Boxed]) -> None:
+    """Open a node with everything nested in its definition, or nothing of it."""
+    await system.graph.add(options)

@@ -1,0 +1,128 @@
+"""Block nodes in the words of query-named-block-nodes.
+
+A node without a plain file name is described by the options that decide what data it shows,
+as QEMU does: ``json:{"driver": "null-co", "size": 1048576}``.
+"""
+
+from typing import Any, Final, Protocol, runtime_checkable
+
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block.node import Node
+from qmpfleece.qapi.encode import encode
+from qmpfleece.qapi.nodes import BlockdevCacheInfo, BlockDeviceInfo, BlockDirtyInfo, ImageInfo
+
+#: Drivers that know about their image themselves (QEMU: those that implement get_info).
+_INFORMED: Final = frozenset({"file", "host_device", "qcow2"})
+#: Drivers that take over the name of their child although they are no filters.
+_NAMED_AS_CHILD: Final = frozenset({"snapshot-access"})
+
+
+@runtime_checkable
+class DescribesImage(Protocol):
+    """A format driver that has more to say about its image.
+
+    ``image_info`` returns members of ``ImageInfo`` by their Python names, such as
+    ``format_specific`` or ``backing_filename``.
+    """
+
+    def image_info(self) -> dict[str, Any]:
+        """Return what only the driver knows."""
+        ...
+
+
+def filename(node: Node) -> str:
+    """Return what QEMU calls the file name of a node. Source: QAPI ``BlockDeviceInfo.file``."""
+    driver = node.driver
+    below = node.children.get("file")
+    if below is not None and (driver.is_filter or driver.driver_name in _NAMED_AS_CHILD):
+        return filename(below.node)
+    exact = node.exact_filename
+    if exact and (driver.is_protocol or (below is not None and below.node.driver.is_protocol)):
+        decided = [name for name in _strong_options(node) if name != "filename"]
+        if not decided:
+            return exact
+    return "json:" + encode(full_options(node)).decode("ascii")
+
+
+def _strong_options(node: Node) -> dict[str, Any]:
+    given = node.given.to_wire()
+    return {name: given[name] for name in node.driver.strong_options if name in given}
+
+
+def full_options(node: Node) -> dict[str, Any]:
+    """Return the options that would open a node showing the same data."""
+    options = {"driver": node.driver.driver_name} | _strong_options(node)
+    for name, child in node.children.items():
+        options[name] = full_options(child.node)
+    return options
+
+
+def filtered_or_backing(node: Node) -> Node | None:
+    """Return the node whose data shows through ``node``: a filter's child, a backing file."""
+    child = node.driver.filtered_child or node.children.get("backing")
+    return None if child is None else child.node
+
+
+def _is_informed(node: Node) -> bool:
+    driver = node.driver
+    below = node.children.get("file")
+    if below is not None and (driver.is_filter or driver.driver_name == "raw"):
+        return _is_informed(below.node)
+    return driver.driver_name in _INFORMED
+
+
+async def image_info(node: Node, *, flat: bool) -> ImageInfo:
+    """Describe the image that a node shows; not ``flat`` with those that show through."""
+    driver = node.driver
+    info = ImageInfo(
+        filename=filename(node),
+        format=driver.driver_name,
+        dirty_flag=False if _is_informed(node) else None,
+        virtual_size=node.length,
+        cluster_size=driver.cluster_size or None,
+    )
+    below = filtered_or_backing(node)
+    if isinstance(driver, DescribesImage):
+        info = info.model_copy(update=driver.image_info())
+    # Last, as it waits: the node may be gone afterwards.
+    info.actual_size = await driver.allocated_size()
+    if below is not None and not flat:
+        info.backing_image = await image_info(below, flat=False)
+    return info
+
+
+def _bitmap_info(bitmap: DirtyBitmap) -> BlockDirtyInfo:
+    return BlockDirtyInfo(
+        name=bitmap.name,
+        count=bitmap.count,
+        granularity=bitmap.granularity,
+        recording=bitmap.recording,
+        busy=bitmap.busy,
+        persistent=bitmap.persistent,
+        inconsistent=True if bitmap.inconsistent else None,
+    )
+
+
+def _depth(node: Node) -> int:
+    below = filtered_or_backing(node)
+    return 0 if below is None else 1 + _depth(below)
+
+
+async def device_info(node: Node, *, flat: bool) -> BlockDeviceInfo:
+    """Describe a node."""
+    options = node.options
+    backing = node.children.get("backing")
+    return BlockDeviceInfo(
+        file=filename(node),
+        node_name=node.name,
+        ro=node.read_only,
+        drv=node.driver.driver_name,
+        backing_file=None if backing is None else filename(backing.node),
+        backing_file_depth=0 if flat else _depth(node),
+        detect_zeroes=options.detect_zeroes,
+        cache=BlockdevCacheInfo(
+            writeback=True, direct=options.cache_direct, no_flush=options.cache_no_flush
+        ),
+        dirty_bitmaps=[_bitmap_info(bitmap) for bitmap in node.bitmaps] or None,
+        image=await image_info(node, flat=flat),
+    )
