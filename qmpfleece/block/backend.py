@@ -2,20 +2,25 @@
 
 Requests enter the graph here. While the node is drained they wait here. Verbs are plain
 functions: the coroutine they return is that of the next layer, so the handle costs no frame.
+Whether the node is drained is seen when the verb is called, so the coroutine must be awaited,
+or run to its first suspension (``eager``), before the loop goes on: not be given to a new task.
 """
 
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import Extent, Io, fail
+from qmpfleece.block.drain import drained
+from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
+
+T = TypeVar("T")
 
 
 class Backend:
@@ -69,13 +74,18 @@ class Backend:
         self._root = root
 
     async def detach(self) -> None:
-        """Let go of the node, once the requests in flight have ended; it closes if unowned."""
-        if (root := self._root) is None:
-            return
-        node = root.node
-        self._root = None
-        self._graph.detach(root)
-        await self._graph.release(node)
+        """Let go of the node, once the requests in flight have ended; it closes if unowned.
+
+        Requests that arrive meanwhile fail with ENOMEDIUM.
+        """
+        while (root := self._root) is not None:
+            node = root.node
+            async with drained(node):
+                if self._root is not root or root.node is not node:
+                    continue  # it has been led elsewhere, or let go, while we waited
+                self._root = None
+                self._graph.detach(root)
+            await self._graph.release(node)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -113,30 +123,28 @@ class Backend:
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return extents as a reader sees them; see ``status.status_above``."""
-        if self._root is None:
-            return self._no_medium()
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: status.status_above(root.node, offset, length, limit))
         return status.status_above(self._root.node, offset, length, limit)
 
     def allocation_depth(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[tuple[int, int]]]:
         """Return runs ``(length, depth)``; see ``status.allocation_depth``."""
-        if self._root is None:
-            return self._no_medium()
+        if self._quiesced or self._root is None:
+            return self._later(
+                lambda root: status.allocation_depth(root.node, offset, length, limit)
+            )
         return status.allocation_depth(self._root.node, offset, length, limit)
 
-    async def _later(self, request: Callable[[Child], Io]) -> None:
+    async def _later(self, request: Callable[[Child], Coroutine[Any, Any, T]]) -> T:
         while self._quiesced:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
         if self._root is None:
-            await fail(errno.ENOMEDIUM)
-        else:
-            await request(self._root)
-
-    async def _no_medium(self) -> Any:
-        raise BlockError(errno.ENOMEDIUM)
+            raise BlockError(errno.ENOMEDIUM)
+        return await request(self._root)
 
     # -- as the parent of its root edge ---------------------------------------------------
 

@@ -5,6 +5,7 @@ nodes below are computed and checked, and either all is kept or all is put back.
 and requests never see half a change.
 """
 
+import logging
 import re
 from collections.abc import Iterable
 from random import randrange
@@ -19,6 +20,8 @@ from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role, perm_names
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from qmpfleece.qapi.events import EventBus
+
+log = logging.getLogger(__name__)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
@@ -37,17 +40,20 @@ class Graph:
         self.workers = workers
         self.events = events or EventBus()
         self._nodes: dict[str, Node] = {}
+        #: Those of them whose drivers are not open yet: only what they consist of sees them.
+        self._opening: set[Node] = set()
         self._names_made = 0
 
     # -- finding ------------------------------------------------------------------------------
 
     def nodes(self) -> list[Node]:
         """Return all nodes, newest first, as QEMU lists them."""
-        return list(reversed(self._nodes.values()))
+        return [node for node in reversed(self._nodes.values()) if node not in self._opening]
 
     def get(self, node_name: str) -> Node | None:
         """Return the node of that name, None if there is none."""
-        return self._nodes.get(node_name)
+        node = self._nodes.get(node_name)
+        return node if node not in self._opening else None
 
     def find(self, node_name: str) -> Node:
         """Return the node that a reference names.
@@ -55,7 +61,7 @@ class Graph:
         Raises:
             QmpError: There is none.
         """
-        if (node := self._nodes.get(node_name)) is None:
+        if (node := self.get(node_name)) is None:
             raise QmpError(f"Cannot find device='{node_name}' nor node-name='{node_name}'")
         return node
 
@@ -85,15 +91,20 @@ class Graph:
         Raises:
             QmpError: It can't be opened; nothing of it is left.
         """
+        return await self._open(given, parent, {})
+
+    async def _open(
+        self, given: BlockdevOptions, parent: NodeOptions | None, above: "dict[str, Node]"
+    ) -> Node:
         options = NodeOptions(given, parent)
         _check_options(given, options)
         driver = DRIVERS[given.driver]
-        opener = _Opener(self, options)
+        opener = _Opener(self, options, above)
         # A nested ``file`` is opened, named and listed before the node itself.
         below = getattr(given, "file", None)
         try:
             if isinstance(below, BlockdevOptions):
-                opener.opened["file"] = await self.open(below, options)
+                opener.opened["file"] = await self._open(below, options, above)
             elif isinstance(below, str):
                 self.find(below)
             node = Node(self._make_name(given.node_name), given, options)
@@ -102,16 +113,29 @@ class Graph:
             raise
         node.driver = driver(node, given)
         opener.node = node
+        opener.above = {**above, node.name: node}
         self._nodes[node.name] = node
+        self._opening.add(node)
         try:
-            await node.driver.open(opener)
-            self.refresh_perms([node])
+            await self._open_driver(node, opener)
         except BaseException:
             self._forget(node)
             await self._drop_children(node)
-            await opener.undo()
             raise
+        finally:
+            self._opening.discard(node)
+            await opener.undo()
         return node
+
+    async def _open_driver(self, node: Node, opener: "_Opener") -> None:
+        await node.driver.open(opener)
+        # Read-modify-write must not meet other writes.
+        node.tracks = node.request_alignment > 1
+        try:
+            self.refresh_perms([node])
+        except BaseException:
+            await node.driver.close()
+            raise
 
     def _make_name(self, node_name: str | None) -> str:
         if node_name is None:
@@ -135,7 +159,7 @@ class Graph:
         Raises:
             QmpError: There is none of that name, or it is in use.
         """
-        if (node := self._nodes.get(node_name)) is None:
+        if (node := self.get(node_name)) is None:
             raise QmpError(f"Failed to find node with node-name='{node_name}'")
         if any(not isinstance(edge.parent, Node) for edge in node.parents):
             raise QmpError(f"Node {node_name} is in use")
@@ -151,9 +175,11 @@ class Graph:
         if node.monitor_owned or node.parents or self._nodes.get(node.name) is not node:
             return
         self._forget(node)
-        async with drained(node):
-            await node.driver.close()
-        await self._drop_children(node)
+        try:
+            async with drained(node):
+                await node.driver.close()
+        finally:
+            await self._drop_children(node)
 
     async def close(self) -> None:
         """Close all nodes, users before the nodes that they use. Backends are detached."""
@@ -186,9 +212,8 @@ class Graph:
         self._link(child)
         try:
             self.refresh_perms([child.node])
-        except QmpError:
+        except BaseException:
             self._unlink(child)
-            self.refresh_perms([child.node])
             raise
 
     def attach_child(self, node: Node, name: str, role: Role, below: Node) -> Child:
@@ -206,10 +231,9 @@ class Graph:
         self._link(child)
         try:
             self.refresh_perms([node])
-        except QmpError:
+        except BaseException:
             del node.children[name]
             self._unlink(child)
-            self.refresh_perms([node, below])
             raise
         return child
 
@@ -218,7 +242,7 @@ class Graph:
         if isinstance(child.parent, Node):
             del child.parent.children[child.name]
         self._unlink(child)
-        self.refresh_perms([child.node])
+        self._loosen(child.node)
 
     def replace_node(self, edges: Iterable[Child], node: Node) -> None:
         """Lead ``edges`` to ``node`` instead, as one change.
@@ -229,20 +253,24 @@ class Graph:
             QmpError: Permissions conflict; nothing has changed.
         """
         moved = [(edge, edge.node) for edge in edges]
+        places = {old: list(old.parents) for _, old in moved}
         for edge, _ in moved:
             self._move(edge, node)
         try:
             self.refresh_perms([node, *(old for _, old in moved)])
-        except QmpError:
+        except BaseException:
             for edge, old in moved:
                 self._move(edge, old)
-            self.refresh_perms([node, *(old for _, old in moved)])
+            for old, parents in places.items():
+                old.parents[:] = parents
             raise
 
     def _move(self, edge: Child, node: Node) -> None:
-        self._unlink(edge)
+        # In this order: where both are drained, the parent must not wake in between.
+        old = edge.node
         edge.node = node
         self._link(edge)
+        self._unlink_from(old, edge)
 
     def _link(self, child: Child) -> None:
         child.node.parents.append(child)
@@ -250,8 +278,11 @@ class Graph:
             child.parent.drained_begin()
 
     def _unlink(self, child: Child) -> None:
-        child.node.parents.remove(child)
-        for _ in range(child.node.quiesced):
+        self._unlink_from(child.node, child)
+
+    def _unlink_from(self, node: Node, child: Child) -> None:
+        node.parents.remove(child)
+        for _ in range(node.quiesced):
             child.parent.drained_end()
 
     # -- permissions --------------------------------------------------------------------------
@@ -273,7 +304,7 @@ class Graph:
                 for child in node.children.values():
                     before.append((child, child.perm, child.shared))
                     child.perm, child.shared = _needed(node, child, perm, shared)
-        except QmpError:
+        except BaseException:
             for child, perm, shared in reversed(before):
                 child.perm, child.shared = perm, shared
             for node in reversed(checked):
@@ -282,13 +313,24 @@ class Graph:
         for node in checked:
             node.driver.set_perm()
 
+    def _loosen(self, node: Node) -> None:
+        """Apply permissions after a user has gone. Never fails.
+
+        Less can always be granted; a driver that can't give something back keeps it.
+        """
+        try:
+            self.refresh_perms([node])
+        except QmpError as error:
+            log.warning("node '%s' keeps permissions: %s", node.name, error.desc)
+
 
 class _Opener:
     """What a driver may do while its node is opened; see ``driver.Opener``."""
 
-    def __init__(self, graph: Graph, options: NodeOptions) -> None:
+    def __init__(self, graph: Graph, options: NodeOptions, above: dict[str, Node]) -> None:
         self.workers = graph.workers
         self.events = graph.events
+        self.above = above
         self.opened: dict[str, Node] = {}
         self.node: Node
         self._graph = graph
@@ -297,20 +339,20 @@ class _Opener:
     async def open_child(self, name: str, ref: str | BlockdevOptions, role: Role) -> Child:
         """Open or find a child, and attach it."""
         if isinstance(ref, str):
-            below = self._graph.find(ref)
+            below = self.find(ref)
         elif name in self.opened:
             below = self.opened[name]
         else:
-            below = self.opened[name] = await self._graph.open(ref, self._options)
+            below = self.opened[name] = await self._graph._open(ref, self._options, self.above)
         return self._graph.attach_child(self.node, name, role, below)
 
     def find(self, node_name: str) -> Node:
-        """Return the node of that name."""
-        return self._graph.find(node_name)
+        """Return the node of that name; it may be one that is just being opened."""
+        return self.above.get(node_name) or self._graph.find(node_name)
 
     async def undo(self) -> None:
         """Close what was opened but is not attached."""
-        for node in self.opened.values():
+        for node in reversed(self.opened.values()):
             await self._graph.release(node)
 
 
@@ -327,7 +369,7 @@ def _check_options(given: BlockdevOptions, options: NodeOptions) -> None:
 
 
 def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
-    if node.options.force_share:
+    if child.node.options.force_share:
         needed, _ = node.driver.child_perms(child.name, child.role, perm, Perm.ALL)
         return needed, Perm.ALL
     return node.driver.child_perms(child.name, child.role, perm, shared)

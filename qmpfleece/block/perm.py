@@ -62,10 +62,10 @@ def default_perms(role: Role, perm: Perm, shared: Perm, *, writable: bool) -> tu
         # data, so can we.
         others = Perm.WRITE | Perm.RESIZE if shared & Perm.WRITE else Perm.NONE
         return perm & Perm.CONSISTENT_READ, others | Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
-    perm |= Perm.CONSISTENT_READ
     if role & Role.METADATA:
         # A format driver may write metadata although nobody writes data, and could not
         # cope with somebody else doing so.
+        perm |= Perm.CONSISTENT_READ
         if writable:
             perm |= Perm.WRITE | Perm.RESIZE
         return perm, shared & ~(Perm.WRITE | Perm.RESIZE)

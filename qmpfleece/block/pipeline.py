@@ -19,6 +19,7 @@ from qmpfleece.block.node import Node
 from qmpfleece.block.reqlist import Req
 
 FUA: Final = ReqFlags.FUA
+SERIALISING: Final = ReqFlags.SERIALISING
 _ZEROES: Final = bytes(64 * KIB)
 _MAX_BOUNCE: Final = MIB
 
@@ -71,16 +72,20 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     request: Req | None = None
     try:
         if (offset | length) % node.request_alignment:
+            if not length:
+                return
             request = await _serialise(node, offset, length)
             await _pwrite_unaligned(node, offset, buf, flags)
         else:
-            if node.tracks:
+            if node.tracks or flags & SERIALISING:
                 request = await _track(node, offset, length, flags)
             driver = node.driver
             await driver.pwrite(offset, buf, flags & driver.write_flags)
             if flags & FUA and not driver.write_flags & FUA:
                 node.write_gen += 1
                 await _flush_node(node)
+        if offset + length > node.length:
+            _set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
 
@@ -95,12 +100,16 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
     _check_write(child, offset, length)
     if not node.options.unmap:
         flags &= ~ReqFlags.MAY_UNMAP
+    if not length:
+        return
     node.in_flight += 1
     request: Req | None = None
     try:
-        if node.tracks or (offset | length) % node.request_alignment:
+        if node.tracks or flags & SERIALISING or (offset | length) % node.request_alignment:
             request = await _track(node, offset, length, flags)
         await _zero_aligned_and_edges(node, offset, length, flags)
+        if offset + length > node.length:
+            _set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
 
@@ -155,9 +164,7 @@ async def truncate(child: Child, length: int) -> None:
     node.in_flight += 1
     try:
         await node.driver.truncate(length)
-        node.length = align_up(length, SECTOR)
-        for bitmap in node.bitmaps:
-            bitmap.bits.resize(node.length)
+        _set_length(node, align_up(length, SECTOR))
     finally:
         node.write_gen += 1
         node.work_end()
@@ -176,17 +183,24 @@ def _check_write(child: Child, offset: int, length: int) -> None:
 
 
 def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> None:
+    """Leave the list, record what may have changed, and leave the node: in one step."""
     node.write_gen += 1
-    if offset + length > node.length:
-        node.length = align_up(offset + length, SECTOR)
-    for bitmap in node.bitmaps:
-        if bitmap.recording:
-            bitmap.mark(offset, length)
     if request is not None:
         request.remove()
     node.in_flight -= 1
     if not node.in_flight:
         node.wake_idle()
+    # A request past the end that has failed, or a discard, has not made the node grow.
+    length = min(length, node.length - offset)
+    if length > 0:
+        for bitmap in node.bitmaps:
+            bitmap.mark(offset, length)
+
+
+def _set_length(node: Node, length: int) -> None:
+    node.length = length
+    for bitmap in node.bitmaps:
+        bitmap.bits.resize(length)
 
 
 async def _flush_node(node: Node) -> None:
@@ -223,6 +237,8 @@ async def _zero_edge(node: Node, offset: int, length: int, flags: int) -> None:
 async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> None:
     driver = node.driver
     try:
+        if flags & ReqFlags.NO_FALLBACK and not driver.zero_flags & ReqFlags.NO_FALLBACK:
+            raise BlockError(errno.ENOTSUP)
         await driver.pwrite_zeroes(offset, length, flags & driver.zero_flags)
         done_by_driver = driver.zero_flags
     except OSError as error:
@@ -283,6 +299,7 @@ async def _serialise(node: Node, offset: int, length: int) -> Req:
     Only requests that are entered are waited for, and an entered request waits for no
     other one, so two requests never wait for each other.
     """
+    node.tracks = True  # from now on writes look here, and leave a trace
     align = node.request_alignment
     start, end = align_down(offset, align), align_up(offset + length, align)
     while True:

@@ -31,17 +31,21 @@ async def status_above(node: Node, offset: int, length: int, limit: int) -> list
     What no layer has reads as zeroes: ZERO without ALLOCATED.
     """
     extents: list[Extent] = []
-    for extent in await block_status(node, offset, length, limit):
-        if len(extents) >= limit:
-            break
-        if extent.flags & Status.ALLOCATED:
-            extents.append(extent)
-        else:
-            below = await _below(node, offset, extent.length, limit - len(extents))
-            extents += below
-            if sum(part.length for part in below) < extent.length:
+    node.work_begin()  # a drain waits for the walk through the layers below, too
+    try:
+        for extent in await block_status(node, offset, length, limit):
+            if len(extents) >= limit:
                 break
-        offset += extent.length
+            if extent.flags & Status.ALLOCATED:
+                extents.append(extent)
+            else:
+                below = await _below(node, offset, extent.length, limit - len(extents))
+                extents += below
+                if sum(part.length for part in below) < extent.length:
+                    break
+            offset += extent.length
+    finally:
+        node.work_end()
     return extents
 
 
@@ -52,8 +56,15 @@ async def allocation_depth(
 
     Filters are no layers of their own. Source: NBD meta context ``qemu:allocation-depth``.
     """
+    node.work_begin()  # as above
+    try:
+        return await _depths(skip_filters(node), offset, length, limit)
+    finally:
+        node.work_end()
+
+
+async def _depths(top: Node, offset: int, length: int, limit: int) -> list[tuple[int, int]]:
     runs: list[tuple[int, int]] = []
-    top = skip_filters(node)
     for extent in await block_status(top, offset, length, limit):
         if extent.flags & Status.ALLOCATED:
             runs.append((extent.length, 1))

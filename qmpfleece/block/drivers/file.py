@@ -93,31 +93,32 @@ class File(BlockDriver[FileOptions], name="file"):
         self._use_locks = options.locking != "off" and not node.options.force_share
         self._held = (Perm.NONE, Perm.ALL)
         self._wanted = self._held
-        self._fd = await self._queue.submit(self._open)
         try:
-            alignment, size = await self._queue.submit(self._probe)
-        except OSError as error:
+            await self._queue.submit(self._open)
+            node.request_alignment, size = await self._queue.submit(self._probe)
+        except BaseException as error:
             await self.close()
-            raise QmpError(f"Could not refresh total sector count: {error.strerror}") from error
-        node.request_alignment = alignment
+            if isinstance(error, OSError):
+                raise QmpError(
+                    f"Could not refresh total sector count: {error.strerror}"
+                ) from error
+            raise
         node.length = align_up(size, SECTOR)
 
-    def _open(self) -> int:
+    def _open(self) -> None:
         """Open the file as the options say; runs on a thread."""
         node, filename = self.node, self.options.filename
         # Under auto-read-only the file is writable only while somebody writes.
         writable = not node.options.read_only and not node.options.auto_read_only
+        flags = self._open_flags(writable=writable)
         try:
-            fd = os.open(filename, self._open_flags(writable=writable))
-        except OSError as error:
-            raise QmpError(f"Could not open '{filename}': {error.strerror}") from error
-        try:
-            self._check_type(os.fstat(fd))
-        except QmpError:
-            os.close(fd)
-            raise
+            if stat.S_ISFIFO(os.stat(filename).st_mode):
+                flags |= os.O_NONBLOCK  # it is refused, not waited for
+            self._fd = os.open(filename, flags)
+        except (OSError, ValueError) as error:
+            raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
+        self._check_type(os.fstat(self._fd))
         self._writable = writable
-        return fd
 
     def _open_flags(self, *, writable: bool) -> int:
         flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
@@ -135,7 +136,9 @@ class File(BlockDriver[FileOptions], name="file"):
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if not self._direct:
             return 1, size
-        for alignment in (SECTOR, 1024, 2048, 4096):
+        if self._can_read(1):  # an empty file, or a file system that does not mind: unknown
+            return 4096, size
+        for alignment in (SECTOR, 1024, 2048):
             if self._can_read(alignment):
                 return alignment, size
         return 4096, size
@@ -152,7 +155,7 @@ class File(BlockDriver[FileOptions], name="file"):
         """Close the file."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            await self._queue.submit(os.close, fd)
+            await self._queries.submit(os.close, fd)  # after the queries in flight
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -182,8 +185,7 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         """Deallocate, or convert to unwritten extents."""
-        unmap = bool(flags & ReqFlags.MAY_UNMAP)
-        await self._queue.submit(self._zero, offset, length, unmap)
+        await self._queue.submit(self._zero, offset, length, flags)
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Deallocate."""
@@ -211,7 +213,9 @@ class File(BlockDriver[FileOptions], name="file"):
         return self._status(offset, length, limit)
 
     async def allocated_size(self) -> int | None:
-        """Return what the file occupies."""
+        """Return what the file occupies; None when it has just been closed."""
+        if self._fd < 0:
+            return None
         return (await self._queries.submit(os.fstat, self._fd)).st_blocks * 512
 
     def exact_filename(self) -> str:
@@ -222,9 +226,10 @@ class File(BlockDriver[FileOptions], name="file"):
 
     def _read_fully(self, offset: int, buf: memoryview) -> None:
         if self._direct:
-            with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as aligned:
-                self._read_loop(offset, aligned)
-                buf[:] = aligned
+            # Freed with the last view of it; closing it would trip over those of a traceback.
+            aligned = memoryview(mmap.mmap(-1, len(buf)))
+            self._read_loop(offset, aligned)
+            buf[:] = aligned
         else:
             self._read_loop(offset, buf)
 
@@ -232,16 +237,18 @@ class File(BlockDriver[FileOptions], name="file"):
         done = 0
         while done < len(buf):
             got = os.preadv(self._fd, (buf[done:],), offset + done)
-            if not got:
+            # Part of a sector is only read where the file ends.
+            if not got or (self._direct and got % SECTOR):
+                done += got
                 buf[done:] = bytes(len(buf) - done)
                 return
             done += got
 
     def _write_fully(self, offset: int, buf: memoryview, flags: int) -> None:
         if self._direct:
-            with mmap.mmap(-1, len(buf) or 1) as bounce, memoryview(bounce) as aligned:
-                aligned[: len(buf)] = buf
-                self._write_loop(offset, aligned[: len(buf)], flags)
+            aligned = memoryview(mmap.mmap(-1, len(buf) or 1))[: len(buf)]
+            aligned[:] = buf
+            self._write_loop(offset, aligned, flags)
         else:
             self._write_loop(offset, buf, flags)
 
@@ -253,8 +260,14 @@ class File(BlockDriver[FileOptions], name="file"):
                 raise BlockError(errno.ENOSPC)
             done += put
 
-    def _zero(self, offset: int, length: int, unmap: bool) -> None:  # noqa: FBT001 - positional
-        allocation.write_zeroes(self._fd, offset, length, unmap=unmap)
+    def _zero(self, offset: int, length: int, flags: int) -> None:
+        allocation.write_zeroes(
+            self._fd,
+            offset,
+            length,
+            unmap=bool(flags & ReqFlags.MAY_UNMAP),
+            fast=bool(flags & ReqFlags.NO_FALLBACK),
+        )
 
     async def _discard(self, offset: int, length: int) -> None:
         await self._queue.submit(allocation.discard, self._fd, offset, length)
@@ -275,7 +288,8 @@ class File(BlockDriver[FileOptions], name="file"):
             if self._use_locks:
                 held, held_shared = self._held
                 locks.apply(self._fd, held | perm, held_shared & shared, drop=False)
-                locks.check(self._fd, perm, shared)
+                # What is held already cannot be in conflict, so giving back never fails.
+                locks.check(self._fd, perm & ~held, shared | ~held_shared)
                 if self._next_fd >= 0:
                     locks.apply(self._next_fd, perm, shared, drop=False)
         except QmpError:
@@ -311,6 +325,8 @@ class File(BlockDriver[FileOptions], name="file"):
                 f"/proc/self/fd/{self._fd}", self._open_flags(writable=writable)
             )
         except OSError as error:
+            if not writable:
+                return  # it stays open for writing, which does no harm
             raise QmpError(
                 f"Could not open '{self.options.filename}': {error.strerror}"
             ) from error
@@ -319,6 +335,10 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._next_fd >= 0:
             os.close(self._next_fd)
             self._next_fd = -1
+
+
+def _text(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 class HostDevice(File, name="host_device", options=HostDeviceOptions):

@@ -56,7 +56,7 @@ def discard(fd: int, offset: int, length: int) -> None:
         _device(fd, _BLKDISCARD, offset, length)
 
 
-def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool) -> None:
+def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool = False) -> None:
     """Write zeroes without sending them.
 
     Args:
@@ -64,13 +64,14 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool) -> None:
         offset: Bytes.
         length: Bytes.
         unmap: Whether the range may be deallocated.
+        fast: Whether to fail where the kernel might write zeroes, block by block.
 
     Raises:
         OSError: ENOTSUP where it can't be done.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
-        _device(fd, _BLKZEROOUT, offset, length)
+        _zero_device(fd, offset, length, unmap=unmap, fast=fast)
         return
     if unmap and offset + length <= info.st_size:
         try:
@@ -113,8 +114,26 @@ def _run(fd: int, offset: int) -> tuple[int, int]:
         return _DATA, far
     if data > offset:
         return _ZERO, data
-    hole = os.lseek(fd, offset, os.SEEK_HOLE)
+    try:
+        hole = os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError:  # the file has become shorter
+        return _DATA, far
     return _DATA, hole if hole > offset else far
+
+
+def _zero_device(fd: int, offset: int, length: int, *, unmap: bool, fast: bool) -> None:
+    if unmap:
+        try:
+            # For devices this is "zero without writing".
+            fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+        else:
+            return
+    if fast:
+        raise BlockError(errno.ENOTSUP)
+    _device(fd, _BLKZEROOUT, offset, length)
 
 
 def _device(fd: int, request: int, offset: int, length: int) -> None:

@@ -52,6 +52,7 @@ def check(fd: int, perm: Perm, shared: Perm) -> None:
     for number, bit in _BITS:
         if perm & bit and _is_locked(fd, _SHARED_BASE + number):
             raise QmpError(f'Failed to get "{perm_names(bit)}" lock')
+    for number, bit in _BITS:
         if not shared & bit and _is_locked(fd, _PERM_BASE + number):
             raise QmpError(f'Failed to get shared "{perm_names(bit)}" lock')
 

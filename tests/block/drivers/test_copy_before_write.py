@@ -396,12 +396,12 @@ async def test_closing_waits_for_a_copy_that_has_timed_out(fleece):
     with pytest.raises(OSError, match="timed out"):
         await fleece.write(0, b"x")
     await fleece.client.detach()
-    await fleece.guest.detach()
-    await fleece.graph.delete("snap")
-    closing = await fleece.started(fleece.graph.delete("cbw"))
-    assert not closing.done()
+    letting_go = await fleece.started(fleece.guest.detach())
+    assert not letting_go.done()
     fleece.temp.release()
-    await closing
+    await letting_go
+    await fleece.graph.delete("snap")
+    await fleece.graph.delete("cbw")
     assert fleece.disk.node.bitmaps == []
     await fleece.start()
 
