@@ -128,7 +128,8 @@ class BlockCopy:
         bitmap: What is to be copied: unnamed, not recording. Others clear bits by ``forget``.
         in_flight: The claimed ranges.
         skip_unallocated: Drop what the top layer of the source does not have (sync=top).
-        on_copied: Called with the bytes of whole clusters that were copied, or dropped.
+        on_progress: Called with the bytes of whole clusters that were copied; with 0 when
+            some were dropped.
 
     Raises:
         QmpError: ``bitmap`` can't be used.
@@ -149,9 +150,9 @@ class BlockCopy:
         self.cluster_size: Final = cluster_size
         self.in_flight: Final = ReqList()
         self.skip_unallocated = False
-        self.on_copied: Callable[[int], None] | None = None
-        self._max_chunk = max(align_down(max_chunk, cluster_size), cluster_size)
-        self._memory = _Memory(max(MAX_MEMORY, self._max_chunk))
+        self.on_progress: Callable[[int], None] | None = None
+        self.limit_chunk(max_chunk)
+        self._memory = _Memory(max(MAX_MEMORY, cluster_size))
         # A write to a target that shows what the source holds must not meet reads that
         # are on their way through the target to the source.
         shown = reaches(target.node, source.node)
@@ -169,6 +170,12 @@ class BlockCopy:
                 ) from error
         self._home = source.node
         self._home.bitmaps.insert(0, self.bitmap)
+
+    def limit_chunk(self, max_chunk: int) -> None:
+        """Move at most so many bytes with one request, but one cluster at least."""
+        self._max_chunk = max(
+            align_down(min(max_chunk, MAX_CHUNK), self.cluster_size), self.cluster_size
+        )
 
     def close(self) -> None:
         """Take the bitmap off the source. No copy is in flight."""
@@ -227,6 +234,29 @@ class BlockCopy:
             # One of them may have failed, and its clusters be dirty again.
             self.bitmap.bits.reset(offset, length)
 
+    async def drop_unallocated(self, offset: int) -> int:
+        """Make the next clusters clean if the top layer of the source does not have them.
+
+        Args:
+            offset: Where to look, a multiple of the cluster size, within the source.
+
+        Returns:
+            Where to look next.
+
+        Raises:
+            OSError: The status can't be found out.
+        """
+        size = self.cluster_size
+        extent = (await status.block_status(self.source.node, offset, self.length - offset, 1))[0]
+        end = offset + extent.length
+        if extent.flags & Status.ALLOCATED:
+            return align_up(end, size)
+        whole = end if end == self.length else align_down(end, size)
+        if whole > offset:
+            self.bitmap.bits.reset(offset, whole - offset)
+            self._progress(0)
+        return end if whole == end else whole + size  # a cluster partly missing stays
+
     async def _copy_dirty(
         self, offset: int, end: int, throttle: Throttle | None, workers: int
     ) -> None:
@@ -236,7 +266,8 @@ class BlockCopy:
             while (req := self._claim(offset, end)) is not None:
                 zero = await self._settle(req)
                 if zero is None:
-                    self._finish(req)
+                    req.remove()
+                    self._progress(0)
                     offset = req.offset + req.length
                     continue
                 if throttle is not None:
@@ -261,9 +292,8 @@ class BlockCopy:
             if tasks:
                 await _all_done(tasks)
             raise
-        if tasks:
-            await _all_done(tasks)
-            _raise_first(tasks)
+        if tasks and (error := await _all_done(tasks)) is not None:
+            raise error
 
     def _claim(self, offset: int, end: int) -> Req | None:
         """Take the next dirty clusters. No await inside: nobody else can take them."""
@@ -280,8 +310,11 @@ class BlockCopy:
 
     def _finish(self, req: Req) -> None:
         req.remove()
-        if self.on_copied is not None:
-            self.on_copied(align_up(req.length, self.cluster_size))
+        self._progress(align_up(req.length, self.cluster_size))
+
+    def _progress(self, copied: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(copied)
 
     async def _settle(self, req: Req) -> bool | None:
         """Cut the claim down to one run of equal status.
@@ -351,16 +384,22 @@ async def _some_done(tasks: set[asyncio.Task[None]]) -> None:
     """
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     tasks.intersection_update(pending)
-    _raise_first(done)
+    if (error := _first_error(done)) is not None:
+        raise error
 
 
-async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
-    """Wait until all tasks are done; when we are cancelled meanwhile, so are they."""
+async def _all_done(tasks: set[asyncio.Task[None]]) -> BaseException | None:
+    """Wait until all tasks are done; when we are cancelled meanwhile, so are they.
+
+    Returns:
+        The error of one that has failed.
+    """
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
+    return _first_error(tasks)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -369,8 +408,7 @@ async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _raise_first(done: set[asyncio.Task[None]]) -> None:
+def _first_error(done: set[asyncio.Task[None]]) -> BaseException | None:
+    """Return the error of one of the tasks; those of the others are taken note of."""
     errors = [task.exception() for task in done if not task.cancelled()]
-    for error in errors:
-        if error is not None:
-            raise error
+    return next((error for error in errors if error is not None), None)

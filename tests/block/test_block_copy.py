@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import gc
 
 import pytest
 
@@ -49,7 +50,7 @@ class Bench:
             self.graph.attach(edge, Perm.CONSISTENT_READ | Perm.WRITE, Perm.ALL)
         self.engine = BlockCopy(*self.edges, **options)
         self.copied = []
-        self.engine.on_copied = self.copied.append
+        self.engine.on_progress = self.copied.append
         self.tasks = []
 
     async def start(self, offset, length, workers=64, throttle=None):
@@ -230,7 +231,7 @@ async def test_forgotten_clusters_are_not_copied_even_if_they_were_in_flight_and
     assert [*b.engine.bitmap.bits.areas()] == [(CLUSTER, CLUSTER)]
 
 
-async def test_what_the_top_layer_does_not_have_is_dropped_but_counts(bench):
+async def test_what_the_top_layer_does_not_have_is_dropped_and_is_no_progress(bench):
     b = bench(DATA[: 2 * CLUSTER])
     b.engine.skip_unallocated = True
     plain = b.source.block_status
@@ -242,7 +243,8 @@ async def test_what_the_top_layer_does_not_have_is_dropped_but_counts(bench):
     b.source.block_status = second_half_only
     await b.engine.copy(0, 2 * CLUSTER)
     assert b.target.seen("write") == [(CLUSTER, CLUSTER)]
-    assert b.copied == [CLUSTER, CLUSTER]
+    assert b.copied == [0, CLUSTER]
+    assert b.engine.remaining == 0
 
 
 class Budget:
@@ -295,3 +297,17 @@ async def test_cluster_size_is_the_largest_of_what_is_asked_for(bench):
     assert cluster_size_for(b.target.node, MIB) == 2 * MIB
     with pytest.raises(QmpError, match="power of 2"):
         cluster_size_for(b.target.node, 3)
+
+
+async def test_copy_that_fails_twice_leaves_no_error_unseen(bench, caplog):
+    b = bench(DATA)
+    b.target.stop("write")
+    task = await b.start(0, 3 * MIB)
+    for request in tuple(b.target.waiting):
+        request.fail(errno.EIO)
+    with pytest.raises(CopyError):
+        await task
+    b.tasks.clear()
+    del task
+    gc.collect()
+    assert caplog.records == []

@@ -1,6 +1,7 @@
 """The graph of the fleecing scheme over two gate disks, with a guest and a backup client."""
 
 import asyncio
+from functools import cache
 from typing import Any
 
 from qmpfleece.base.registry import import_siblings
@@ -16,6 +17,7 @@ from tests.tools.gate import add_disk, settle
 CLUSTER = 64 * 1024
 
 
+@cache
 def pattern(length: int) -> bytes:
     """Bytes that differ from place to place, zero nowhere."""
     return bytes(1 + (i // 512 * 7 + i) % 255 for i in range(length))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.bitmap.bits import GranularBits
@@ -10,6 +11,8 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.qapi.blockdev import BlockdevOptions
 
+#: For whom the running task works, as the test chooses to say; remembered at the gate.
+OWNER: ContextVar[object] = ContextVar("owner", default=None)
 #: Bytes of what the disk can allocate.
 BLOCK = 512
 
@@ -28,6 +31,7 @@ class Stopped:
         self.offset = offset
         self.length = length
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.owner = OWNER.get()
 
     def __repr__(self) -> str:
         return f"<{self.verb} {self.offset}+{self.length}>"
@@ -50,6 +54,7 @@ class GateDisk(BlockDriver[BlockdevOptions]):
         log: Every request: verb, offset, length.
         stops: Which requests stop.
         waiting: Those that have.
+        applied: What has changed the content: verb, offset, bytes.
         errors: Errno with which a verb fails.
     """
 
@@ -65,6 +70,7 @@ class GateDisk(BlockDriver[BlockdevOptions]):
         self.log: list[tuple[str, int, int]] = []
         self.stops: Callable[[str, int, int], bool] = lambda *_: False
         self.waiting: list[Stopped] = []
+        self.applied: list[tuple[str, int, bytes]] = []
         self.errors: dict[str, int] = {}
         self.closed = False
 
@@ -116,21 +122,23 @@ class GateDisk(BlockDriver[BlockdevOptions]):
         await self._pass("write", offset, len(buf))
         self.data[offset : offset + len(buf)] = buf
         self.allocated.set(offset, len(buf))
+        self.applied.append(("write", offset, bytes(buf)))
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         await self._pass("zero", offset, length)
-        self._drop(offset, length)
+        self._drop("zero", offset, length)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         await self._pass("discard", offset, length)
-        self._drop(offset, length)
+        self._drop("discard", offset, length)
 
     async def flush(self) -> None:
         await self._pass("flush", 0, 0)
 
-    def _drop(self, offset: int, length: int) -> None:
+    def _drop(self, verb: str, offset: int, length: int) -> None:
         self.data[offset : offset + length] = bytes(length)
         self.allocated.reset(offset, length)
+        self.applied.append((verb, offset, bytes(length)))
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         await self._pass("status", offset, length)
