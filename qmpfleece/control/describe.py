@@ -119,10 +119,18 @@ async def device_info(node: Node, *, flat: bool) -> BlockDeviceInfo:
         drv=node.driver.driver_name,
         backing_file=None if backing is None else filename(backing.node),
         backing_file_depth=0 if flat else _depth(node),
+        encrypted=False,
         detect_zeroes=options.detect_zeroes,
+        bps=0,
+        bps_rd=0,
+        bps_wr=0,
+        iops=0,
+        iops_rd=0,
+        iops_wr=0,
         cache=BlockdevCacheInfo(
             writeback=True, direct=options.cache_direct, no_flush=options.cache_no_flush
         ),
+        write_threshold=0,
         dirty_bitmaps=[_bitmap_info(bitmap) for bitmap in node.bitmaps] or None,
         image=await image_info(node, flat=flat),
     )

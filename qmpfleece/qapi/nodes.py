@@ -61,17 +61,17 @@ class BlockDeviceInfo(Model):
     drv: str
     backing_file: str | None = Field(None, alias="backing_file")
     backing_file_depth: Int64 = Field(alias="backing_file_depth")
-    encrypted: bool = False
+    encrypted: bool
     detect_zeroes: DetectZeroes = Field(alias="detect_zeroes")
-    bps: Int64 = 0
-    bps_rd: Int64 = Field(0, alias="bps_rd")
-    bps_wr: Int64 = Field(0, alias="bps_wr")
-    iops: Int64 = 0
-    iops_rd: Int64 = Field(0, alias="iops_rd")
-    iops_wr: Int64 = Field(0, alias="iops_wr")
+    bps: Int64
+    bps_rd: Int64 = Field(alias="bps_rd")
+    bps_wr: Int64 = Field(alias="bps_wr")
+    iops: Int64
+    iops_rd: Int64 = Field(alias="iops_rd")
+    iops_wr: Int64 = Field(alias="iops_wr")
     image: ImageInfo
     cache: BlockdevCacheInfo
-    write_threshold: Int64 = Field(0, alias="write_threshold")
+    write_threshold: Int64 = Field(alias="write_threshold")
     dirty_bitmaps: list[BlockDirtyInfo] | None = None
 
 

@@ -1,13 +1,12 @@
 """The commands about the monitor and the program itself."""
 
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any, Final, Literal
 
 from qmpfleece import __version__
 from qmpfleece.control.command import COMMANDS, command
+from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import System
-from qmpfleece.qapi.events import Event
+from qmpfleece.qapi.events import EVENTS, Event
 from qmpfleece.qapi.model import Model
 
 
@@ -22,16 +21,21 @@ class Resume(Event, name="RESUME"):
 class VersionTriple(Model):
     """QAPI ``VersionTriple``: the version of QEMU whose behaviour is offered."""
 
-    major: int = 7
-    minor: int = 2
-    micro: int = 0
+    major: int
+    minor: int
+    micro: int
 
 
 class VersionInfo(Model):
     """QAPI ``VersionInfo``."""
 
-    qemu: VersionTriple = Field(default_factory=VersionTriple)
-    package: str = f"qmpfleece {__version__}"
+    qemu: VersionTriple
+    package: str
+
+
+VERSION: Final = VersionInfo(
+    qemu=VersionTriple(major=7, minor=2, micro=0), package=f"qmpfleece {__version__}"
+)
 
 
 class CommandInfo(Model):
@@ -69,7 +73,13 @@ async def query_commands(_system: System) -> list[CommandInfo]:
 @command("query-version")
 async def query_version(_system: System) -> VersionInfo:
     """Tell which QEMU we behave like, and our own version as the package."""
-    return VersionInfo()
+    return VERSION
+
+
+@command("query-qmp-schema")
+async def query_qmp_schema(_system: System) -> list[dict[str, Any]]:
+    """Describe all commands, events and types."""
+    return schema(COMMANDS, EVENTS)
 
 
 @command("query-name")
@@ -112,4 +122,4 @@ async def quit_(system: System) -> None:
 
 def greeting() -> dict[str, Any]:
     """Return what the server says first to each client."""
-    return {"QMP": {"version": VersionInfo().to_wire(), "capabilities": ["oob"]}}
+    return {"QMP": {"version": VERSION.to_wire(), "capabilities": ["oob"]}}

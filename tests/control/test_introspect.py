@@ -1,0 +1,198 @@
+import json
+import shutil
+import subprocess
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from qmpfleece.base.registry import import_siblings
+from qmpfleece.control.command import COMMANDS, Boxed, Command, load
+from qmpfleece.control.introspect import schema
+from qmpfleece.control.system import System
+from qmpfleece.qapi.alternate import Alternate
+from qmpfleece.qapi.events import EVENTS, Event
+from qmpfleece.qapi.model import Model, Size, Uint32
+
+
+class Leaf(Model):
+    name: str
+    next: "Leaf | None" = None
+
+
+class Nbd(Model):
+    type: Literal["nbd"]
+    id: str
+    size: Size | None = None
+
+
+class Fuse(Model):
+    type: Literal["fuse", "vduse"]
+    id: str
+    mode: Literal["a", "b"]
+
+
+async def plain(system: System, node_name: str, depth: Uint32 = 3) -> None:
+    """Has a required and an optional member."""
+
+
+async def rich(
+    system: System,
+    leaves: list[Leaf],
+    what: Annotated[str | Leaf | None, Alternate("What")] = None,
+) -> list[Leaf]:
+    """Uses arrays, an alternate and a type that contains itself."""
+
+
+async def union(
+    system: System, options: Annotated[Nbd | Fuse, Field(discriminator="type"), Boxed]
+) -> str:
+    """Takes a union."""
+
+
+class Gone(Event, name="TEST_GONE"):
+    id: str
+
+
+def of(handler):
+    entities = schema({"c": Command("c", handler, exclusive=True)}, {"TEST_GONE": Gone})
+    return {entity["name"]: entity for entity in entities}
+
+
+def test_command_names_its_types_and_defaults_are_optional():
+    found = of(plain)
+    assert found["c"] == {"name": "c", "ret-type": "0", "meta-type": "command", "arg-type": "1"}
+    assert found["0"] == {"name": "0", "members": [], "meta-type": "object"}
+    assert found["1"] == {
+        "name": "1",
+        "members": [
+            {"name": "node-name", "type": "str"},
+            {"name": "depth", "default": None, "type": "int"},
+        ],
+        "meta-type": "object",
+    }
+    assert found["str"] == {"name": "str", "json-type": "string", "meta-type": "builtin"}
+    assert found["int"] == {"name": "int", "json-type": "int", "meta-type": "builtin"}
+
+
+def test_event_names_its_data():
+    found = of(plain)
+    event = found["TEST_GONE"]
+    assert event["meta-type"] == "event"
+    assert found[event["arg-type"]]["members"] == [{"name": "id", "type": "str"}]
+
+
+def test_arrays_alternates_and_recursion():
+    found = of(rich)
+    leaf = found[found[found["c"]["ret-type"]]["element-type"]]
+    assert leaf["members"][1] == {"name": "next", "default": None, "type": leaf["name"]}
+    leaves, what = found[found["c"]["arg-type"]]["members"]
+    assert leaves == {"name": "leaves", "type": f"[{leaf['name']}]"}
+    assert found[what["type"]] == {
+        "name": what["type"],
+        "members": [{"type": "str"}, {"type": leaf["name"]}, {"type": "null"}],
+        "meta-type": "alternate",
+    }
+
+
+def test_union_has_base_members_a_tag_and_variants():
+    found = of(union)
+    options = found[found["c"]["arg-type"]]
+    assert options["tag"] == "type"
+    tag, ident = options["members"]
+    assert found[tag["type"]]["values"] == ["nbd", "fuse", "vduse"]
+    assert found[tag["type"]]["members"] == [{"name": v} for v in ("nbd", "fuse", "vduse")]
+    assert ident == {"name": "id", "type": "str"}
+    cases = {case["case"]: found[case["type"]]["members"] for case in options["variants"]}
+    assert cases["nbd"] == [{"name": "size", "default": None, "type": "int"}]
+    assert cases["fuse"] == cases["vduse"]
+    assert [member["name"] for member in cases["fuse"]] == ["mode"]
+
+
+@pytest.fixture
+def ours():
+    import_siblings("qmpfleece.block.drivers")
+    load()
+    return schema(COMMANDS, EVENTS)
+
+
+def test_every_type_that_is_named_is_described_once(ours):
+    names = [entity["name"] for entity in ours]
+    assert len(names) == len(set(names))
+    used = {
+        value
+        for entity in ours
+        for holder in [entity, *entity.get("members", []), *entity.get("variants", [])]
+        for key, value in holder.items()
+        if key in {"type", "arg-type", "ret-type", "element-type"}
+    }
+    assert used <= set(names)
+
+
+async def test_it_is_what_query_qmp_schema_answers(talk, ours):
+    assert (await talk.ask({"execute": "query-qmp-schema"}))["return"] == ours
+
+
+#: Where we differ from QEMU 7.2 on purpose.
+DIFFERENT = {
+    "blockdev-add(copy-before-write).min-cluster-size",  # later than 7.2
+    "blockdev-add(qcow2).encrypt.key-secret",  # QEMU has it in each variant of its union
+}
+
+
+class Arguments:
+    """Flattens what a command takes: each member's path, and whether it may be left out."""
+
+    def __init__(self, entities) -> None:
+        self.entities = {entity["name"]: entity for entity in entities}
+
+    def of(self, command):
+        found: dict[str, bool] = {}
+        self._walk(self.entities[command]["arg-type"], "", found, ())
+        return found
+
+    def _walk(self, name, path, found, above):
+        entity = self.entities[name]
+        if entity["meta-type"] == "array":
+            self._walk(entity["element-type"], path + "[]", found, above)
+        elif entity["meta-type"] == "alternate":
+            for arm in entity["members"]:
+                self._walk(arm["type"], path, found, above)
+        elif entity["meta-type"] == "enum":
+            found.update((f"{path}={value}", True) for value in entity["values"])
+        elif entity["meta-type"] == "object" and name not in above:
+            for member in entity["members"]:
+                inner = f"{path}.{member['name']}"
+                found[inner] = "default" in member
+                self._walk(member["type"], inner, found, (*above, name))
+            for case in entity.get("variants", []):
+                inner = f"{path}({case['case']})"
+                self._walk(case["type"], inner, found, (*above, name))
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(not shutil.which("qemu-storage-daemon"), reason="no QEMU here")
+def test_every_argument_of_ours_is_one_of_qemu(ours):
+    script = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "query-qmp-schema"},
+        {"execute": "quit"},
+    ]
+    done = subprocess.run(
+        ["qemu-storage-daemon", "--chardev", "stdio,id=c", "--monitor", "c"],
+        input="\n".join(map(json.dumps, script)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    theirs = next(r["return"] for r in replies if isinstance(r.get("return"), list))
+    qemu, mine = Arguments(theirs), Arguments(ours)
+    differ = {
+        f"{name}{path}": (optional, qemu.of(name).get(path, "unknown"))
+        for name in COMMANDS
+        if name in qemu.entities
+        for path, optional in mine.of(name).items()
+        if qemu.of(name).get(path) != optional
+    }
+    assert differ.keys() <= DIFFERENT
