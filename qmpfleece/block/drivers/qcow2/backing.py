@@ -1,0 +1,114 @@
+"""The backing file: what the image names, or what the options say instead."""
+
+import json
+import os.path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import DRIVERS, Opener
+from qmpfleece.block.drivers.qcow2 import extensions
+from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.layout import MAGIC
+from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+from qmpfleece.block.node import Node
+from qmpfleece.block.perm import Role
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
+
+_JSON: Final = "json:"
+
+
+async def open_backing(
+    opener: Opener, options: Qcow2Options, header: Header, file: Node
+) -> Child | None:
+    """Open the backing file and attach it.
+
+    Args:
+        opener: What opens nodes.
+        options: The image's options; ``backing`` may name another node, or none.
+        header: What the image says.
+        file: Where the image lies; relative names begin there.
+
+    Raises:
+        QmpError: It can't be opened.
+    """
+    ref: str | BlockdevOptions
+    if "backing" in options.model_fields_set:
+        if options.backing is None:
+            return None
+        ref = options.backing
+        if isinstance(ref, BlockdevOptions) and ref.read_only is None:
+            ref = ref.model_copy(update={"read_only": True})
+        return await opener.open_child("backing", ref, Role.COW)
+    if not header.backing_name:
+        return None
+    try:
+        ref = await _from_header(header, file)
+        return await opener.open_child("backing", ref, Role.COW)
+    except QmpError as error:
+        raise QmpError(f"Could not open backing file: {error.desc}", error.error_class) from error
+
+
+async def _from_header(header: Header, file: Node) -> BlockdevOptions:
+    name = header.backing_name
+    raw_format = header.extension(extensions.BACKING_FORMAT)
+    image_format = raw_format.decode(errors="replace") if raw_format else ""
+    if image_format and image_format not in DRIVERS:
+        raise QmpError(f"Unknown driver '{image_format}'")
+    if name.startswith(_JSON):
+        return _validate(_from_json(name, image_format))
+    if name.startswith("file:"):
+        name = name[5:]
+    elif ":" in name.split("/")[0]:
+        raise QmpError(f"Unknown protocol '{name.split(':')[0]}'")
+    if not os.path.isabs(name):
+        base = file.exact_filename
+        if not base:
+            raise QmpError(f"Cannot use relative backing file names for '{file.name}'")
+        name = os.path.join(os.path.dirname(base), name)
+    below = {"driver": "file", "filename": name}
+    if not image_format:
+        image_format = _probe(name)
+    return _validate({"driver": image_format, "file": below, "read-only": True})
+
+
+def _from_json(name: str, image_format: str) -> dict[str, Any]:
+    try:
+        given = json.loads(name.removeprefix(_JSON))
+    except ValueError as error:
+        raise QmpError("Could not parse the JSON options") from error
+    if not isinstance(given, dict):
+        raise QmpError("Invalid JSON object given")
+    tree: dict[str, Any] = {}
+    for key, value in given.items():
+        *path, last = key.split(".")
+        into = tree
+        for step in path:
+            into = into.setdefault(step, {})
+        into[last] = value
+    if image_format:
+        tree.setdefault("driver", image_format)
+    if tree.get("driver") == "file" or (
+        "driver" not in tree and "filename" in tree.get("file", {})
+    ):
+        tree = {"driver": "raw", "file": tree} if "filename" in tree else tree
+    tree.setdefault("read-only", True)
+    return tree
+
+
+def _validate(tree: dict[str, Any]) -> BlockdevOptions:
+    try:
+        return validate_blockdev(tree)
+    except ValidationError as error:
+        raise QmpError(str(error.errors(include_url=False)[0]["msg"])) from error
+
+
+def _probe(name: str) -> str:
+    """Return the format of an image that is not said to have one."""
+    try:
+        with open(name, "rb") as source:
+            return "qcow2" if source.read(4) == MAGIC.to_bytes(4, "big") else "raw"
+    except OSError as error:
+        raise QmpError(f"Could not open '{name}': {error.strerror}") from error

@@ -1,0 +1,327 @@
+"""From the disk to the file: looking up runs of clusters, and getting L2 tables to change.
+
+A run is what one request to the file can serve: clusters of one kind that follow each other
+there. Looking up is synchronous; None says that the slice has to be loaded first.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from qmpfleece.block import pipeline
+from qmpfleece.block.drivers.qcow2 import overlap
+from qmpfleece.block.drivers.qcow2.layout import (
+    COMPRESSED,
+    COPIED,
+    OFFSET_MASK,
+    SUBCLUSTERS,
+    ZERO,
+)
+from qmpfleece.block.drivers.qcow2.tables import Table
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+_ZEROES: Final = bytes(1 << 16)
+
+
+class Kind:
+    """What a run is, plain integers."""
+
+    #: Decided by the backing file.
+    UNALLOCATED: Final = 0
+    #: Zeroes, without clusters in the file.
+    ZERO_PLAIN: Final = 1
+    #: Zeroes, with clusters in the file.
+    ZERO_ALLOCATED: Final = 2
+    #: Subclusters decided by the backing file, in clusters that are in the file.
+    UNALLOCATED_HOST: Final = 3
+    #: Data.
+    NORMAL: Final = 4
+    #: One compressed cluster.
+    COMPRESSED: Final = 5
+
+
+class Run(NamedTuple):
+    """A run of equal clusters or subclusters.
+
+    Attributes:
+        kind: One of ``Kind``.
+        host: Where it begins in the file that has the data; of a compressed run the L2 entry;
+            else without meaning.
+        length: Bytes.
+        copied: Whether nobody else refers to the clusters.
+    """
+
+    kind: int
+    host: int
+    length: int
+    copied: bool
+
+
+class Clusters:
+    """Looks into the L2 tables of an image."""
+
+    def __init__(self, image: "Image") -> None:
+        self._image = image
+        self._geometry = image.geometry
+        self._with_data_file = image.data is not image.file
+        self._mask = image.geometry.cluster_size - 1
+        #: L1 indexes whose L2 table is being made.
+        self._making: dict[int, asyncio.Future[None]] = {}
+
+    # -- looking up -----------------------------------------------------------------------
+
+    def lookup(self, offset: int, length: int) -> Run | None:
+        """Return the run that begins at ``offset``, cut to ``length``.
+
+        Returns:
+            None when the slice is not in memory; see ``load``.
+
+        Raises:
+            BlockError: The entry is corrupt.
+        """
+        geometry = self._geometry
+        span = geometry.l2_span
+        index = offset // span
+        l1 = self._image.l1
+        entry = l1[index] & OFFSET_MASK if index < len(l1) else 0
+        if not entry:
+            return Run(Kind.UNALLOCATED, 0, min(length, span - offset % span), False)
+        slice_index, inside = divmod(offset % span, geometry.slice_span)
+        table = self._image.l2.peek(entry + slice_index * geometry.slice_bytes)
+        if table is None:
+            return None
+        if geometry.extended:
+            return self._run_extended(table, inside, length)
+        return self._run(table, inside, length)
+
+    def _run(self, table: Table, inside: int, length: int) -> Run:
+        geometry, words = self._geometry, table.words
+        bits = geometry.cluster_bits
+        index = inside >> bits
+        within = inside & self._mask
+        word = words[index]
+        if word & COMPRESSED:
+            part = min(length, geometry.cluster_size - within)
+            return Run(Kind.COMPRESSED, word, part, False)
+        kind, host = self._classify(table, index, word)
+        last = min(inside + length - 1 >> bits, len(words) - 1)
+        count = 1
+        if last > index:
+            step = geometry.cluster_size if host or kind == Kind.NORMAL else 0
+            expected = word
+            for other in words[index + 1 : last + 1]:
+                expected += step
+                if other != expected:
+                    break
+                count += 1
+        part = min(length, (count << bits) - within)
+        return Run(kind, host + within, part, bool(word & COPIED))
+
+    def _classify(self, table: Table, index: int, word: int) -> tuple[int, int]:
+        """Return kind and offset of an entry that is not compressed and has no subclusters."""
+        host = word & OFFSET_MASK
+        if host & self._mask:
+            raise self._unaligned(table, index, host, zero=bool(word & ZERO))
+        if word & ZERO:
+            if self._geometry.version < 3:
+                raise self._image.corrupt(
+                    "Zero cluster entry found in pre-v3 image"
+                    f" (L2 offset: {self._table_offset(table):#x},"
+                    f" L2 index: {self._table_index(table, index):#x})"
+                )
+            return (Kind.ZERO_ALLOCATED if host else Kind.ZERO_PLAIN), host
+        if host or (word & COPIED and self._with_data_file):
+            return Kind.NORMAL, host
+        return Kind.UNALLOCATED, 0
+
+    def _run_extended(self, table: Table, inside: int, length: int) -> Run:
+        geometry, words = self._geometry, table.words
+        bits = geometry.cluster_bits
+        index = inside >> bits
+        within = inside & self._mask
+        word = words[2 * index]
+        if word & COMPRESSED:
+            part = min(length, geometry.cluster_size - within)
+            return Run(Kind.COMPRESSED, word, part, False)
+        first = within // geometry.subcluster_size
+        kind, host = self._classify_sub(table, index, first)
+        got = 0
+        expected = word
+        # Count equal subclusters, over cluster borders as long as the clusters follow.
+        while True:
+            got_here = self._equal_subclusters(table, index, first, kind)
+            got += got_here
+            if first + got_here < SUBCLUSTERS or index + 1 >= len(words) // 2:
+                break
+            if got * geometry.subcluster_size >= length + geometry.subcluster_size:
+                break
+            index += 1
+            first = 0
+            expected += geometry.cluster_size if word & OFFSET_MASK or word & COPIED else 0
+            if words[2 * index] != expected or words[2 * index] & COMPRESSED:
+                break
+            if self._classify_sub(table, index, 0)[0] != kind:
+                break
+        part = min(
+            length,
+            got * geometry.subcluster_size - within % geometry.subcluster_size,
+        )
+        return Run(kind, host + within, part, bool(word & COPIED))
+
+    def _classify_sub(self, table: Table, index: int, sub: int) -> tuple[int, int]:
+        word, bitmap = table.words[2 * index], table.words[2 * index + 1]
+        host = word & OFFSET_MASK
+        if host & self._mask:
+            raise self._unaligned(table, index, host, zero=False)
+        allocated, zero = bitmap >> sub & 1, bitmap >> (sub + SUBCLUSTERS) & 1
+        has_host = host or (word & COPIED and self._with_data_file)
+        if (allocated and zero) or (allocated and not has_host):
+            raise self._image.corrupt(
+                f"Invalid cluster entry found (L2 offset: {self._table_offset(table):#x},"
+                f" L2 index: {self._table_index(table, index):#x})"
+            )
+        if allocated:
+            return Kind.NORMAL, host
+        if zero:
+            return (Kind.ZERO_ALLOCATED if has_host else Kind.ZERO_PLAIN), host
+        return (Kind.UNALLOCATED_HOST if has_host else Kind.UNALLOCATED), host
+
+    def _equal_subclusters(self, table: Table, index: int, first: int, kind: int) -> int:
+        bitmap = table.words[2 * index + 1]
+        allocated = bitmap & 0xFFFFFFFF
+        zero = bitmap >> SUBCLUSTERS
+        if allocated & zero:
+            return 1  # corrupt somewhere: found when it is that one's turn
+        if kind == Kind.NORMAL:
+            same = allocated
+        elif kind in {Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}:
+            same = zero
+        else:
+            same = ~(allocated | zero) & 0xFFFFFFFF
+        other = ~(same >> first) & (1 << SUBCLUSTERS - first) - 1
+        return (other & -other).bit_length() - 1 if other else SUBCLUSTERS - first
+
+    def _table_offset(self, table: Table) -> int:
+        return table.offset - table.offset % self._geometry.cluster_size
+
+    def _table_index(self, table: Table, index: int) -> int:
+        inside = table.offset % self._geometry.cluster_size
+        return inside // (8 * self._geometry.entry_words) + index
+
+    def _unaligned(self, table: Table, index: int, host: int, *, zero: bool) -> OSError:
+        what = "Preallocated zero cluster" if zero else "Cluster allocation"
+        return self._image.corrupt(
+            f"{what} offset {host:#x} unaligned (L2 offset: {self._table_offset(table):#x},"
+            f" L2 index: {self._table_index(table, index):#x})"
+        )
+
+    async def load(self, offset: int) -> None:
+        """Bring the slice for ``offset`` into memory, for a moment at least.
+
+        Raises:
+            OSError: It can't be read, or its place is corrupt.
+        """
+        place = self._slice_offset(offset)
+        if place is not None:
+            await self._image.l2.load(place)
+
+    def _slice_offset(self, offset: int) -> int | None:
+        geometry = self._geometry
+        index, inside = divmod(offset, geometry.l2_span)
+        entry = self._image.l1[index] & OFFSET_MASK
+        if not entry:
+            return None
+        if entry & self._mask:
+            raise self._image.corrupt(
+                f"L2 table offset {entry:#x} unaligned (L1 index: {index:#x})"
+            )
+        return entry + inside // geometry.slice_span * geometry.slice_bytes
+
+    # -- changing -------------------------------------------------------------------------
+
+    def peek_to_change(self, offset: int) -> tuple[Table, int] | None:
+        """Return the slice that maps ``offset`` and the index of its entry there.
+
+        Returns:
+            None when it must not be changed, or is not in memory; see ``prepare``.
+        """
+        geometry = self._geometry
+        index, inside = divmod(offset, geometry.l2_span)
+        entry = self._image.l1[index]
+        if not entry & COPIED:
+            return None
+        part, inside = divmod(inside, geometry.slice_span)
+        table = self._image.l2.peek((entry & OFFSET_MASK) + part * geometry.slice_bytes)
+        return (table, inside >> geometry.cluster_bits) if table is not None else None
+
+    async def prepare(self, offset: int) -> None:
+        """Bring the slice for ``offset`` into memory, in an L2 table that is ours to change.
+
+        Raises:
+            OSError: It can't be read, or no table can be allocated.
+        """
+        index = offset // self._geometry.l2_span
+        while not self._image.l1[index] & COPIED:
+            if (making := self._making.get(index)) is not None:
+                await asyncio.shield(making)
+                continue
+            done = asyncio.get_running_loop().create_future()
+            self._making[index] = done
+            try:
+                await self._make_table(index)
+            finally:
+                del self._making[index]
+                done.set_result(None)
+        await self.load(offset)
+
+    async def _make_table(self, index: int) -> None:
+        """Give an L1 entry an L2 table of its own: blank, or a copy of a snapshot's."""
+        image, geometry = self._image, self._geometry
+        old = image.l1[index] & OFFSET_MASK
+        if old & self._mask:
+            raise image.corrupt(f"L2 table offset {old:#x} unaligned (L1 index: {index:#x})")
+        cluster, _ = await image.refcounts.allocate(1)
+        offset = cluster << geometry.cluster_bits
+        try:
+            await self._write_table(old, offset)
+        except BaseException:
+            image.journal.free(cluster, 1, discard=image.discard_other)
+            raise
+        image.l1[index] = offset | COPIED
+        image.journal.l1_changed(index)
+        image.overlap.add(overlap.ACTIVE_L2, offset, 1)
+        if not old:
+            self._insert_blank(offset)
+            return
+        image.overlap.remove(overlap.ACTIVE_L2, old, 1)
+        for start in range(old, old + geometry.cluster_size, geometry.slice_bytes):
+            image.l2.drop(start)
+        image.journal.free(old >> geometry.cluster_bits, 1, discard=image.discard_other)
+
+    def _insert_blank(self, offset: int) -> None:
+        """Spare reading back a table of zeroes, where it is one slice."""
+        if self._geometry.slice_bytes == self._geometry.cluster_size:
+            l2 = self._image.l2
+            l2.insert(Table(offset, l2.codec.blank(self._geometry.slice_bytes // 8)))
+
+    async def _write_table(self, old: int, offset: int) -> None:
+        image, size = self._image, self._geometry.cluster_size
+        if old:
+            content = memoryview(bytearray(size))
+            await image.read(old, content)
+            await pipeline.pwrite(image.file, offset, content)
+        elif size <= len(_ZEROES):
+            await pipeline.pwrite(image.file, offset, memoryview(_ZEROES)[:size])
+        else:
+            await pipeline.pwrite_zeroes(image.file, offset, size)
+
+    def drop_reference(self, word: int) -> None:
+        """Give up what an L2 entry referred to; the entry has been changed."""
+        image, bits = self._image, self._geometry.cluster_bits
+        if word & COMPRESSED:
+            offset, length = self._geometry.compressed(word)
+            first, last = offset >> bits, offset + length - 1 >> bits
+            image.journal.free(first, last - first + 1, discard=image.discard_request)
+        elif (host := word & OFFSET_MASK) and not self._with_data_file:
+            image.journal.free(host >> bits, 1, discard=image.discard_request)

@@ -1,0 +1,233 @@
+"""Discarding and writing zeroes: changes of L2 entries, mostly without touching data."""
+
+import errno
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.units import MIB, align_down, align_up
+from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind
+from qmpfleece.block.drivers.qcow2.layout import (
+    ALL_ALLOCATED,
+    ALL_ZEROES,
+    COMPRESSED,
+    COPIED,
+    OFFSET_MASK,
+    SUBCLUSTERS,
+    ZERO,
+)
+from qmpfleece.block.drivers.qcow2.reader import Reader
+from qmpfleece.block.drivers.qcow2.tables import Table
+from qmpfleece.block.drivers.qcow2.writer import Writer
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+_BUFFER: Final = bytes(MIB)
+
+
+class Discarder:
+    """Discards and zeroes."""
+
+    def __init__(self, image: "Image", clusters: Clusters, reader: Reader, writer: Writer) -> None:
+        self._image = image
+        self._clusters = clusters
+        self._reader = reader
+        self._writer = writer
+        self._geometry = image.geometry
+        self._with_data_file = image.data is not image.file
+
+    # -- discard --------------------------------------------------------------------------
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Drop whole clusters; they read as zeroes then. Partial ones are left alone.
+
+        Raises:
+            OSError: ENOTSUP: the backing file would show through in a version 2 image.
+        """
+        image, size = self._image, self._geometry.cluster_size
+        if self._geometry.version < 3 and self._reader.backing is not None:
+            raise BlockError(errno.ENOTSUP)
+        start, end = align_up(offset, size), align_down(offset + length, size)
+        if offset + length >= image.size:
+            end = align_up(offset + length, size)
+        await self.discard_clusters(start, end, full=False)
+        if image.journal.overfull:
+            await image.journal.flush()
+
+    async def discard_clusters(self, start: int, end: int, *, full: bool) -> None:
+        """Drop the clusters from ``start`` to ``end``.
+
+        Args:
+            start: Where, on the disk.
+            end: Where they end.
+            full: Leave no trace, not even zero clusters: the disk is made shorter.
+        """
+        backing = self._reader.backing is not None and not full
+        while start < end:
+            part = self._to_slice_end(start, end)
+            index = start // self._geometry.l2_span
+            if not backing and not self._image.l1[index] & OFFSET_MASK:
+                start += part
+                continue
+            place = await self._place(start, part)
+            if place is None:
+                continue
+            table, first = place
+            for number in range(first, first + (part >> self._geometry.cluster_bits)):
+                self._discard_entry(table, number, full=full, backing=backing)
+            start += part
+
+    def _discard_entry(self, table: Table, number: int, *, full: bool, backing: bool) -> None:
+        words = table.words
+        at = number * self._geometry.entry_words
+        old = words[at]
+        zeroes = self._geometry.extended and words[at + 1]
+        has_cluster = old & (COMPRESSED | OFFSET_MASK) or (self._with_data_file and old & COPIED)
+        if full:
+            new, bitmap = 0, 0
+        elif self._geometry.extended:
+            new, bitmap = (0, ALL_ZEROES) if backing or has_cluster else (old, zeroes)
+        else:
+            plain = ZERO if self._geometry.version >= 3 else 0
+            new, bitmap = (plain if backing or has_cluster else old), 0
+        if (new, bitmap) == (old, zeroes):
+            return
+        words[at] = new
+        if self._geometry.extended:
+            words[at + 1] = bitmap
+        table.dirty = True
+        self._clusters.drop_reference(old)
+
+    # -- zeroes ---------------------------------------------------------------------------
+
+    async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
+        """Make a range read as zeroes.
+
+        Raises:
+            OSError: ENOTSUP: version 2; or a part would have to be written under NO_FALLBACK.
+        """
+        if self._geometry.version < 3:
+            raise BlockError(errno.ENOTSUP)
+        unit = self._geometry.subcluster_size
+        end = offset + length
+        stop = align_up(end, unit) if end >= self._image.size else align_down(end, unit)
+        start = align_up(offset, unit)
+        if start > stop:
+            await self._zero_edge(offset, end, flags)
+            return
+        if offset < start:
+            await self._zero_edge(offset, start, flags)
+        if start < stop:
+            await self._zero_units(start, stop, flags)
+        if stop < end:
+            await self._zero_edge(stop, end, flags)
+        if self._image.journal.overfull:
+            await self._image.journal.flush()
+
+    async def _zero_edge(self, start: int, end: int, flags: int) -> None:
+        """Zero a part of one cluster or subcluster; nothing to do if it reads so."""
+        while (run := self._clusters.lookup(start, end - start)) is None:
+            await self._clusters.load(start)
+        if run.kind in {Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}:
+            return
+        if run.kind in {Kind.UNALLOCATED, Kind.UNALLOCATED_HOST}:
+            backing = self._reader.backing
+            if backing is None or start >= backing.node.length:
+                return
+        if flags & ReqFlags.NO_FALLBACK:
+            raise BlockError(errno.ENOTSUP)
+        await self._write(start, end)
+
+    async def _write(self, start: int, end: int) -> None:
+        while start < end:
+            part = min(end - start, len(_BUFFER))
+            await self._writer.pwrite(start, memoryview(_BUFFER)[:part])
+            start += part
+
+    async def _zero_units(self, start: int, end: int, flags: int) -> None:
+        """Zero whole clusters or subclusters."""
+        unmap = bool(flags & ReqFlags.MAY_UNMAP)
+        size = self._geometry.cluster_size
+        while start < end:
+            part = self._to_slice_end(start, end)
+            if self._geometry.extended and (start % size or part < size):
+                part = min(part, size - start % size)
+                if not await self._zero_subclusters(start, part):
+                    await self._write(start, start + part)
+                start += part
+                continue
+            if self._geometry.extended:
+                part = align_down(part, size)
+            place = await self._place(start, part)
+            if place is None:
+                continue
+            table, first = place
+            count = (part + size - 1) // size
+            if self._geometry.extended:
+                self._zero_extended(table, first, count, unmap=unmap)
+            else:
+                self._zero_plain(table, first, count, unmap=unmap)
+            start += part
+
+    def _zero_plain(self, table: Table, first: int, count: int, *, unmap: bool) -> None:
+        words = table.words
+        old_words = words[first : first + count]
+        if not any(old_words):
+            words[first : first + count] = array("Q", [ZERO]) * count
+            table.dirty = True
+            return
+        for number, old in enumerate(old_words, first):
+            drop = old & COMPRESSED or (unmap and old & OFFSET_MASK)
+            new = ZERO if drop or (unmap and self._with_data_file) else old | ZERO
+            if new != old:
+                words[number] = new
+                table.dirty = True
+                if drop:
+                    self._clusters.drop_reference(old)
+
+    def _zero_extended(self, table: Table, first: int, count: int, *, unmap: bool) -> None:
+        words = table.words
+        for at in range(2 * first, 2 * (first + count), 2):
+            old = words[at]
+            drop = old & COMPRESSED or (unmap and old & OFFSET_MASK)
+            new = 0 if drop or (unmap and self._with_data_file) else old
+            if (new, ALL_ZEROES) != (old, words[at + 1]):
+                words[at], words[at + 1] = new, ALL_ZEROES
+                table.dirty = True
+                if drop:
+                    self._clusters.drop_reference(old)
+
+    async def _zero_subclusters(self, start: int, length: int) -> bool:
+        """Zero a part of one cluster; False when it is compressed, so has no subclusters."""
+        while (place := await self._place(start, length)) is None:
+            pass
+        table, index = place
+        words, unit = table.words, self._geometry.subcluster_size
+        if words[2 * index] & COMPRESSED:
+            return False
+        inside = start % self._geometry.cluster_size
+        mask = (1 << -(-(inside + length) // unit)) - (1 << inside // unit)
+        bitmap = words[2 * index + 1]
+        words[2 * index + 1] = (bitmap | mask << SUBCLUSTERS) & ~(mask & ALL_ALLOCATED)
+        table.dirty = True
+        return True
+
+    # -- both -----------------------------------------------------------------------------
+
+    def _to_slice_end(self, start: int, end: int) -> int:
+        """Return how many bytes from ``start`` one slice maps, at most up to ``end``."""
+        span = self._geometry.slice_span
+        return min(end - start, span - start % span)
+
+    async def _place(self, start: int, length: int) -> tuple[Table, int] | None:
+        """Return slice and index to be changed, None to try again.
+
+        On return no allocating write overlaps the range, until the caller awaits.
+        """
+        if await self._image.allocating.wait_one(start, length):
+            return None
+        if (place := self._clusters.peek_to_change(start)) is None:
+            await self._clusters.prepare(start)
+        return place

@@ -1,0 +1,146 @@
+"""The driver: the verbs, put together from the parts of this package."""
+
+import errno
+from collections.abc import Coroutine
+from typing import Any, ClassVar
+
+from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.workers import WorkerQueue
+from qmpfleece.block import pipeline
+from qmpfleece.block.child import Child
+from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags
+from qmpfleece.block.drivers.qcow2 import opening
+from qmpfleece.block.drivers.qcow2.backing import open_backing
+from qmpfleece.block.drivers.qcow2.clusters import Clusters
+from qmpfleece.block.drivers.qcow2.discard import Discarder
+from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.image import Image
+from qmpfleece.block.drivers.qcow2.layout import Incompatible
+from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+from qmpfleece.block.drivers.qcow2.reader import Reader
+from qmpfleece.block.drivers.qcow2.writer import Writer
+from qmpfleece.block.perm import Role
+
+
+class Qcow2(BlockDriver[Qcow2Options]):
+    """An image in qcow2 format, version 2 or 3."""
+
+    strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
+    zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+
+    image: Image
+    _loaded = False
+    _clusters: Clusters
+    _reader: Reader
+    _writer: Writer
+    _discarder: Discarder
+    _queue: WorkerQueue
+
+    # -- opening, closing -----------------------------------------------------------------
+
+    async def open(self, opener: Opener) -> None:
+        """Open the image, its data file and its backing file."""
+        options, node = self.options, self.node
+        header = await self._open_file(opener)
+        data = await self._open_data_file(opener, header)
+        try:
+            opening.check_tables(header)
+            image = await opening.load(node, self._file, data, header, options)
+        except OSError as error:
+            raise QmpError(f"Could not open image: {error.strerror}") from error
+        image.events = opener.events
+        self.image = image
+        self._loaded = True
+        node.length = header.size
+        await open_backing(opener, options, header, self._file.node)
+        self._queue = opener.workers.queue(limit=4)
+        self._clusters = Clusters(image)
+        self._reader = Reader(image, self._clusters, self._queue)
+        self._writer = Writer(image, self._clusters, self._reader)
+        self._discarder = Discarder(image, self._clusters, self._reader, self._writer)
+        if not node.read_only:
+            await opening.clear_unknown_autoclear(image)
+
+    async def _open_file(self, opener: Opener) -> Header:
+        if self.options.encrypt is not None:
+            raise QmpError("Encrypted images are not supported")
+        self._file = await opener.open_child("file", self.options.file, Role.IMAGE)
+        return await opening.read_header(self._file, writable=not self.node.read_only)
+
+    async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
+        given = self.options.data_file
+        if not header.data_file:
+            if given is not None:
+                raise QmpError("'data-file' can only be set for images with an external data file")
+            return None
+        if given is None:
+            raise QmpError("'data-file' is required for this image")
+        return await opener.open_child("data-file", given, Role.DATA)
+
+    async def close(self) -> None:
+        """Write everything that is not written yet."""
+        if not self._loaded:
+            return
+        image = self.image
+        if image.dead:
+            await image.mark_corrupt()
+        elif image.writable:
+            await image.journal.settle()
+            if image.header.incompatible & Incompatible.DIRTY:
+                await pipeline.flush(image.file)
+                image.header.incompatible &= ~Incompatible.DIRTY
+                await image.write_features()
+
+    # -- requests -------------------------------------------------------------------------
+
+    async def _guard(self, request: Coroutine[Any, Any, None]) -> None:
+        """Run a request; after corruption was found, mark the image and refuse the rest."""
+        if self.image.dead:
+            request.close()
+            raise BlockError(errno.ENOMEDIUM)
+        try:
+            await request
+        except OSError:
+            await self.image.mark_corrupt()
+            raise
+
+    def pread(self, offset: int, buf: memoryview) -> Coroutine[Any, Any, None]:
+        """Read; see ``Reader.pread``."""
+        return self._guard(self._reader.pread(offset, buf))
+
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Coroutine[Any, Any, None]:
+        """Write; see ``Writer.pwrite``."""
+        return self._guard(self._writer.pwrite(offset, buf))
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Coroutine[Any, Any, None]:
+        """Write zeroes; see ``Discarder.pwrite_zeroes``."""
+        return self._guard(self._discarder.pwrite_zeroes(offset, length, flags))
+
+    def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:
+        """Discard; see ``Discarder.pdiscard``."""
+        return self._guard(self._discarder.pdiscard(offset, length))
+
+    def flush(self) -> Coroutine[Any, Any, None]:
+        """Write all metadata; see ``Journal``. The file is flushed afterwards."""
+        return self._guard(self.image.journal.flush())
+
+    async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
+        """Return runs of clusters."""
+        if self.image.dead:
+            raise BlockError(errno.ENOMEDIUM)
+        return await self._reader.block_status(offset, length, limit)
+
+    # -- what queries ask -----------------------------------------------------------------
+
+    @property
+    def cluster_size(self) -> int:
+        """The cluster size."""
+        return self.image.geometry.cluster_size
+
+    def exact_filename(self) -> str:
+        """The file's, since driver and backing file are found again by it."""
+        return (
+            self._file.node.exact_filename
+            if "backing" not in self.options.model_fields_set
+            else ""
+        )

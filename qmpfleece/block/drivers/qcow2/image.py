@@ -1,0 +1,236 @@
+"""What all parts of the driver share: the header, the tables, the children, corruption."""
+
+import errno
+import struct
+import sys
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.block import pipeline
+from qmpfleece.block.child import Child
+from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
+from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.journal import Journal
+from qmpfleece.block.drivers.qcow2.layout import Geometry, Incompatible
+from qmpfleece.block.drivers.qcow2.overlap import Overlap
+from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
+from qmpfleece.block.drivers.qcow2.tables import TableCache
+from qmpfleece.block.node import Node
+from qmpfleece.block.reqlist import ReqList
+from qmpfleece.qapi.events import EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
+
+_INCOMPATIBLE_AT: Final = 72
+
+
+class Image:
+    """An open image.
+
+    Fixed at open: the children, ``geometry``, ``events``.
+    Changes only in functions that do not await: everything else.
+
+    Attributes:
+        node: The node that shows the image.
+        file: Where the metadata lies.
+        data: Where guest data lies: ``file``, or an external data file.
+        header: What the header on disk says.
+        geometry: What follows from the header.
+        l1: The active L1 table.
+        l2: Slices of L2 tables.
+        blocks: Refcount blocks.
+        refcounts: Finds and frees clusters.
+        overlap: Where metadata lies.
+        journal: Writes metadata.
+        allocating: Guest ranges whose clusters are being allocated.
+        lazy: Refcounts need not be accurate on disk while the image is in use.
+        discard_request: Whether clusters that the guest discards are discarded in the file.
+        discard_snapshot: The same for what deleted snapshots leave.
+        discard_other: The same for clusters given up otherwise.
+        reftable_offset: Where the refcount table is to lie; the header says where it lies.
+        reftable_clusters: Its size in clusters.
+        size: Bytes of the disk.
+        dead: The image is corrupt beyond use.
+        decompressed: The last decompressed cluster, by its L2 entry.
+        metadata_preallocation: Whether clusters may be allocated that hold no data yet.
+    """
+
+    l1: "array[int]"
+    l2: TableCache
+    blocks: TableCache
+    refcounts: Refcounts
+
+    def __init__(
+        self, node: Node, file: Child, header: Header, geometry: Geometry, overlap: Overlap
+    ) -> None:
+        self.node = node
+        self.file = file
+        self.data = file
+        self.header = header
+        self.geometry = geometry
+        self.overlap = overlap
+        self.size = header.size
+        self.events: EventBus | None = None
+        self.journal = Journal(self)
+        self.allocating = ReqList()
+        self.snapshots: list[Snapshot] = []
+        self.lazy = False
+        self.discard_request = False
+        self.discard_snapshot = True
+        self.discard_other = False
+        self.reftable_offset = header.refcount_table_offset
+        self.reftable_clusters = header.refcount_table_clusters
+        self.dead = False
+        self.decompressed: tuple[int, bytes] = (0, b"")
+        self.metadata_preallocation = False
+        self._signalled = False
+        self._mark_due = False
+
+    @property
+    def writable(self) -> bool:
+        """Whether the image may be changed."""
+        return not self.node.read_only and not self.dead
+
+    # -- the file -------------------------------------------------------------------------
+
+    async def read(self, offset: int, buf: memoryview) -> None:
+        """Read metadata; what lies past the end of the file is zero."""
+        await read_padded(self.file, offset, buf)
+
+    async def write_metadata(self, offset: int, data: memoryview | bytes, kind: str) -> None:
+        """Write metadata of the given kind, if that is what lies there.
+
+        Raises:
+            OSError: EIO: it would destroy other metadata; else what the file says.
+        """
+        if (found := self.overlap.find(offset, len(data), kind)) is not None:
+            raise self.corrupt_write(found, offset, len(data))
+        await pipeline.pwrite(self.file, offset, memoryview(data))
+
+    async def write_header(self) -> None:
+        """Write the header, its extensions and the name of the backing file.
+
+        Raises:
+            OSError: ENOSPC: they do not fit into the first cluster.
+        """
+        encoded = self.header.encode()
+        padded = encoded + bytes(-len(encoded) % 512)
+        await pipeline.pwrite(self.file, 0, memoryview(padded))
+
+    async def write_header_fields(self) -> None:
+        """Write the fixed fields only, which change more often than the rest."""
+        header = self.header
+        await pipeline.pwrite(
+            self.file,
+            24,
+            memoryview(
+                struct.pack(
+                    ">QIIQQIIQ",
+                    header.size,
+                    header.crypt_method,
+                    header.l1_size,
+                    header.l1_offset,
+                    header.refcount_table_offset,
+                    header.refcount_table_clusters,
+                    header.snapshots,
+                    header.snapshots_offset,
+                )
+            ),
+        )
+
+    async def write_features(self) -> None:
+        """Write the feature bits."""
+        header = self.header
+        if header.version >= 3:
+            bits = struct.pack(">QQQ", header.incompatible, header.compatible, header.autoclear)
+            await pipeline.pwrite(self.file, _INCOMPATIBLE_AT, memoryview(bits))
+
+    async def set_dirty_bit(self) -> None:
+        """Say in the header that refcounts may be too low from now on."""
+        if not self.header.incompatible & Incompatible.DIRTY:
+            self.header.incompatible |= Incompatible.DIRTY
+            await self.write_features()
+            await pipeline.flush(self.file)
+
+    # -- corruption -----------------------------------------------------------------------
+
+    def check_allocation(self, first: int, count: int, what: str = "") -> None:
+        """Refuse clusters that hold metadata: they only seem to be free.
+
+        Raises:
+            BlockError: EIO; the image is marked corrupt.
+        """
+        bits = self.geometry.cluster_bits
+        if not first:
+            raise self.corrupt(
+                f"Preventing invalid allocation of {what or 'clusters'} at offset 0"
+            )
+        if (found := self.overlap.find(first << bits, count << bits)) is not None:
+            raise self.corrupt_write(found, first << bits, count << bits)
+
+    def corrupt_write(self, found: str, offset: int, length: int) -> BlockError:
+        """Mark the image corrupt since a write would destroy metadata; returns the error."""
+        return self.corrupt(
+            f"Preventing invalid write on metadata (overlaps with {found})", offset, length
+        )
+
+    def corrupt(
+        self, message: str, offset: int = -1, length: int = -1, *, fatal: bool = True
+    ) -> BlockError:
+        """Report corruption and, if it can be written, mark the image and use it no more.
+
+        Returns:
+            The error to raise. Source: QEMU's event BLOCK_IMAGE_CORRUPTED.
+        """
+        error = BlockError(errno.EIO)
+        fatal = fatal and self.writable
+        marked = self.header.incompatible & Incompatible.CORRUPT
+        if self._signalled and (not fatal or marked):
+            return error
+        self._signalled = True
+        if fatal:
+            text = f"Marking image as corrupt: {message}; further corruption events"
+        else:
+            text = f"Image is corrupt: {message}; further non-fatal corruption events"
+        sys.stderr.write(f"qcow2: {text} will be suppressed\n")
+        if self.events is not None:
+            self.events.emit(
+                BlockImageCorrupted(
+                    device="",
+                    node_name=self.node.name,
+                    msg=message,
+                    offset=offset if offset >= 0 else None,
+                    size=length if length >= 0 else None,
+                    fatal=fatal,
+                )
+            )
+        if fatal:
+            self.dead = True
+            self._mark_due = self.header.version >= 3
+            self.header.incompatible |= Incompatible.CORRUPT
+        return error
+
+    async def mark_corrupt(self) -> None:
+        """Write the corrupt bit, if corruption was found and that has not been done."""
+        if self._mark_due:
+            self._mark_due = False
+            await self.write_features()
+            await pipeline.flush(self.file)
+
+    def forget_compressed(self) -> None:
+        """Forget the cluster that was decompressed last: its place may be used anew."""
+        self.decompressed = (0, b"")
+
+
+async def read_padded(child: Child, offset: int, buf: memoryview) -> None:
+    """Read from ``child``; what lies past its end is zero."""
+    inside = child.node.length - offset
+    if inside >= len(buf):
+        await pipeline.pread(child, offset, buf)
+        return
+    inside = max(inside, 0)
+    if inside:
+        await pipeline.pread(child, offset, buf[:inside])
+    buf[inside:] = bytes(len(buf) - inside)

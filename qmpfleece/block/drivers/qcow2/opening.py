@@ -1,0 +1,240 @@
+"""Opening an image: everything in it is checked before it is believed.
+
+Source: QEMU 7.2, whose texts and order of checks these are.
+"""
+
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block import pipeline
+from qmpfleece.block.child import Child
+from qmpfleece.block.drivers.qcow2 import compression, extensions, overlap, settings
+from qmpfleece.block.drivers.qcow2.header import (
+    FULL_LENGTH,
+    MAX_BACKING_NAME,
+    V2_LENGTH,
+    V3_LENGTH,
+    Header,
+    parse,
+)
+from qmpfleece.block.drivers.qcow2.image import Image, read_padded
+from qmpfleece.block.drivers.qcow2.layout import (
+    MAX_L1_SIZE,
+    MAX_REFTABLE_SIZE,
+    OFFSET_MASK,
+    REFBLOCK_MASK,
+    Autoclear,
+    Compatible,
+    Geometry,
+    Incompatible,
+)
+from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+from qmpfleece.block.drivers.qcow2.overlap import Overlap
+from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
+from qmpfleece.block.drivers.qcow2.snapshots import MAX_SNAPSHOTS, read_snapshots
+from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec, TableCache
+from qmpfleece.block.node import Node
+
+_MAX_SIGNED: Final = (1 << 63) - 1
+
+
+async def read_header(file: Child, *, writable: bool) -> Header:
+    """Return the header with its extensions.
+
+    Raises:
+        QmpError: It is no image that can be opened.
+        OSError: It can't be read.
+    """
+    raw = bytearray(FULL_LENGTH)
+    try:
+        await read_padded(file, 0, memoryview(raw))
+    except OSError as error:
+        raise QmpError(f"Could not read qcow2 header: {error.strerror}") from error
+    header = parse(bytes(raw))
+    cluster = 1 << header.cluster_bits
+    first = bytearray(cluster)
+    await read_padded(file, 0, memoryview(first))
+    if header.version >= 3:
+        header.unknown = bytes(first[FULL_LENGTH : header.header_length])
+    else:
+        header.header_length = V2_LENGTH
+    end = header.backing_offset or cluster
+    _check_features(header, first, end)
+    if header.header_length == V3_LENGTH:
+        header.compression = compression.DEFLATE
+    _check_compression(header)
+    _check_modes(header, writable=writable)
+    header.extensions = extensions.parse(bytes(first[header.header_length : end]))
+    if header.backing_offset:
+        if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
+            raise QmpError("Backing file name too long")
+        start = header.backing_offset
+        header.backing_name = first[start : start + header.backing_size].decode(errors="replace")
+    return header
+
+
+def _check_features(header: Header, first: bytearray, end: int) -> None:
+    unknown = header.incompatible & ~Incompatible.KNOWN
+    if not unknown:
+        return
+    names = {}
+    try:
+        for item in extensions.parse(bytes(first[header.header_length : end])):
+            if item.magic == extensions.FEATURE_NAMES:
+                names = extensions.feature_names(item.data)
+    except QmpError:
+        pass  # the features are the better reason
+    said = [names[bit] for bit in range(64) if unknown >> bit & 1 and names.get(bit)]
+    rest = sum(1 << bit for bit in range(64) if unknown >> bit & 1 and not names.get(bit))
+    if rest:
+        said.append(f"Unknown incompatible feature: {rest:x}")
+    raise QmpError(f"Unsupported qcow2 feature(s): {', '.join(said)}")
+
+
+def _check_compression(header: Header) -> None:
+    given = bool(header.incompatible & Incompatible.COMPRESSION)
+    if given != (header.compression != compression.DEFLATE):
+        if given:
+            raise QmpError("qcow2: Compression type incompatible feature bit must not be set")
+        raise QmpError("qcow2: Compression type incompatible feature bit must be set")
+    if not compression.available(header.compression):
+        raise QmpError(f"qcow2: unknown compression type: {header.compression}")
+
+
+def _check_modes(header: Header, *, writable: bool) -> None:
+    if header.incompatible & Incompatible.CORRUPT and writable:
+        raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
+    cluster = 1 << header.cluster_bits
+    if header.extended_l2 and cluster < 16384:
+        raise QmpError(f"Unsupported subcluster size: {cluster // 32}")
+    if header.refcount_order > 6:
+        raise QmpError("Reference count entry width too large; may not exceed 64 bits")
+    if header.crypt_method:
+        if header.crypt_method > 2:
+            raise QmpError(f"Unsupported encryption method {header.crypt_method}")
+        raise QmpError("Encrypted images are not supported")
+
+
+def check_tables(header: Header) -> None:
+    """Check place and size of the tables that the header names.
+
+    Raises:
+        QmpError: One is too large, misplaced or missing.
+    """
+    cluster = 1 << header.cluster_bits
+    clusters = header.refcount_table_clusters
+    if clusters > MAX_REFTABLE_SIZE // cluster:
+        raise QmpError("Image is too big" if clusters < 0 else "Reference count table too large")
+    if not clusters:
+        raise QmpError("Image does not contain a reference count table")
+    _check_table(
+        "Reference count table",
+        header.refcount_table_offset,
+        clusters * (cluster // 8),
+        8,
+        MAX_REFTABLE_SIZE,
+        cluster,
+    )
+    _check_table(
+        "Snapshot table",
+        header.snapshots_offset,
+        header.snapshots,
+        64,
+        64 * MAX_SNAPSHOTS,
+        cluster,
+    )
+    _check_table("Active L1 table", header.l1_offset, header.l1_size, 8, MAX_L1_SIZE, cluster)
+    needed = Geometry(header.cluster_bits, extended=header.extended_l2).l1_entries(header.size)
+    if needed > (1 << 31) - 1:
+        raise QmpError("Image is too big")
+    if header.l1_size < needed:
+        raise QmpError("L1 table is too small")
+
+
+def _check_table(name: str, offset: int, entries: int, size: int, most: int, cluster: int) -> None:
+    if entries > most // size:
+        raise QmpError(f"{name} too large")
+    if _MAX_SIGNED - entries * size < offset or offset % cluster:
+        raise QmpError(f"{name} offset invalid")
+
+
+async def load(
+    node: Node, file: Child, data: Child | None, header: Header, options: Qcow2Options
+) -> Image:
+    """Return the image with its tables in memory.
+
+    Raises:
+        QmpError: Something in it is beyond belief.
+        OSError: It can't be read.
+    """
+    sizes = settings.cache_sizes(options, header)
+    geometry = Geometry(
+        header.cluster_bits,
+        version=header.version,
+        extended=header.extended_l2,
+        refcount_order=header.refcount_order,
+        slice_bytes=sizes.l2_entry,
+    )
+    kinds = settings.overlap_kinds(options)
+    image = Image(node, file, header, geometry, Overlap(header.cluster_bits, kinds))
+    image.data = data or file
+    cluster = geometry.cluster_size
+    write = image.journal.write
+    image.l2 = TableCache(WORD64, sizes.l2_entry, sizes.l2 // sizes.l2_entry, image.read, write)
+    codec = Codec(geometry.refcount_bits)
+    image.blocks = TableCache(codec, cluster, sizes.refcount // cluster, image.read, write)
+    raw = bytearray(header.refcount_table_clusters * cluster)
+    try:
+        await image.read(header.refcount_table_offset, memoryview(raw))
+    except OSError as error:
+        raise QmpError(f"Could not initialize refcount handling: {error.strerror}") from error
+    image.refcounts = Refcounts(image, WORD64.decode(raw))
+    raw = bytearray(header.l1_size * 8)
+    try:
+        await image.read(header.l1_offset, memoryview(raw))
+    except OSError as error:
+        raise QmpError(f"Could not read L1 table: {error.strerror}") from error
+    image.l1 = WORD64.decode(raw)
+    image.snapshots, table_bytes = await read_snapshots(image)
+    _protect(image, table_bytes)
+    wants_lazy = options.lazy_refcounts
+    if wants_lazy is None:
+        wants_lazy = bool(header.compatible & Compatible.LAZY_REFCOUNTS)
+    if options.lazy_refcounts and header.version < 3:
+        raise QmpError(
+            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+        )
+    image.lazy = wants_lazy
+    unmap = node.options.unmap
+    request = options.pass_discard_request
+    image.discard_request = unmap if request is None else request
+    image.discard_snapshot = options.pass_discard_snapshot is not False
+    image.discard_other = bool(options.pass_discard_other)
+    return image
+
+
+def _protect(image: Image, snapshot_table_bytes: int) -> None:
+    """Record where the metadata lies."""
+    header, places, cluster = image.header, image.overlap, image.geometry.cluster_size
+    places.add(overlap.HEADER, 0, cluster)
+    places.add(overlap.ACTIVE_L1, header.l1_offset, header.l1_size * 8)
+    places.add(
+        overlap.REFTABLE, header.refcount_table_offset, header.refcount_table_clusters * cluster
+    )
+    places.add(overlap.SNAPSHOTS, header.snapshots_offset, snapshot_table_bytes)
+    places.add_many(overlap.ACTIVE_L2, {word & OFFSET_MASK for word in image.l1} - {0})
+    table = image.refcounts.table
+    places.add_many(overlap.REFBLOCK, {word & REFBLOCK_MASK for word in table} - {0})
+    for snapshot in image.snapshots:
+        size = min(snapshot.l1_size * 8, MAX_L1_SIZE)
+        places.add(overlap.INACTIVE_L1, snapshot.l1_offset, size)
+
+
+async def clear_unknown_autoclear(image: Image) -> None:
+    """Forget features that we would not keep right; the image is opened for writing."""
+    header = image.header
+    known = header.autoclear & Autoclear.KNOWN
+    if known != header.autoclear:
+        header.autoclear = known
+        await image.write_features()
+        await pipeline.flush(image.file)
