@@ -161,6 +161,7 @@ class Graph:
         """
         if (node := self.get(node_name)) is None:
             raise QmpError(f"Failed to find node with node-name='{node_name}'")
+        node.check_free()
         if any(not isinstance(edge.parent, Node) for edge in node.parents):
             raise QmpError(f"Node {node_name} is in use")
         if not node.monitor_owned:

@@ -13,7 +13,8 @@ annotation                                            shape
 ``list[X]``                                           Array
 a ``Model``                                           Struct
 ``Annotated[A | B, Field(discriminator="t")]``        Union
-``BlockdevOptions``                                   Union over all drivers (an *open* union)
+``BlockdevOptions``, ``BlockdevCreateOptions``        Union over all drivers (an *open* union)
+``TransactionAction``                                 Union over all actions, likewise
 ``Annotated[A | B, Alternate("Name")]``               Alternate
 ``X | None``                                          X, the member is optional
 ====================================================  =========================================
@@ -30,6 +31,8 @@ from typing import Union as TypingUnion
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from qmpfleece.block.driver import CREATE_MODELS, BlockdevCreateOptions
+from qmpfleece.control.transaction import TransactionAction, action_models
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 from qmpfleece.qapi.model import Model, kebab
 
@@ -174,9 +177,18 @@ _INTEGERS: Final[Mapping[tuple[int, int], Integer]] = {
         for bits in (8, 16, 32)
     },
 }
+
+
+def _create_models() -> Mapping[str, type[Model]]:
+    """Return what is said to create an image of each driver; of most there is nothing to say."""
+    return dict.fromkeys(BLOCKDEV_MODELS, BlockdevCreateOptions) | dict(CREATE_MODELS)
+
+
 #: Unions that grow while packages are scanned: tag and models by tag value.
 _OPEN_UNIONS: Final[Mapping[type[Model], Union]] = {
     BlockdevOptions: Union("BlockdevOptions", "driver", lambda: BLOCKDEV_MODELS),
+    BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", _create_models),
+    TransactionAction: Union("TransactionAction", "type", action_models),
 }
 
 

@@ -108,10 +108,6 @@ class BlockJob(Job):
             raise QmpError("Parameter 'speed' expects a non-negative value")
         self.speed = speed
         self.limit.set_speed(speed)
-        self.on_speed()
-
-    def on_speed(self) -> None:
-        """The speed has changed: don't sleep for the old one."""
 
     # -- errors -------------------------------------------------------------------------------
 

@@ -47,6 +47,11 @@ class JobManager:
         self._jobs[job.id] = job
         job.create(self._bus, txn if txn is not None else JobTxn())
 
+    def discard(self, job: Job) -> None:
+        """Forget a job that has only been created, because something else is wrong."""
+        job.txn.jobs.remove(job)
+        job.move(JobStatus.NULL)
+
     async def find(self, job_id: str) -> Job:
         """Return a job for a verb; one that is being concluded is waited for.
 

@@ -4,6 +4,7 @@ At least one request passes in each slice, however large it is; the slice is the
 so that the rate is right on average.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -12,23 +13,26 @@ SLICE_S: Final = 0.1
 
 
 class RateLimit:
-    """The limit.
+    """The limit: a ``block_copy.Throttle`` for one user.
 
     Args:
         clock: Returns seconds that never go backwards.
     """
 
-    __slots__ = ("_clock", "_dispatched", "_end", "_quota", "_start")
+    __slots__ = ("_clock", "_dispatched", "_end", "_quota", "_start", "_waiter")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._quota = 0.0
         self._dispatched = 0
         self._start = self._end = float("-inf")
+        self._waiter: asyncio.Future[None] | None = None
 
     def set_speed(self, speed: int) -> None:
-        """Allow ``speed`` bytes per second, 0 for any number."""
+        """Allow ``speed`` bytes per second, 0 for any number; who waits looks again."""
         self._quota = max(speed * SLICE_S, 1.0) if speed else 0.0
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def account(self, length: int) -> None:
         """Count bytes."""
@@ -45,6 +49,19 @@ class RateLimit:
             return 0.0
         self._end = self._start + self._dispatched / self._quota * SLICE_S
         return max(self._end - now, 0.0)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the user waits."""
+        return self._waiter is not None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait that long, or until the speed changes. Cancellation-safe."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._waiter}, timeout=seconds)
+        finally:
+            self._waiter = None
 
     def _renew(self) -> float:
         now = self._clock()

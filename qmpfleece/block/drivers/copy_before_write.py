@@ -155,6 +155,11 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         return perm, shared
 
     @property
+    def copier(self) -> BlockCopy:
+        """The engine, for a job that copies in the background what guest writes don't."""
+        return self._copier
+
+    @property
     def broken_because(self) -> str | None:
         """What a person is told about a broken snapshot; None while it is whole."""
         error = self.snapshot_error

@@ -1,0 +1,189 @@
+"""blockdev-backup: back up a disk to another node while it is in use.
+
+The command is a transaction of one action.
+
+Source: QAPI ``BlockdevBackup``, ``BackupCommon``.
+"""
+
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block.block_copy import MAX_WORKERS
+from qmpfleece.block.drain import drained
+from qmpfleece.block.node import Node
+from qmpfleece.control import transaction
+from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.system import System
+from qmpfleece.control.transaction import Action
+from qmpfleece.jobs.block_job import OnError
+from qmpfleece.jobs.kinds.backup import (
+    BackupJob,
+    BackupSettings,
+    BitmapMode,
+    SyncMode,
+    create_backup,
+)
+from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.qapi.model import Int64, Model
+
+_SYNC: Final[dict[str, SyncMode]] = {
+    "full": "full",
+    "top": "top",
+    "none": "none",
+    "bitmap": "bitmap",
+    "incremental": "bitmap",
+}
+
+
+class BackupPerf(Model):
+    """QAPI ``BackupPerf``.
+
+    Attributes:
+        use_copy_range: Accepted, without effect: data is always read and written.
+        max_workers: Requests at once.
+        max_chunk: Bytes of a request at most, 0 for no wish.
+    """
+
+    use_copy_range: bool | None = None
+    max_workers: Int64 | None = None
+    max_chunk: Int64 | None = None
+
+
+class BackupCommon(Model):
+    """QAPI ``BackupCommon``."""
+
+    job_id: str | None = None
+    device: str
+    sync: Literal["top", "full", "none", "incremental", "bitmap"]
+    speed: Int64 | None = None
+    bitmap: str | None = None
+    bitmap_mode: BitmapMode | None = None
+    compress: bool | None = None
+    on_source_error: OnError | None = None
+    on_target_error: OnError | None = None
+    auto_finalize: bool | None = None
+    auto_dismiss: bool | None = None
+    filter_node_name: str | None = None
+    x_perf: BackupPerf | None = None
+
+
+class BlockdevBackup(BackupCommon):
+    """QAPI ``BlockdevBackup``."""
+
+    target: str
+
+
+class BackupAction(Action):
+    """Start a backup; of the job nothing is left when the transaction fails."""
+
+    grouped = True
+
+    def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
+        super().__init__(system, data, txn)
+        self._held = AsyncExitStack()
+        self._job: BackupJob | None = None
+
+    async def prepare_job(self, source: Node, target: Node) -> None:
+        """Create the job. The source stays drained until ``clean``.
+
+        Raises:
+            QmpError: It is refused.
+        """
+        settings = backup_settings(self.data, source, target)
+        self._job = await create_backup(self.system.graph, self.system.jobs, settings, self.txn)
+
+    async def hold_drained(self, source: Node) -> None:
+        """Keep the source drained until ``clean``."""
+        await self._held.enter_async_context(drained(source))
+
+    def commit(self) -> None:
+        """Start the job, which pauses until the source is no longer drained."""
+        assert self._job is not None
+        self._job.start()
+
+    async def abort(self) -> None:
+        """Cancel the job."""
+        if self._job is not None:
+            await self._job.cancel()
+
+    async def clean(self) -> None:
+        """Let the source go."""
+        await self._held.aclose()
+
+
+class BlockdevBackupAction(BackupAction, type="blockdev-backup"):
+    """Start a backup to a node."""
+
+    model: ClassVar[type[Model]] = BlockdevBackup
+
+    async def prepare(self) -> None:
+        """Create the job."""
+        source = self.system.graph.find(self.data.device)
+        target = self.system.graph.find(self.data.target)
+        await self.hold_drained(source)
+        await self.prepare_job(source, target)
+
+
+@command("blockdev-backup")
+async def blockdev_backup(system: System, options: Annotated[BlockdevBackup, Boxed]) -> None:
+    """Start a backup to a node, which is as large as the source."""
+    await transaction.run(system, [BlockdevBackupAction(system, options)])
+
+
+def backup_settings(given: BackupCommon, source: Node, target: Node) -> BackupSettings:
+    """Return what a backup job is to do.
+
+    Raises:
+        QmpError: The members don't fit together; QEMU's checks in QEMU's order.
+    """
+    mode = given.bitmap_mode
+    if given.sync in {"bitmap", "incremental"} and given.bitmap is None:
+        raise QmpError(f"must provide a valid bitmap name for '{given.sync}' sync mode")
+    if given.sync == "incremental":
+        if mode not in {None, "on-success"}:
+            raise QmpError(
+                "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'"
+            )
+        mode = "on-success"
+    bitmap = _bitmap(given, source, mode)
+    perf = given.x_perf or BackupPerf()
+    return BackupSettings(
+        job_id=given.job_id,
+        source=source,
+        target=target,
+        sync=_SYNC[given.sync],
+        bitmap=bitmap,
+        bitmap_mode=mode or "on-success",
+        speed=given.speed or 0,
+        max_workers=MAX_WORKERS if perf.max_workers is None else perf.max_workers,
+        max_chunk=perf.max_chunk or 0,
+        filter_name=given.filter_node_name,
+        compress=bool(given.compress),
+        on_source_error=given.on_source_error or "report",
+        on_target_error=given.on_target_error or "report",
+        auto_finalize=given.auto_finalize is not False,
+        auto_dismiss=given.auto_dismiss is not False,
+    )
+
+
+def _bitmap(given: BackupCommon, source: Node, mode: BitmapMode | None) -> DirtyBitmap | None:
+    if given.bitmap is None:
+        if mode is not None:
+            raise QmpError("Cannot specify bitmap sync mode without a bitmap")
+        return None
+    bitmap = next((item for item in source.bitmaps if item.name == given.bitmap), None)
+    if bitmap is None:
+        raise QmpError(f"Bitmap '{given.bitmap}' could not be found")
+    if mode is None:
+        raise QmpError("Bitmap sync mode must be given when providing a bitmap")
+    bitmap.check(allow_readonly=True)
+    if given.sync == "none":
+        raise QmpError("sync mode 'none' does not produce meaningful bitmap outputs")
+    if mode == "never" and given.sync not in {"bitmap", "incremental"}:
+        raise QmpError(
+            "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode"
+            f" '{given.sync}'"
+        )
+    return bitmap

@@ -1,0 +1,142 @@
+"""Transactions: several actions, all or none, at one moment.
+
+All nodes are drained once at the start. Then every action is prepared, in order; what can be
+refused is refused there. When all are, all are committed; else those that were prepared are
+aborted, the last one first. A command that is also an action is a transaction of one.
+
+Between ``prepare`` of the first action and ``clean`` of the last nothing else that changes
+something runs: the command has the dispatcher's turn.
+
+Source: QAPI ``transaction``, ``TransactionAction``, ``TransactionProperties``.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from pydantic import create_model
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.registry import Registry
+from qmpfleece.block.drain import drained
+from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.qapi.model import Model
+
+if TYPE_CHECKING:
+    from qmpfleece.control.system import System
+
+#: QAPI ``ActionCompletionMode``.
+CompletionMode = Literal["individual", "grouped"]
+
+#: Every action by its QAPI ``TransactionActionKind``.
+ACTIONS: Final[Registry[type["Action"]]] = Registry("transaction action")
+
+
+class TransactionAction(Model):
+    """QAPI ``TransactionAction``; ``action_models`` has one for each type, with its ``data``."""
+
+    type: str
+    data: Any
+
+
+class ActionProperties(Model):
+    """QAPI ``TransactionProperties``."""
+
+    completion_mode: CompletionMode | None = None
+
+
+@cache
+def action_models() -> Mapping[str, type[TransactionAction]]:
+    """Return the model of each action; called when all actions are registered."""
+    return {
+        name: create_model(
+            f"{name}-action",
+            __base__=TransactionAction,
+            type=(str, ...),
+            data=(action.model, ...),
+        )
+        for name, action in ACTIONS.items()
+    }
+
+
+class Action:
+    """One action of a transaction.
+
+    Class keywords:
+        type: Its name on the wire.
+
+    Args:
+        system: What it may touch.
+        data: Its arguments, an instance of ``model``.
+        txn: The transaction of the jobs that it starts; None for one of their own.
+
+    Attributes:
+        kind: Its name.
+        model: The model of its arguments.
+        grouped: Whether jobs of it can be grouped with those of other actions.
+    """
+
+    kind: ClassVar[str]
+    model: ClassVar[type[Model]]
+    grouped: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, type: str = "", **kwargs: Any) -> None:  # noqa: A002 - its name
+        super().__init_subclass__(**kwargs)
+        if type:
+            cls.kind = type
+            ACTIONS.add(type, cls)
+
+    def __init__(self, system: "System", data: Any, txn: JobTxn | None = None) -> None:
+        self.system: Final = system
+        self.data = data
+        self.txn: Final = txn
+
+    async def prepare(self) -> None:
+        """Do all that may fail, so that it can still be undone.
+
+        Raises:
+            QmpError: It is refused. ``abort`` and ``clean`` are called all the same.
+        """
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        """Make it final. All actions have been prepared."""
+
+    async def abort(self) -> None:
+        """Undo what ``prepare`` has done, which may have failed half-way."""
+
+    async def clean(self) -> None:
+        """Release what was held for the transaction, after ``commit`` or ``abort``."""
+
+
+async def run(system: "System", actions: Sequence[Action]) -> None:
+    """Run a transaction.
+
+    Raises:
+        QmpError: An action was refused; nothing has changed.
+    """
+    async with drained(*system.graph.nodes()):
+        pass  # what was on its way when the transaction began has arrived
+    prepared: list[Action] = []
+    try:
+        for action in actions:
+            _check_completion_mode(action)
+            prepared.append(action)
+            await action.prepare()
+        for action in prepared:
+            action.commit()
+    except BaseException:
+        for action in reversed(prepared):
+            await action.abort()
+        raise
+    finally:
+        for action in prepared:
+            await action.clean()
+
+
+def _check_completion_mode(action: Action) -> None:
+    if action.txn is not None and not action.grouped:
+        raise QmpError(
+            f"Action '{action.kind}' does not support Transaction property"
+            " completion-mode = grouped"
+        )

@@ -1,0 +1,331 @@
+"""backup: copy a disk, as it was when the job began, to another node while it is in use.
+
+A copy-before-write filter is put above the source, under whatever uses it. Guest writes copy
+what they are about to overwrite; the job copies the rest in the background, through the same
+engine, so each cluster is copied once::
+
+    [users] -> [filter] -> [source]        guest writes:  filter -> engine
+                  |                        the job:       engine
+               [target]
+
+A bitmap may decide what is copied, and may be brought up to date when the job ends: from the
+start on a successor records new writes in its place.
+
+Source: QAPI ``BackupCommon``, ``MirrorSyncMode``, ``BitmapSyncMode``.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, CopyError, reaches
+from qmpfleece.block.child import Child
+from qmpfleece.block.drain import drained
+from qmpfleece.block.drivers.copy_before_write import CopyBeforeWrite, CopyBeforeWriteOptions
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
+from qmpfleece.jobs.block_job import BlockJob, OnError
+from qmpfleece.jobs.job import Job
+from qmpfleece.jobs.manager import JobManager
+from qmpfleece.jobs.ratelimit import SLICE_S
+from qmpfleece.jobs.txn import JobTxn
+
+#: What is copied. ``incremental`` of QAPI is ``bitmap`` with bitmap mode ``on-success``.
+SyncMode = Literal["full", "top", "bitmap", "none"]
+#: QAPI ``BitmapSyncMode``.
+BitmapMode = Literal["on-success", "never", "always"]
+
+_MAX_INT: Final = (1 << 31) - 1
+
+
+@dataclass(kw_only=True)
+class BackupSettings:
+    """What a backup is to do; units are bytes.
+
+    Attributes:
+        job_id: None for the name of the device that uses the source.
+        source: What is backed up.
+        target: Where to; as large as the source.
+        sync: What is copied.
+        bitmap: A bitmap of the source, to copy by or to bring up to date.
+        bitmap_mode: When it is brought up to date.
+        speed: Bytes per second, 0 for no limit.
+        max_workers: Requests at once.
+        max_chunk: Bytes of a request at most, 0 for no wish.
+        filter_name: The filter's node name.
+        compress: Write compressed.
+        on_source_error: What to do when reading fails.
+        on_target_error: What to do when writing fails.
+        auto_finalize: Finish without being asked.
+        auto_dismiss: Be forgotten at the end.
+    """
+
+    job_id: str | None
+    source: Node
+    target: Node
+    sync: SyncMode
+    bitmap: DirtyBitmap | None = None
+    bitmap_mode: BitmapMode = "on-success"
+    speed: int = 0
+    max_workers: int = MAX_WORKERS
+    max_chunk: int = 0
+    filter_name: str | None = None
+    compress: bool = False
+    on_source_error: OnError = "report"
+    on_target_error: OnError = "report"
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+class BackupJob(BlockJob, kind="backup"):
+    """The job. ``create_backup`` makes one."""
+
+    def __init__(self, graph: Graph, settings: BackupSettings, cbw: CopyBeforeWrite) -> None:
+        super().__init__(
+            graph,
+            settings.job_id or "",
+            auto_finalize=settings.auto_finalize,
+            auto_dismiss=settings.auto_dismiss,
+        )
+        self._settings: Final = settings
+        self._cbw: Final = cbw
+        self._copier: Final = cbw.copier
+        self._choose_clusters(self._copier)
+        self._copier.on_progress = self._progress
+        self._progress(0)
+
+    def _choose_clusters(self, copier: BlockCopy) -> None:
+        settings = self._settings
+        if settings.max_chunk:
+            copier.limit_chunk(settings.max_chunk)
+        if settings.sync == "top":
+            copier.skip_unallocated = True
+        elif settings.sync == "bitmap":
+            assert settings.bitmap is not None
+            copier.bitmap.clear()
+            copier.bitmap.merge(settings.bitmap)
+
+    def _progress(self, copied: int) -> None:
+        self.current += copied
+        self.total = self.current + self._copier.remaining
+
+    # -- running ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Copy everything, or wait for guest writes to do it."""
+        if self._settings.sync == "none":
+            while not self.cancelled:
+                await self.pause_point()
+                await self.sleep(None)
+            return
+        if self._settings.sync == "top":
+            await self._drop_unallocated()
+        while not self.cancelled:
+            await self.pause_point()
+            try:
+                if await self.work(self._copy()):
+                    return
+            except CopyError as error:
+                await self._failed(error)
+
+    async def _copy(self) -> None:
+        if self._copier.length:
+            await self._copier.copy(
+                0, self._copier.length, throttle=self.limit, workers=self._settings.max_workers
+            )
+
+    async def _failed(self, error: CopyError) -> None:
+        """Decide about an error.
+
+        Raises:
+            CopyError: The same: it ends the job.
+        """
+        settings = self._settings
+        policy = settings.on_source_error if error.is_read else settings.on_target_error
+        action = self.on_error(error, policy, is_read=error.is_read)
+        if action == "report":
+            raise error
+        if action == "ignore":
+            # It is tried again; what fails for ever must not keep the loop busy.
+            await self.sleep(SLICE_S)
+
+    async def _drop_unallocated(self) -> None:
+        """Leave out what the top layer of the source does not have."""
+        offset = 0
+
+        async def look() -> None:
+            nonlocal offset
+            offset = await self._copier.drop_unallocated(offset)
+
+        while offset < self._copier.length and not self.cancelled:
+            await self.pause_point()
+            await self.work(look())
+        self._copier.skip_unallocated = False
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether nothing is being copied."""
+        return super().sleeps or (self.limit.waiting and not self._copier.in_flight)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Bring the bitmap up to date."""
+        self._release_bitmap(failed=False)
+
+    def abort(self) -> None:
+        """Put the bitmap back, or add to it what was not copied."""
+        self._release_bitmap(failed=True)
+
+    def _release_bitmap(self, *, failed: bool) -> None:
+        settings = self._settings
+        bitmap, bitmaps = settings.bitmap, settings.source.bitmaps
+        if bitmap is None:
+            return
+        mode = settings.bitmap_mode
+        # A job that never ran has not happened.
+        if mode == "never" or (failed and (mode == "on-success" or not self.started)):
+            bitmaps.remove(bitmap.reclaim())
+            return
+        heir = bitmap.abdicate()
+        bitmaps.remove(bitmap)
+        if failed:
+            heir.merge(self._copier.bitmap)
+
+    async def clean(self) -> None:
+        """Take the filter out, and give the target back."""
+        self._copier.on_progress = None
+        source = self._settings.source
+        async with drained(source):
+            nodes = self.let_go()
+            remove_filter(self.graph, self._cbw.node, source)
+        for node in nodes:
+            await self.graph.release(node)
+
+
+async def create_backup(
+    graph: Graph, jobs: JobManager, settings: BackupSettings, txn: JobTxn | None = None
+) -> BackupJob:
+    """Put the filter in place and make the job, which is not started.
+
+    The snapshot is that of the moment at which this returns. The source is drained by the
+    caller, and stays so until the job is started or cancelled.
+
+    Raises:
+        QmpError: It is refused; nothing has changed.
+    """
+    source, bitmap = settings.source, settings.bitmap
+    _check(settings)
+    if bitmap is not None:
+        if settings.bitmap_mode != "never":
+            bitmap.check()
+        source.bitmaps.insert(0, bitmap.create_successor())
+    try:
+        _check_sizes(settings)
+        node = await insert_filter(graph, settings)
+        try:
+            return _create_job(graph, jobs, settings, node, txn)
+        except BaseException:
+            remove_filter(graph, node, source)
+            await graph.release(node)
+            raise
+    except BaseException:
+        if bitmap is not None:
+            source.bitmaps.remove(bitmap.reclaim())
+        raise
+
+
+def _check(settings: BackupSettings) -> None:
+    """Check what can be checked before anything changes, in QEMU's order."""
+    if settings.source is settings.target:
+        raise QmpError("Source and target cannot be the same")
+    if settings.compress:
+        raise QmpError("Compression is not supported for this drive ")
+    settings.source.check_free()
+    settings.target.check_free()
+    if not 1 <= settings.max_workers <= _MAX_INT:
+        raise QmpError(f"max-workers must be between 1 and {_MAX_INT}")
+    if settings.max_chunk < 0:
+        raise QmpError("max-chunk must be zero (which means no limit) or positive")
+
+
+def _check_sizes(settings: BackupSettings) -> None:
+    if settings.source.length != settings.target.length:
+        raise QmpError("Source and target image have different sizes")
+
+
+def _create_job(
+    graph: Graph, jobs: JobManager, settings: BackupSettings, node: Node, txn: JobTxn | None
+) -> BackupJob:
+    cbw = node.driver
+    assert isinstance(cbw, CopyBeforeWrite)
+    cluster_size = cbw.copier.cluster_size
+    if 0 < settings.max_chunk < cluster_size:
+        raise QmpError(
+            f"Required max-chunk ({settings.max_chunk}) is less than backup cluster size"
+            f" ({cluster_size})"
+        )
+    if settings.job_id is None:
+        settings.job_id = _device_name(node)
+    jobs.check_id(settings.job_id)
+    job = BackupJob(graph, settings, cbw)
+    jobs.add(job, txn)
+    if settings.speed:
+        try:
+            job.set_speed(settings.speed)
+        except QmpError:
+            jobs.discard(job)
+            raise
+    job.hold("main node", node)
+    job.hold("target", settings.target)
+    return job
+
+
+def _device_name(node: Node) -> str:
+    """Return the name of a device that uses the node, ``""`` if there is none."""
+    for edge in node.parents:
+        if isinstance(edge.parent, Backend) and edge.parent.name:
+            return edge.parent.name
+    return ""
+
+
+async def insert_filter(graph: Graph, settings: BackupSettings) -> Node:
+    """Put a copy-before-write filter above the source, under whatever is attached.
+
+    The source is drained.
+
+    Raises:
+        QmpError: It can't be done; nothing has changed.
+    """
+    source = settings.source
+    options = CopyBeforeWriteOptions(
+        driver="copy-before-write",
+        node_name=settings.filter_name,
+        file=source.name,
+        target=settings.target.name,
+    )
+    try:
+        node = await graph.open(options)
+    except QmpError as error:
+        raise QmpError(f"Could not create node: {error.desc}") from error
+    try:
+        graph.replace_node([edge for edge in source.parents if _moves(edge, node)], node)
+    except QmpError as error:
+        await graph.release(node)
+        raise QmpError(f"Could not replace node: {error.desc}") from error
+    return node
+
+
+def remove_filter(graph: Graph, node: Node, source: Node) -> None:
+    """Let those above the filter use the source again. The source is drained."""
+    graph.replace_node([edge for edge in node.parents if not isinstance(edge.parent, Job)], source)
+
+
+def _moves(edge: Child, node: Node) -> bool:
+    """Tell whether a user of the source is to be led to the filter."""
+    user = edge.parent
+    if isinstance(user, Node):
+        return not reaches(node, user)  # the filter itself, and an overlay as the target
+    return not isinstance(user, Job)
