@@ -4,11 +4,11 @@ import errno
 from collections.abc import Coroutine
 from typing import Any, ClassVar, Literal
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, fail
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, Status, fail
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 from qmpfleece.qapi.model import Size
@@ -69,15 +69,17 @@ class Raw(BlockDriver[RawOptions], name="raw"):
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the window."""
+        request = pipeline.pwrite(self._file, self._offset + offset, buf, flags)
         if offset + len(buf) > self._size:
-            return fail(errno.EIO)
-        return pipeline.pwrite(self._file, self._offset + offset, buf, flags)
+            return self._past_end(offset + len(buf), request)
+        return request
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes to the window."""
+        request = pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
         if offset + length > self._size:
-            return fail(errno.EIO)
-        return pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
+            return self._past_end(offset + length, request)
+        return request
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Discard in the window."""
@@ -91,6 +93,14 @@ class Raw(BlockDriver[RawOptions], name="raw"):
             return fail(errno.ENOTSUP)
         return self._truncate(length)
 
+    async def _past_end(self, end: int, request: Io) -> None:
+        """Write past the end, which a format above may do, unless the size was given."""
+        if self.options.size is not None:
+            request.close()
+            raise BlockError(errno.ENOSPC)
+        await request
+        self._size = max(self._size, end)
+
     async def _truncate(self, length: int) -> None:
         await pipeline.truncate(self._file, self._offset + length)
         self._size = length
@@ -99,7 +109,15 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return the status of the window."""
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return self._tail_status(offset)
         return status.block_status(self._file.node, self._offset + offset, length, limit)
+
+    async def _tail_status(self, offset: int) -> list[Extent]:
+        """Tell what the last sector has past a window of odd length."""
+        flags = Status.ZERO | Status.ALLOCATED
+        return [Extent(self.node.length - offset, flags, node=self.node)]
 
     def exact_filename(self) -> str:
         """The file's, unless it is a window."""
