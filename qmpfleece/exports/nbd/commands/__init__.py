@@ -1,1 +1,1 @@
-"""NBD transmission commands, one NBD_CMD_* a file."""
+"""The commands of the transmission phase, one NBD_CMD_* a file."""

@@ -1,0 +1,158 @@
+"""A block export: a node made available to outsiders. The base of all kinds.
+
+A kind is one file in ``kinds/`` with its options model and its class::
+
+    class NbdExport(Export[NbdExportOptions], name="nbd"): ...
+
+Life of an export: added -> shutting down (no new users; a hard removal throws out those that
+are there) -> deleted, once the last user has gone, with BLOCK_EXPORT_DELETED.
+"""
+
+import asyncio
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.registry import Registry
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.perm import Perm
+from qmpfleece.exports.nbd.server import NbdServer
+from qmpfleece.exports.options import BlockExportOptions
+from qmpfleece.qapi.events import Event
+
+O = TypeVar("O", bound=BlockExportOptions)  # noqa: E741 - the customary name of the parameter
+
+#: Every kind of export by its name in ``BlockExportType``.
+KINDS: Final[Registry[type["Export[Any]"]]] = Registry("export kind")
+
+
+class BlockExportDeleted(Event, name="BLOCK_EXPORT_DELETED"):
+    """A block export is gone; its id may be used again."""
+
+    id: str
+
+
+class Host(Protocol):
+    """Who keeps the exports. Implemented by ``manager``."""
+
+    @property
+    def graph(self) -> Graph:
+        """Where the nodes are."""
+
+    @property
+    def nbd(self) -> NbdServer:
+        """The running NBD server.
+
+        Raises:
+            QmpError: It is not running.
+        """
+
+    def export_unused(self, export: "Export[Any]") -> None:
+        """The last user of an export that is shutting down has gone: delete it."""
+
+
+class Export(Generic[O]):
+    """One export.
+
+    Subclasses check their own options and become reachable in ``start``, and undo that in
+    ``stop``; users of theirs call ``enter`` and ``leave``.
+
+    Args:
+        host: Who keeps the exports.
+        options: What block-export-add was given.
+
+    Attributes:
+        id: Unique among the exports.
+        backend: The handle on the node.
+        shutting_down: Takes no new users any more.
+        users: How many clients are connected.
+    """
+
+    kind: ClassVar[str]
+    #: What users of the export may do to the node besides what is shared with everybody.
+    shared: ClassVar[Perm] = Perm.ALL
+
+    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name:
+            cls.kind = name
+            KINDS.add(name, cls)
+
+    def __init__(self, host: Host, options: O) -> None:
+        self.host: Final = host
+        self.options: Final = options
+        self.id: Final = options.id
+        self.writable: Final = bool(options.writable)
+        self.shutting_down = False
+        self.users = 0
+        self._unused = asyncio.Event()
+        perm = Perm.CONSISTENT_READ | (Perm.WRITE if self.writable else Perm.NONE)
+        self.backend: Final = Backend(host.graph, perm=perm, shared=self.shared)
+
+    @property
+    def node_name(self) -> str:
+        """The node that is exported, at the moment."""
+        node = self.backend.node
+        return node.name if node is not None else ""
+
+    async def open(self) -> None:
+        """Attach the node and become reachable.
+
+        Raises:
+            QmpError: It can't be exported; nothing has changed.
+        """
+        node = self.host.graph.get(self.options.node_name)
+        if node is None:
+            name = self.options.node_name
+            raise QmpError(f"Cannot find device='' nor node-name='{name}'")
+        if self.options.iothread is not None:
+            raise QmpError(f'iothread "{self.options.iothread}" not found')
+        if self.writable and node.read_only:
+            raise QmpError("Cannot export read-only node as writable")
+        self.backend.attach(node)
+        try:
+            self.start()
+        except BaseException:
+            await self.backend.detach()
+            raise
+
+    async def close(self) -> None:
+        """Let go of the node. There are no users any more."""
+        self.stop()
+        await self.backend.detach()
+
+    def enter(self) -> None:
+        """Count a user."""
+        self.users += 1
+
+    def leave(self) -> None:
+        """Undo one ``enter``."""
+        self.users -= 1
+        if not self.users and self.shutting_down:
+            self._unused.set()
+            self.host.export_unused(self)
+
+    async def unused(self) -> None:
+        """Wait until the last user of an export that is shutting down has gone."""
+        await self._unused.wait()
+
+    def shut_down(self) -> None:
+        """Take no new users, and throw out those that are there.
+
+        A user with requests in flight leaves when these have ended.
+        """
+        self.shutting_down = True
+        if not self.users:
+            self._unused.set()
+
+    def start(self) -> None:
+        """Check the kind's own options and become reachable; nothing here awaits.
+
+        Raises:
+            QmpError: It can't be exported; nothing has changed.
+        """
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Be reachable no more and give back what ``start`` has taken."""
+        raise NotImplementedError

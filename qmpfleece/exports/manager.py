@@ -1,0 +1,221 @@
+"""All exports of the program, and the NBD server that some of them are reached by.
+
+The manager owns the tasks that delete exports whose last client goes away later.
+"""
+
+import asyncio
+import re
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.registry import import_siblings
+from qmpfleece.block.graph import Graph
+from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
+from qmpfleece.exports.nbd.server import NbdServer
+from qmpfleece.exports.options import (
+    DEFAULT_MAX_CONNECTIONS,
+    BlockExportInfo,
+    BlockExportOptions,
+    ListenAddress,
+    NbdExportOptions,
+    NbdServerAddOptions,
+    RemoveMode,
+)
+from qmpfleece.nbdproto import const
+from qmpfleece.qapi.events import EventBus
+
+#: Source: QEMU, ``id_wellformed``.
+_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
+
+
+class ExportManager:
+    """The exports by id, and the NBD server.
+
+    Args:
+        graph: Where the nodes are.
+        bus: Where BLOCK_EXPORT_DELETED goes.
+    """
+
+    def __init__(self, graph: Graph, bus: EventBus) -> None:
+        import_siblings("qmpfleece.exports.kinds")
+        self.graph: Final = graph
+        self._bus: Final = bus
+        self._exports: dict[str, Export[Any]] = {}
+        self._deleting: dict[Export[Any], asyncio.Task[None]] = {}
+        self._nbd: NbdServer | None = None
+
+    # -- exports ------------------------------------------------------------------------------
+
+    def exports(self) -> list[Export[Any]]:
+        """Return all exports, newest first, as QEMU lists them."""
+        return list(reversed(self._exports.values()))
+
+    def query(self) -> list[BlockExportInfo]:
+        """Return what query-block-exports says."""
+        return [
+            BlockExportInfo(
+                id=export.id,
+                type=export.kind,
+                node_name=export.node_name,
+                shutting_down=export.shutting_down,
+            )
+            for export in self.exports()
+        ]
+
+    async def add(self, options: BlockExportOptions) -> Export[Any]:
+        """Export a node. Source: QAPI ``block-export-add``.
+
+        Raises:
+            QmpError: It can't be done; nothing has changed.
+        """
+        if not _WELL_FORMED.fullmatch(options.id):
+            raise QmpError("Invalid block export id")
+        if options.id in self._exports:
+            raise QmpError(f"Block export id '{options.id}' is already in use")
+        export: Export[Any] = KINDS[options.type](self, options)
+        # The id is taken while opening may await.
+        self._exports[options.id] = export
+        try:
+            await export.open()
+        except BaseException:
+            del self._exports[options.id]
+            raise
+        return export
+
+    async def add_nbd(self, options: NbdServerAddOptions) -> Export[Any]:
+        """Export a node over NBD, its name being the id. Source: QAPI ``nbd-server-add``.
+
+        Unlike ``add``, a node that is read-only is exported read-only without a word.
+
+        Raises:
+            QmpError: It can't be done; nothing has changed.
+        """
+        node = self.graph.find(options.device)
+        name = options.name if options.name is not None else options.device
+        if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
+            raise QmpError(f"export name '{name}' too long")
+        return await self.add(
+            NbdExportOptions(
+                type="nbd",
+                id=name,
+                node_name=node.name,
+                name=name,
+                description=options.description,
+                writable=bool(options.writable) and not node.read_only,
+                bitmaps=[options.bitmap] if options.bitmap is not None else None,
+            )
+        )
+
+    def begin_delete(self, export_id: str, mode: RemoveMode = "safe") -> Export[Any]:
+        """Start to remove an export; ``finish_delete`` is what follows the reply.
+
+        Raises:
+            QmpError: There is none, or it has clients and the mode is safe.
+        """
+        export = self._exports.get(export_id)
+        if export is None:
+            raise QmpError(f"Export '{export_id}' is not found")
+        if export.shutting_down:
+            raise QmpError(f"Export '{export_id}' is already shutting down")
+        if mode == "safe" and export.users:
+            raise QmpError(f"export '{export_id}' still in use")
+        export.shut_down()
+        return export
+
+    async def finish_delete(self, export: Export[Any]) -> None:
+        """Delete an export, unless requests still run: then it goes when they have ended."""
+        if not export.users:
+            await self._deletion(export)
+
+    def export_unused(self, export: Export[Any]) -> None:
+        """Delete an export whose last client has gone; ``close`` waits for it."""
+        _ = self._deletion(export)
+
+    def _deletion(self, export: Export[Any]) -> "asyncio.Task[None]":
+        task = self._deleting.get(export)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._close(export))
+            self._deleting[export] = task
+        return task
+
+    async def _close(self, export: Export[Any]) -> None:
+        try:
+            await export.close()
+        finally:
+            del self._exports[export.id]
+            del self._deleting[export]
+            self._bus.emit(BlockExportDeleted(id=export.id))
+
+    async def _delete_all(self, kind: str | None = None) -> None:
+        """Delete all exports, or those of one kind, oldest first; wait for their requests."""
+        exports = [e for e in self._exports.values() if kind in {None, e.kind}]
+        for export in exports:
+            if not export.shutting_down:
+                export.shut_down()
+        for export in exports:
+            await export.unused()
+            if export in self._deleting or self._exports.get(export.id) is export:
+                await self._deletion(export)
+
+    # -- the NBD server -----------------------------------------------------------------------
+
+    @property
+    def nbd_running(self) -> bool:
+        """Whether there is an NBD server."""
+        return self._nbd is not None
+
+    @property
+    def nbd(self) -> NbdServer:
+        """The running NBD server.
+
+        Raises:
+            QmpError: It is not running.
+        """
+        if self._nbd is None:
+            raise QmpError("NBD server not running")
+        return self._nbd
+
+    async def start_nbd(
+        self, *addresses: ListenAddress, max_connections: int | None = None
+    ) -> NbdServer:
+        """Listen for NBD clients.
+
+        Args:
+            addresses: Where; at least one.
+            max_connections: Most clients at a time, 0 for no limit.
+
+        Raises:
+            QmpError: It is running already, or can't listen.
+        """
+        if self._nbd is not None:
+            raise QmpError("NBD server already running")
+        limit = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
+        server = self._nbd = NbdServer(limit)
+        try:
+            await server.listen(addresses)
+        except BaseException:
+            self._nbd = None
+            await server.close()
+            raise
+        return server
+
+    async def stop_nbd(self) -> None:
+        """Stop listening and delete all exports of the server.
+
+        Raises:
+            QmpError: It is not running.
+        """
+        server = self.nbd
+        server.stop_listening()
+        await self._delete_all("nbd")
+        self._nbd = None
+        await server.close()
+
+    async def close(self) -> None:
+        """Delete everything; returns when the last request has ended."""
+        if self._nbd is not None:
+            self._nbd.stop_listening()
+        await self._delete_all()
+        if self._nbd is not None:
+            server, self._nbd = self._nbd, None
+            await server.close()

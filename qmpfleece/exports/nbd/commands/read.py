@@ -1,0 +1,92 @@
+"""NBD_CMD_READ: the payload is read to where it is sent from."""
+
+from typing import Final
+
+from qmpfleece.base.units import KIB
+from qmpfleece.block.driver import Status
+from qmpfleece.exports.nbd.client import POOLED_READ, Client
+from qmpfleece.exports.nbd.command import command
+from qmpfleece.nbdproto import const, transmission
+from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
+
+#: From this length on holes are looked for, and sent as such. QEMU asks before every
+#: structured read; for a few KiB the answer costs more than sending zeroes.
+HOLE_SIZE: Final = 64 * KIB
+#: Most extents of one read; behind them everything is sent as data.
+_MAX_EXTENTS: Final = 64
+
+_pack_data_into = transmission.pack_data_into
+_DONE: Final = const.REPLY_FLAG_DONE
+
+
+@command(const.CMD_READ, "read", "reading from file failed", flags=const.CMD_FLAG_DF, payload=True)
+async def read(client: Client, request: Request) -> None:
+    """Answer with the data; holes of large structured reads are told, not sent."""
+    length = request.length
+    if not client.structured:
+        if length >= POOLED_READ:
+            await _read_pooled(client, request, request.offset, length, _DONE)
+            return
+        reply = bytearray(SIMPLE_SIZE + length)
+        if length:
+            await client.backend.pread(request.offset, memoryview(reply)[SIMPLE_SIZE:])
+        transmission.pack_simple_into(reply, 0, request.cookie)
+    elif length >= HOLE_SIZE and not request.flags & const.CMD_FLAG_DF:
+        await _read_sparse(client, request)
+        return
+    elif length >= POOLED_READ:
+        await _read_pooled(client, request, request.offset, length, _DONE)
+        return
+    elif length:
+        reply = bytearray(CHUNK_DATA_SIZE + length)
+        await client.backend.pread(request.offset, memoryview(reply)[CHUNK_DATA_SIZE:])
+        _pack_data_into(reply, 0, request.cookie, request.offset, length, _DONE)
+    else:
+        client.out.append(transmission.pack_none(request.cookie))
+        return
+    client.out.append(reply)
+
+
+async def _read_sparse(client: Client, request: Request) -> None:
+    """Answer with data chunks and hole chunks, in order of offset."""
+    offset, left = request.offset, request.length
+    extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
+    runs: list[tuple[int, bool]] = []
+    for extent in extents:
+        zero = bool(extent.flags & Status.ZERO)
+        if runs and runs[-1][1] == zero:
+            runs[-1] = (runs[-1][0] + extent.length, zero)
+        else:
+            runs.append((extent.length, zero))
+        left -= extent.length
+    if left:  # past the known extents
+        if runs and not runs[-1][1]:
+            runs[-1] = (runs[-1][0] + left, False)
+        else:
+            runs.append((left, False))
+    for index, (length, zero) in enumerate(runs):
+        flags = _DONE if index == len(runs) - 1 else 0
+        if zero:
+            client.out.append(transmission.pack_hole(request.cookie, offset, length, flags))
+        else:
+            await _read_pooled(client, request, offset, length, flags)
+        offset += length
+
+
+async def _read_pooled(
+    client: Client, request: Request, offset: int, length: int, flags: int
+) -> None:
+    """Read one run into pooled memory and send it from there."""
+    header = CHUNK_DATA_SIZE if client.structured else SIMPLE_SIZE
+    whole, payload, buffer = client.payload_buffer(length, header)
+    try:
+        await client.backend.pread(offset, payload)
+    except BaseException:
+        buffer.release()
+        raise
+    if client.structured:
+        _pack_data_into(whole, 0, request.cookie, offset, length, flags)
+    else:
+        transmission.pack_simple_into(whole, 0, request.cookie)
+    client.out.append(whole)
+    client.lent.append(buffer)

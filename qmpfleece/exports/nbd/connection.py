@@ -1,0 +1,359 @@
+"""One NBD connection: bytes from the socket to requests, replies to the socket.
+
+::
+
+    receive -> parser -> requests, each stepped by hand -> replies, sent together
+                            | suspended: a task of this connection
+
+At most ``MAX_IN_FLIGHT`` requests and ``MAX_BYTES_IN_FLIGHT`` of payload are in flight;
+beyond that, and while the client does not take its replies, nothing more is received.
+Requests are never cancelled: a connection that is lost ends when they have ended.
+"""
+
+import asyncio
+import enum
+import errno
+import logging
+from typing import Final, Protocol, cast
+
+from qmpfleece.base import eager
+from qmpfleece.base.errors import errno_of
+from qmpfleece.base.registry import import_siblings
+from qmpfleece.base.units import KIB, MIB
+from qmpfleece.exports.nbd.client import Client
+from qmpfleece.exports.nbd.command import COMMANDS, Command, refusal
+from qmpfleece.exports.nbd.reachable import Reachable
+from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.buffers import BufferPool
+from qmpfleece.nbdproto.handshake import ServerHandshake
+from qmpfleece.nbdproto.option import Directory, Negotiated
+from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
+
+import_siblings("qmpfleece.exports.nbd.commands")
+
+log = logging.getLogger(__name__)
+
+#: Most requests in flight, QEMU's bound.
+MAX_IN_FLIGHT: Final = 16
+#: No more requests are begun while those in flight have this much payload, in bytes.
+MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
+#: Above this much unsent data a client gets no more requests begun, in bytes.
+_HIGH_WATER: Final = 1 * MIB
+_HANDSHAKE_BUFFER: Final = 16 * KIB
+#: How long a client may take for its handshake.
+HANDSHAKE_S: Final = 10.0
+#: Replies are joined for one send up to this size in all, in bytes.
+_JOIN_SIZE: Final = 256 * KIB
+
+_COMMANDS: Final = {known.number: known for known in COMMANDS.values()}
+
+
+class Server(Directory, Protocol):
+    """Who accepted the connection."""
+
+    @property
+    def pool(self) -> BufferPool:
+        """Where large buffers come from."""
+
+    def reachable(self, name: str) -> Reachable | None:
+        """Return the export of this name."""
+
+    def connection_ended(self, connection: "Connection") -> None:
+        """The connection is closed and nothing of it is in flight."""
+
+
+class _Phase(enum.Enum):
+    HANDSHAKE = enum.auto()
+    TRANSMISSION = enum.auto()
+    #: Nothing is received any more; what is in flight is answered, then we hang up.
+    CLOSING = enum.auto()
+    #: The socket is gone.
+    LOST = enum.auto()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A client, from its handshake to the end of its last request.
+
+    Changes only in ``_run``: ``_in_flight``, ``_bytes``. Only in ``_serve``: what is parsed.
+
+    Args:
+        server: Who accepted it; is told of the end.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server: Final = server
+        self._loop: Final = asyncio.get_running_loop()
+        self._phase = _Phase.HANDSHAKE
+        self._handshake = ServerHandshake(server)
+        self._received = memoryview(bytearray(_HANDSHAKE_BUFFER))
+        self._timer: asyncio.TimerHandle | None = None
+        self._export: Reachable | None = None
+        self._client: Client | None = None
+        self._parser: RequestParser | None = None
+        self._transport: asyncio.Transport | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._bytes = 0
+        self._reading_paused = False
+        self._writing_paused = False
+        self._serving = False
+        self._wake_scheduled = False
+        self._ended = False
+
+    # -- called by the event loop -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._timer = self._loop.call_later(HANDSHAKE_S, self._handshake_late)
+        transport.write(self._handshake.greeting())
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Offer the memory for the next receive."""
+        if self._phase is _Phase.TRANSMISSION:
+            assert self._parser is not None
+            return self._parser.get_buffer()
+        return self._received
+
+    def buffer_updated(self, count: int) -> None:
+        """Work on what was received."""
+        if self._phase is _Phase.TRANSMISSION:
+            assert self._parser is not None
+            self._parser.received(count)
+            self._serve()
+        elif self._phase is _Phase.HANDSHAKE:
+            self._negotiate(self._received[:count])
+
+    def eof_received(self) -> bool:
+        """Answer what is in flight before hanging up; True keeps the transport open."""
+        if self._phase is _Phase.TRANSMISSION:
+            self._stop_receiving()
+        return bool(self._in_flight)
+
+    def pause_writing(self) -> None:
+        """Take nothing more from a client that does not take its replies."""
+        self._writing_paused = True
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with the client's requests."""
+        self._writing_paused = False
+        if self._phase is _Phase.TRANSMISSION:
+            self._schedule_wake()
+        else:
+            self._resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, once the requests in flight have ended."""
+        if exc is not None:
+            log.info("NBD client lost: %s", exc)
+        self._lose()
+
+    # -- called by the server ---------------------------------------------------------------
+
+    def disconnect(self) -> None:
+        """Hang up now; requests in flight run to their end, their replies are dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._lose()
+
+    # -- the handshake ----------------------------------------------------------------------
+
+    def _negotiate(self, data: memoryview) -> None:
+        assert self._transport is not None
+        answer = self._handshake.feed(data)
+        if answer:
+            self._transport.write(answer)
+        if self._handshake.closed is not None:
+            if self._handshake.closed:
+                log.info("NBD option negotiation failed: %s", self._handshake.closed)
+            self._phase = _Phase.CLOSING
+            self._stop_timer()
+            self._transport.close()
+        elif self._handshake.result is not None:
+            self._enter(self._handshake.result)
+
+    def _enter(self, negotiated: Negotiated) -> None:
+        export = self._server.reachable(negotiated.export.name)
+        assert export is not None  # the handshake has just found it
+        self._stop_timer()
+        pool = self._server.pool
+        self._export = export
+        self._client = Client(export, negotiated, pool)
+        self._parser = RequestParser(pool)
+        self._phase = _Phase.TRANSMISSION
+        export.enter(self)
+        rest = self._parser.feed(self._handshake.leftover)
+        assert not rest  # the handshake receives less at a time than the parser has room for
+        self._serve()
+
+    def _handshake_late(self) -> None:
+        if self._handshake.spoke:
+            log.info("NBD client did not finish its handshake within %g s", HANDSHAKE_S)
+        self.disconnect()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Begin all requests that have been received, as far as the bounds allow."""
+        parser, client = self._parser, self._client
+        assert parser is not None
+        assert client is not None
+        self._serving = True
+        unsent = 0
+        while self._phase is _Phase.TRANSMISSION:
+            if (
+                self._in_flight >= MAX_IN_FLIGHT
+                or self._bytes >= MAX_BYTES_IN_FLIGHT
+                or self._writing_paused
+            ):
+                self._pause_reading()
+                break
+            try:
+                request = parser.next()
+            except BadMagicError as error:
+                client.fail(
+                    Request(0, const.CMD_READ, error.cookie, 0, 0), errno.EINVAL, str(error)
+                )
+                self._stop_receiving()
+                break
+            if request is None:
+                self._resume_reading()
+                break
+            self._begin(client, request)
+            unsent += request.length if request.type == const.CMD_READ else 0
+            if unsent >= _HIGH_WATER:
+                self._send()
+                unsent = 0
+        self._serving = False
+        self._send()
+        if self._phase is _Phase.CLOSING and not self._in_flight:
+            self._hang_up()
+
+    def _begin(self, client: Client, request: Request) -> None:
+        if request.type == const.CMD_DISC:
+            self._stop_receiving()
+            return
+        known = _COMMANDS.get(request.type)
+        why = refusal(client, request, known)
+        if why is not None or known is None:
+            client.fail(request, *(why or (errno.EINVAL, "")))
+            if request.type == const.CMD_WRITE and request.payload is None:
+                log.info("NBD client sent a write of %d bytes", request.length)
+                self._stop_receiving()
+            request.release()
+            return
+        task = eager.start(self._run(client, known, request), self._loop)
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, client: Client, known: Command, request: Request) -> None:
+        """Do one request. This is an edge: nothing that goes wrong here leaves it."""
+        size = request.length if known.payload else 0
+        self._in_flight += 1
+        self._bytes += size
+        try:
+            await known.run(client, request)
+        except OSError as error:
+            client.fail(request, errno_of(error), known.failure)
+        except Exception:  # our bug must not harm other clients
+            log.exception("NBD %s of %d bytes failed", known.name, request.length)
+            client.fail(request, errno.EIO, known.failure)
+        finally:
+            self._in_flight -= 1
+            self._bytes -= size
+            request.release()
+            if not self._serving:
+                self._schedule_wake()
+
+    def _schedule_wake(self) -> None:
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        """Go on after requests have ended or the client has taken replies."""
+        self._wake_scheduled = False
+        if self._phase is _Phase.LOST:
+            self._end_if_idle()
+        else:
+            self._serve()
+
+    # -- sending ----------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        client, transport = self._client, self._transport
+        assert client is not None
+        assert transport is not None
+        out = client.out
+        if out:
+            if len(out) == 1:
+                transport.write(out[0])
+            elif sum(map(len, out)) <= _JOIN_SIZE:
+                transport.write(b"".join(out))
+            else:
+                for reply in out:
+                    transport.write(reply)
+            out.clear()
+        if client.lent and not transport.get_write_buffer_size():
+            client.release_lent()
+        elif client.lent:
+            self._loop.call_soon(self._reclaim)
+
+    def _reclaim(self) -> None:
+        """Take back the memory of replies if all are sent; else the next send tries again."""
+        client, transport = self._client, self._transport
+        assert client is not None
+        assert transport is not None
+        if client.lent and not client.out and not transport.get_write_buffer_size():
+            client.release_lent()
+
+    # -- reading on and off, the end --------------------------------------------------------
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and not self._writing_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _stop_receiving(self) -> None:
+        """Take no more requests; hang up once those in flight are answered."""
+        self._phase = _Phase.CLOSING
+        if not self._serving:
+            self._schedule_wake()
+
+    def _hang_up(self) -> None:
+        """Close the socket once everything is sent."""
+        assert self._transport is not None
+        self._transport.close()
+
+    def _lose(self) -> None:
+        self._phase = _Phase.LOST
+        self._stop_timer()
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """When the socket is gone and nothing is in flight: give everything back, once."""
+        if self._in_flight or self._ended:
+            return
+        self._ended = True
+        if self._parser is not None:
+            self._parser.close()
+        if self._client is not None:
+            self._client.out.clear()
+            self._client.release_lent()
+        if self._export is not None:
+            self._export.leave(self)
+        self._server.connection_ended(self)
