@@ -20,6 +20,7 @@ class Model(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        defer_build=True,  # at first use, for a fast start
         alias_generator=kebab,
         populate_by_name=True,
         ser_json_inf_nan="constants",
