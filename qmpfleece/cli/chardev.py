@@ -1,0 +1,134 @@
+"""Character devices, as far as monitors need them: sockets and standard input and output.
+
+A socket listens (or connects) when its option is processed, so that failures are reported
+there; clients are served once all options are.
+
+Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.cli import qemuopts
+from qmpfleece.cli.qemuopts import switch
+from qmpfleece.qmp import sockets
+from qmpfleece.qmp.listener import Monitor, QmpServer
+from qmpfleece.qmp.sockets import Address, TcpAddress, UnixAddress
+
+#: Options that QEMU has; of those for sockets, we act on the first line.
+_SOCKET: Final = frozenset({"path", "host", "port", "server", "wait", "ipv4", "ipv6"})
+_IGNORED: Final = frozenset({"delay", "nodelay", "to", "tight", "reconnect", "logappend"})
+_REFUSED: Final = frozenset(
+    {"telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "abstract", "fd", "mux", "logfile"}
+)
+_KNOWN: Final = _SOCKET | _IGNORED | _REFUSED | {"backend", "id", "signal"}
+
+
+@dataclass
+class Chardev:
+    """A channel that a monitor may take.
+
+    Attributes:
+        name: Its id.
+        listening: The socket that listens, with its file.
+        connections: Sockets that are connected already.
+        stdio: It is standard input and output.
+        taken: A monitor has it.
+    """
+
+    name: str
+    listening: Monitor | None = None
+    connections: list[socket.socket] = field(default_factory=list)
+    stdio: bool = False
+    taken: bool = False
+
+    async def serve(self, server: QmpServer, *, pretty: bool) -> None:
+        """Hand everything to the QMP server, which owns it from now on."""
+        for connection in self.connections:
+            server.serve(connection, pretty=pretty)
+        self.connections.clear()
+        if self.listening is not None:
+            self.listening.pretty = pretty
+            server.accept(self.listening)
+            self.listening = None
+        if self.stdio:
+            await server.stdio(pretty=pretty)
+
+    def close(self) -> None:
+        """Close what no monitor has taken."""
+        if self.listening is not None:
+            self.listening.close()
+        for connection in self.connections:
+            connection.close()
+
+
+async def make(text: str, report: Callable[[str], None]) -> Chardev:
+    """Return the device that an option describes.
+
+    Args:
+        text: The argument of ``--chardev``.
+        report: Told what the user may wait for.
+
+    Raises:
+        QmpError: It can't be made; QEMU's words.
+    """
+    options = qemuopts.parse(text, "backend", _KNOWN)
+    if "id" not in options:
+        raise QmpError("chardev: no id specified")
+    name = options["id"]
+    match options.get("backend"):
+        case None:
+            raise QmpError(f'chardev: "{name}" missing backend')
+        case "stdio":
+            return Chardev(name, stdio=True)
+        case "socket":
+            return await _socket(name, options, report)
+        case other:
+            raise QmpError(f"'{other}' is not a valid char driver name")
+
+
+async def _socket(name: str, options: dict[str, str], report: Callable[[str], None]) -> Chardev:
+    for key in options.keys() & _REFUSED:
+        if options[key] not in {"off", "no", "false", "n"}:
+            raise QmpError(f"chardev: socket: '{key}' is not supported")
+    address = _address(options)
+    if not switch(options, "server", default=False):
+        return Chardev(name, connections=[await sockets.connect(address)])
+    wait = switch(options, "wait", default=True)
+    sock = await sockets.listen(address)
+    if isinstance(address, UnixAddress):
+        # The directory may change before the file is to be removed.
+        address = UnixAddress(absolute(address.path))
+    listening = Monitor(address, sock, pretty=False)
+    device = Chardev(name, listening=listening)
+    if wait:
+        # Users know this text, QEMU's name included.
+        kind = "unix" if isinstance(address, UnixAddress) else "tcp"
+        report(f"info: QEMU waiting for connection on: disconnected:{kind}:{address},server=on")
+        try:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listening.sock)
+        except BaseException:
+            device.close()
+            raise
+        device.connections.append(connection)
+    return device
+
+
+def absolute(path: str) -> str:
+    """Return the name of a socket file for ever after."""
+    return str(Path(path).absolute())
+
+
+def _address(options: dict[str, str]) -> Address:
+    if "path" in options:
+        return UnixAddress(options["path"])
+    if "host" in options:
+        if "port" not in options:
+            raise QmpError("chardev: socket: no port given")
+        return TcpAddress(options["host"], options["port"])
+    raise QmpError("chardev: socket: neither path nor host and port given")

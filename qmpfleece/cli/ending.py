@@ -1,0 +1,110 @@
+"""How a verb runs on the event loop and how it ends: one line on stderr, one exit status."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.loop import loop_factory
+from qmpfleece.nbdclient.uri import UriError
+from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Failure(Exception):  # noqa: N818 - the end of a verb, in words
+    """The verb can't go on; the text is what the user reads.
+
+    Args:
+        text: One line, without the program's name.
+        status: The exit status.
+    """
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status: Final = status
+
+
+def run(program: str, verb: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run a verb to its end and return the exit status; failures become one line."""
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(verb())
+    except Failure as failure:
+        complain(program, str(failure))
+        return failure.status
+    except (QmpError, OSError, UriError, NbdRefused, NbdProtocolError, ValueError) as error:
+        complain(program, words(error))
+        return 1
+
+
+def complain(program: str, text: str) -> None:
+    """Write a line to stderr."""
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
+def words(error: BaseException) -> str:
+    """Return an error as a person reads it."""
+    if isinstance(error, QmpError):
+        return error.desc
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is not None:
+            return f"'{error.filename}': {error.strerror}"
+        return error.strerror
+    return str(error)
+
+
+class Interrupted:
+    """Tells which signal asked for the end.
+
+    Attributes:
+        event: Set when one has.
+        number: Its number, 0 while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.event: Final = asyncio.Event()
+        self.number = 0
+
+    def _take(self, number: int) -> None:
+        self.number = number
+        self.event.set()
+
+
+@contextlib.contextmanager
+def catching_signals() -> Iterator[Interrupted]:
+    """Let SIGINT, SIGTERM and SIGHUP set an event instead of ending the process."""
+    loop = asyncio.get_running_loop()
+    interrupted = Interrupted()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, interrupted._take, number)
+    try:
+        yield interrupted
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interrupted) -> None:
+    """Run ``work``, cancelling it when a signal comes.
+
+    Raises:
+        Failure: A signal came; the status says which, as shells do.
+    """
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(interrupted.event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return
+        task.cancel()
+        await asyncio.wait({task})
+        raise Failure("interrupted", 128 + interrupted.number)
+    finally:
+        task.cancel()
+        waiter.cancel()
+        await asyncio.wait({task, waiter})

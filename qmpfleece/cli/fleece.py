@@ -1,0 +1,127 @@
+"""``qmpfleece fleece DISK``: show a disk as it is now, while it is written to."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from qmpfleece.cli import ending
+from qmpfleece.cli.display import Screen
+from qmpfleece.cli.fleecing import Fleece, Settings, Status
+from qmpfleece.cli.words import size_text, time_text
+
+PROGRAM: Final = "qmpfleece fleece"
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run the verb and return the exit status."""
+    settings = Settings(
+        disk=Path(given.disk),
+        format=given.format,
+        temp=Path(given.temp) if given.temp else None,
+        nbd=given.nbd,
+        qmp=Path(given.qmp) if given.qmp else None,
+        on_error=given.on_error,
+        timeout_s=given.timeout,
+    )
+    # The command's output is its own.
+    screen = Screen(sys.stderr if given.run is not None else sys.stdout)
+
+    async def verb() -> int:
+        with ending.catching_signals() as interrupted:
+            async with Fleece(settings) as fleece:
+                _introduce(fleece, settings, screen)
+                if given.run is not None:
+                    return await _run(given.run, fleece, screen, interrupted)
+                await _watch(fleece, screen, interrupted)
+        screen.say("ended; the disk stays as the guest has written it")
+        return 0
+
+    return ending.run(PROGRAM, verb)
+
+
+def _introduce(fleece: Fleece, settings: Settings, screen: Screen) -> None:
+    now = time.strftime("%H:%M:%S")
+    screen.say(f"disk      {settings.disk}, {size_text(fleece.size)}, {settings.format}")
+    screen.say(f"guest     {fleece.guest_uri}  (read and write here)")
+    screen.say(f"snapshot  {fleece.uri}  (the disk as of {now})")
+    screen.say(f"QMP       {fleece.qmp_path}")
+
+
+async def _watch(fleece: Fleece, screen: Screen, interrupted: ending.Interrupted) -> None:
+    """Show how it goes until a signal comes or somebody says quit."""
+    screen.say("Press Ctrl-C to end.")
+    started = time.monotonic()
+    ends = [
+        asyncio.create_task(interrupted.event.wait()),
+        asyncio.create_task(fleece.daemon.wait()),
+    ]
+    try:
+        with screen.status() as line:
+            warned = False
+            while not any(end.done() for end in ends):
+                now = fleece.status()
+                if now.broken and not warned:
+                    _warn(now, screen)
+                    warned = True
+                line.show(status_text(now, time.monotonic() - started))
+                await asyncio.wait(
+                    ends, timeout=line.interval_s, return_when=asyncio.FIRST_COMPLETED
+                )
+    finally:
+        for end in ends:
+            end.cancel()
+        await asyncio.wait(ends)
+
+
+def status_text(status: Status, spent_s: float) -> str:
+    """Return the live line."""
+    clients = f"{status.clients} client{'' if status.clients == 1 else 's'}"
+    text = (
+        f"{size_text(status.copied)} saved, {size_text(status.temp_used)} temporary space, "
+        f"{clients}, {time_text(spent_s)}"
+    )
+    return f"{text} - SNAPSHOT LOST" if status.broken else text
+
+
+def _warn(status: Status, screen: Screen) -> None:
+    screen.say(f"warning: the snapshot is lost: {status.broken}")
+    screen.say("         reads of it fail from now on; the guest is not harmed")
+
+
+async def _run(
+    command: str, fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
+) -> int:
+    """Run the user's command; return its exit status, as a shell does."""
+    environment = os.environ | {
+        "uri": fleece.uri,
+        "guest_uri": fleece.guest_uri,
+        "qmp": str(fleece.qmp_path),
+    }
+    process = await asyncio.create_subprocess_shell(command, env=environment)
+    ended = asyncio.create_task(process.wait())
+    stop = asyncio.create_task(interrupted.event.wait())
+    warned = False
+    try:
+        while not ended.done():
+            await asyncio.wait({ended, stop}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            now = fleece.status()
+            if now.broken and not warned:
+                _warn(now, screen)
+                warned = True
+            if stop.done() and not ended.done():
+                # On Ctrl-C the terminal has told the command too.
+                if interrupted.number != signal.SIGINT:
+                    process.send_signal(interrupted.number)
+                await ended
+    finally:
+        stop.cancel()
+        if not ended.done():
+            process.kill()
+        await asyncio.wait({ended, stop})
+    status = ended.result()
+    return status if status >= 0 else 128 - status

@@ -1,0 +1,237 @@
+"""A disk being fleeced: the daemon, its graph and exports, and the temporary image.
+
+::
+
+    guest (NBD, writable)           snapshot (NBD, read-only)
+          |                                |
+       fl-cbw  <------------------------ fl-access
+        |   |
+      disk temp
+"""
+
+import contextlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from qmpfleece.block.drivers.copy_before_write import CopyBeforeWrite
+from qmpfleece.cli import ending
+from qmpfleece.cli.ending import Failure
+from qmpfleece.daemon import Daemon
+from qmpfleece.nbdclient.uri import NbdUri
+from qmpfleece.qmp.sockets import UnixAddress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to fleece, and how.
+
+    Attributes:
+        disk: The disk.
+        format: Its format, a block driver's name.
+        temp: Takes what the guest overwrites; None for a file of our own beside the disk.
+        nbd: ``unix:PATH`` or ``HOST:PORT``; None for a socket in a directory of our own.
+        qmp: The monitor's socket; None for one beside NBD's.
+        on_error: Who suffers when saving old data fails.
+        timeout_s: When saving old data counts as failed, 0 for never.
+    """
+
+    disk: Path
+    format: str = "raw"
+    temp: Path | None = None
+    nbd: str | None = None
+    qmp: Path | None = None
+    on_error: str = "break-snapshot"
+    timeout_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a fleecing goes.
+
+    Attributes:
+        copied: Clusters saved so far, in bytes.
+        temp_used: Space that the temporary image takes, in bytes.
+        clients: NBD connections.
+        broken: Why the snapshot can't be read any more, None while it can.
+    """
+
+    copied: int
+    temp_used: int
+    clients: int
+    broken: str | None
+
+
+class Fleece:
+    """A context in which a disk is fleeced; it cleans up after itself.
+
+    Args:
+        settings: What to fleece, and how.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings: Final = settings
+        self._stack: Final = contextlib.AsyncExitStack()
+        self.daemon: Final = Daemon()
+        self.size = 0
+        self.uri = ""
+        self.guest_uri = ""
+        self.qmp_path = Path()
+
+    async def __aenter__(self) -> Self:
+        _check_disk(self._settings.disk)
+        async with contextlib.AsyncExitStack() as stack:
+            temp = self._open_temp(stack)
+            sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpfleece-")))
+            await stack.enter_async_context(self.daemon)
+            await self._build(temp)
+            address, server = _nbd_address(self._settings.nbd, sockets / "nbd.sock")
+            await self._export(address)
+            self.qmp_path = self._settings.qmp or sockets / "qmp.sock"
+            await self.daemon.qmp.listen(UnixAddress(str(self.qmp_path)))
+            self.guest_uri = str(_named(server, "guest"))
+            self.uri = str(_named(server, "snapshot"))
+            self._temp = temp
+            self._stack.push_async_exit(stack.pop_all())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    def status(self) -> Status:
+        """Return how it goes. No I/O but a look at the temporary file's size."""
+        node = self.daemon.system.graph.find("fl-cbw")
+        assert isinstance(node.driver, CopyBeforeWrite)
+        _, done = node.bitmaps[:2]
+        return Status(
+            copied=done.count,
+            temp_used=self._temp.stat().st_blocks * 512,
+            clients=self.daemon.system.exports.nbd.connections,
+            broken=node.driver.broken_because,
+        )
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _open_temp(self, stack: contextlib.AsyncExitStack) -> Path:
+        """Return the temporary file; one that we make is removed at the end.
+
+        Raises:
+            Failure: It can't be made, or holds data.
+        """
+        path, disk = self._settings.temp, self._settings.disk
+        try:
+            if path is None:
+                beside = disk.parent if _is_regular(disk) else Path(tempfile.gettempdir())
+                descriptor, name = tempfile.mkstemp(".temp", f".{disk.name}.", beside)
+                path = Path(name)
+            elif path.exists():
+                if path.stat().st_blocks:
+                    raise Failure(f"'{path}' holds data already; give a new or an empty file")
+                return path
+            else:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except OSError as error:
+            raise Failure(f"cannot make a temporary file: {ending.words(error)}") from error
+        os.close(descriptor)
+        stack.callback(path.unlink, missing_ok=True)
+        return path
+
+    async def _build(self, temp: Path) -> None:
+        settings = self._settings
+        add = self.daemon.execute
+        file = {"driver": _protocol(settings.disk), "filename": str(settings.disk)}
+        common = {"discard": "unmap"}
+        await add(
+            "blockdev-add",
+            common | {"driver": settings.format, "node-name": "disk", "file": file | common},
+        )
+        self.size = self.daemon.system.graph.find("disk").length
+        _lengthen(temp, self.size)
+        await add(
+            "blockdev-add",
+            common | {"driver": _protocol(temp), "node-name": "temp", "filename": str(temp)},
+        )
+        await add(
+            "blockdev-add",
+            common
+            | {
+                "driver": "copy-before-write",
+                "node-name": "fl-cbw",
+                "file": "disk",
+                "target": "temp",
+                "on-cbw-error": settings.on_error,
+                "cbw-timeout": settings.timeout_s,
+            },
+        )
+        await add(
+            "blockdev-add",
+            common | {"driver": "snapshot-access", "node-name": "fl-access", "file": "fl-cbw"},
+        )
+
+    async def _export(self, address: dict[str, Any]) -> None:
+        add = self.daemon.execute
+        await add("nbd-server-start", {"addr": address})
+        for name, node, writable in (
+            ("guest", "fl-cbw", True),
+            ("snapshot", "fl-access", False),
+        ):
+            await add(
+                "block-export-add",
+                {"type": "nbd", "id": name, "name": name, "node-name": node, "writable": writable},
+            )
+
+
+def _check_disk(path: Path) -> None:
+    """Say early what is wrong with a disk.
+
+    Raises:
+        Failure: It is not there, or is a directory.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise Failure(f"cannot open '{path}': {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise Failure(f"cannot open '{path}': it is a directory")
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def _lengthen(path: Path, size: int) -> None:
+    """Make a file at least ``size`` bytes long, sparse."""
+    if _is_regular(path) and path.stat().st_size < size:
+        os.truncate(path, size)
+
+
+def _protocol(path: Path) -> str:
+    """Return the driver that opens a path."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISBLK(path.stat().st_mode):
+            return "host_device"
+    return "file"
+
+
+def _nbd_address(text: str | None, default: Path) -> tuple[dict[str, Any], NbdUri]:
+    """Return where to listen, as nbd-server-start takes it, and as clients see it.
+
+    Raises:
+        Failure: It is no address.
+    """
+    if text is None or text.startswith("unix:"):
+        path = str(default if text is None else Path(text.removeprefix("unix:")).absolute())
+        return {"type": "unix", "data": {"path": path}}, NbdUri(path=path)
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise Failure(f"--nbd takes unix:PATH, HOST:PORT or [ADDRESS]:PORT, not '{text}'", 2)
+    data = {"host": host, "port": port}
+    return {"type": "inet", "data": data}, NbdUri(host=host, port=int(port))
+
+
+def _named(server: NbdUri, name: str) -> NbdUri:
+    return NbdUri(name, path=server.path, host=server.host, port=server.port)

@@ -1,0 +1,193 @@
+"""What the options of the daemon take, and how their arguments become objects."""
+
+import base64
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import Field
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.cli import keyval
+from qmpfleece.cli.scan import Spec
+from qmpfleece.cli.typed import typed
+from qmpfleece.control.shape import Shape, struct_of
+from qmpfleece.control.visitor import visit
+from qmpfleece.exports.options import FdSocketAddress, InetSocketAddress, UnixSocketAddress
+from qmpfleece.qapi.model import Model, Uint32
+from qmpfleece.qmp.framer import Framer, Malformed
+
+SPECS: Final = (
+    Spec("blockdev"),
+    Spec("chardev"),
+    Spec("daemonize", argument=False),
+    Spec("export"),
+    Spec("help", argument=False, short="h"),
+    Spec("monitor"),
+    Spec("nbd-server"),
+    Spec("object"),
+    Spec("pidfile"),
+    Spec("trace", short="T"),
+    Spec("version", argument=False, short="V"),
+)
+
+HELP: Final = """\
+usage: {program} [OPTION]...
+A storage daemon that speaks QMP: block nodes, fleecing, NBD. The options are
+those of qemu-storage-daemon; they are processed in the order given.
+
+  --blockdev [driver=]DRIVER,node-name=NAME[,OPTION=VALUE...]
+             open a block node; nested options have dots: file.driver=file.
+             Drivers: {drivers}.
+             Common options: read-only, auto-read-only, force-share (on|off),
+             discard (ignore|unmap), detect-zeroes (off|on|unmap),
+             cache.direct, cache.no-flush (on|off)
+  --chardev socket,id=ID,path=PATH[,server=on][,wait=off]
+  --chardev socket,id=ID,host=HOST,port=PORT[,server=on][,wait=off]
+  --chardev stdio,id=ID
+             a channel for a monitor
+  --monitor [chardev=]ID[,pretty=on]
+             speak QMP on a channel; a listening one takes any number of clients
+  --nbd-server addr.type=unix,addr.path=PATH[,max-connections=N]
+  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,max-connections=N]
+             start the NBD server
+  --export [type=]nbd,id=ID,node-name=NAME[,name=NAME][,writable=on]
+           [,bitmaps.0=BITMAP...]
+             export a node over NBD
+  --object secret,id=ID,data=TEXT|file=FILE
+             define an object
+  --pidfile FILE
+             write the process ID to FILE once everything exists
+  --daemonize
+             go into the background once everything exists
+  -T, --trace PATTERN
+             taken for compatibility; there are no trace events
+  -V, --version
+             print the version and exit
+  -h, --help print this text and exit
+
+Each structured argument may also be JSON: --blockdev '{{"driver": ...}}'.
+QMPFLEECE_LOOP=asyncio in the environment selects Python's own event loop.
+"""
+
+
+class MonitorOptions(Model):
+    """QAPI ``MonitorOptions``."""
+
+    id: str | None = None
+    mode: Literal["readline", "control"] | None = None
+    pretty: bool | None = None
+    chardev: str
+
+
+class InetAddress(InetSocketAddress):
+    """QAPI ``InetSocketAddress``, as an arm of ``SocketAddress``."""
+
+    type: Literal["inet"]
+
+
+class UnixAddress(UnixSocketAddress):
+    """QAPI ``UnixSocketAddress``, as an arm of ``SocketAddress``."""
+
+    type: Literal["unix"]
+
+
+class FdAddress(FdSocketAddress):
+    """QAPI ``String``, as an arm of ``SocketAddress``."""
+
+    type: Literal["fd"]
+
+
+#: QAPI ``SocketAddress``, the arms that we have.
+SocketAddress: TypeAlias = Annotated[
+    InetAddress | UnixAddress | FdAddress, Field(discriminator="type")
+]
+
+
+class NbdServerOptions(Model):
+    """QAPI ``NbdServerOptions``."""
+
+    addr: SocketAddress
+    tls_creds: str | None = None
+    tls_authz: str | None = None
+    max_connections: Uint32 | None = None
+
+
+class SecretOptions(Model):
+    """QAPI ``ObjectOptions`` with qom-type secret."""
+
+    qom_type: Literal["secret"]
+    id: str
+    data: str | None = None
+    file: str | None = None
+    format: Literal["raw", "base64"] | None = None
+    keyid: str | None = None
+    iv: str | None = None
+
+    def content(self) -> bytes:
+        """Return the secret.
+
+        Raises:
+            QmpError: It can't be had; QEMU's words.
+        """
+        if self.keyid is not None or self.iv is not None:
+            raise QmpError("encrypted secrets are not supported")
+        if self.data is not None and self.file is not None:
+            raise QmpError("'file' and 'data' are mutually exclusive")
+        if self.file is not None:
+            try:
+                raw = Path(self.file).read_bytes()
+            except OSError as error:
+                raise QmpError(f"Unable to read {self.file}: {error.strerror}") from error
+        elif self.data is not None:
+            raw = self.data.encode("utf-8", "surrogateescape")
+        else:
+            raise QmpError("Either 'file' or 'data' must be provided")
+        if self.format != "base64":
+            return raw
+        try:
+            return base64.b64decode(raw, validate=True)
+        except ValueError as error:
+            raise QmpError("Base64 data is not valid") from error
+
+
+def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
+    """Return an option's argument as JSON of the given shape; unchecked if it was JSON.
+
+    Raises:
+        QmpError: It is malformed; QEMU's words.
+    """
+    if text.startswith("{"):
+        return _json(text)
+    return typed(shape, keyval.parse(text, implied))
+
+
+def untyped(text: str, implied: str | None = None) -> dict[str, Any]:
+    """Return an option's argument as it is written: all leaves are strings unless it is JSON.
+
+    Raises:
+        QmpError: It is malformed; QEMU's words.
+    """
+    return _json(text) if text.startswith("{") else dict(keyval.parse(text, implied))
+
+
+def parse_as(model: type[Model], text: str, implied: str | None = None) -> Any:
+    """Return an option's argument as a model.
+
+    Raises:
+        QmpError: It does not fit; QEMU's words.
+    """
+    shape = struct_of(model)
+    return visit(shape, structured(text, shape, implied))
+
+
+def _json(text: str) -> dict[str, Any]:
+    # The line's end completes a last token, and may not complete a value.
+    values = list(Framer().feed(text.encode("utf-8", "surrogateescape") + b"\n"))
+    if not values:
+        raise QmpError("JSON parse error, premature EOI")
+    if isinstance(values[0], Malformed):
+        raise QmpError(values[0].desc)
+    if len(values) > 1:
+        raise QmpError("Expecting at most one JSON value")
+    value: dict[str, Any] = values[0]
+    return value

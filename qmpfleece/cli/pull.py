@@ -1,0 +1,140 @@
+"""``qmpfleece pull URI FILE``: the backup client."""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import time
+from pathlib import Path
+from typing import Final
+
+from qmpfleece.cli import ending
+from qmpfleece.cli.display import Meter, Screen
+from qmpfleece.cli.ending import Failure
+from qmpfleece.cli.words import size_text, time_text
+from qmpfleece.nbdclient import uri as nbd_uri
+from qmpfleece.nbdclient.client import NbdClient
+from qmpfleece.nbdclient.copy import Plan, Progress, copy
+from qmpfleece.nbdclient.sparse import SparseFile
+from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
+
+PROGRAM: Final = "qmpfleece pull"
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run the verb and return the exit status."""
+    screen = Screen(quiet=given.quiet)
+
+    async def verb() -> int:
+        with ending.catching_signals() as interrupted:
+            await ending.unless_interrupted(_pull(given, screen), interrupted)
+        return 0
+
+    return ending.run(PROGRAM, verb)
+
+
+async def _pull(given: argparse.Namespace, screen: Screen) -> None:
+    path = Path(given.file)
+    target = nbd_uri.parse(given.uri)
+    context = const.CONTEXT_DIRTY_BITMAP + given.bitmap if given.bitmap else ""
+    wanted = [const.CONTEXT_BASE_ALLOCATION, *([context] if context else [])]
+    client = await _connect(target, wanted)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        if context and context not in client.contexts:
+            raise Failure(f"the export '{target.name}' has no dirty bitmap '{given.bitmap}'")
+        plan = Plan(const.CONTEXT_BASE_ALLOCATION in client.contexts, context)
+        name = target.name or target.where
+        screen.say(f"pulling '{name}' into {path}: {size_text(client.size)}")
+        digest = await pull_into(
+            client, path, plan, screen, update=given.update, sha256=given.sha256
+        )
+    if digest:
+        print(f"{digest}  {path}", flush=True)
+
+
+async def _connect(target: nbd_uri.NbdUri, contexts: list[str]) -> NbdClient:
+    try:
+        return await NbdClient.connect(target, contexts)
+    except NbdRefused as error:
+        raise Failure(f"the server at {target.where} refuses: {error}") from error
+    except NbdProtocolError as error:
+        raise Failure(f"{target.where} does not speak NBD well: {error}") from error
+    except OSError as error:
+        raise Failure(f"cannot connect to {target.where}: {ending.words(error)}") from error
+
+
+async def pull_into(
+    client: NbdClient,
+    path: Path,
+    plan: Plan,
+    screen: Screen,
+    *,
+    update: bool = False,
+    sha256: bool = False,
+) -> str:
+    """Copy an export into a file, showing progress.
+
+    Returns:
+        The SHA-256 of the file's content, "" unless it was asked for.
+
+    Raises:
+        Failure: The file is not complete.
+    """
+    try:
+        sink = SparseFile(path, client.size, update=update)
+    except OSError as error:
+        raise Failure(f"cannot write '{path}': {error.strerror}") from error
+    progress = Progress(size=client.size)
+    started = time.monotonic()
+    digest = ""
+    try:
+        with screen.copying(client.uri.name or "copying", progress) as meter:
+            ticker = asyncio.create_task(_tick(meter))
+            try:
+                await copy(client, sink, plan, progress)
+            finally:
+                ticker.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await ticker
+            if screen.live:
+                meter.tick()
+        if sha256:
+            digest = await sink.sha256()
+        await sink.finish()
+    except NbdProtocolError as error:
+        raise Failure(f"{client.uri.where}: {error}; {_left(sink)}") from error
+    except OSError as error:
+        raise Failure(f"{_failed(error)}; {_left(sink)}") from error
+    except asyncio.CancelledError:
+        screen.say(f"stopping; {_left(sink)}")
+        raise
+    finally:
+        sink.discard()
+    spent = time.monotonic() - started
+    screen.say(
+        f"complete: {size_text(progress.copied)} copied, "
+        f"{size_text(progress.size - progress.copied)} had nothing to copy, "
+        f"{time_text(spent)}, {size_text(progress.copied / max(spent, 1e-3))}/s"
+    )
+    return digest
+
+
+async def _tick(meter: Meter) -> None:
+    while True:
+        await asyncio.sleep(meter.interval_s)
+        meter.tick()
+
+
+def _failed(error: OSError) -> str:
+    text = ending.words(error)
+    if error.errno == errno.EINVAL:
+        text += " (a snapshot that has been given up answers so)"
+    return text
+
+
+def _left(sink: SparseFile) -> str:
+    if sink.in_place:
+        return f"{sink.path} is now part old, part new"
+    return f"{sink.path} is unchanged" if sink.path.exists() else f"{sink.path} was not made"

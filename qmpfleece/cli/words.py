@@ -1,0 +1,28 @@
+"""Numbers as people read them."""
+
+from typing import Final
+
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes in words: ``512 B``, ``1.5 MiB``, ``230 GiB``."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    unit = -1
+    while size >= 1023.5 and unit < len(_UNITS) - 1:
+        size /= 1024
+        unit += 1
+    return f"{size:.0f} {_UNITS[unit]}" if size >= 99.95 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration: ``0.4 s``, ``12 s``, ``3:05``, ``2:00:09``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"

@@ -1,0 +1,155 @@
+"""The composition root: builds the program from its parts, and ends it in order.
+
+::
+
+    async with Daemon() as daemon:
+        await daemon.execute("blockdev-add", {...})
+        await daemon.qmp.listen(UnixAddress("qmp.sock"))
+        await daemon.wait()
+
+Nothing here is global: tests and the command line run as many daemons as they like in one
+process. At the end no socket, file, thread or task of the daemon is left.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.base.registry import import_siblings
+from qmpfleece.base.workers import Workers
+from qmpfleece.block.graph import Graph
+from qmpfleece.control import command
+from qmpfleece.control.dispatch import Dispatcher
+from qmpfleece.control.shape import Shape
+from qmpfleece.control.system import System
+from qmpfleece.exports.manager import ExportManager
+from qmpfleece.qapi.events import EventBus
+from qmpfleece.qmp.listener import QmpServer
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def load_packages() -> None:
+    """Import everything that registers itself: drivers and commands."""
+    import_siblings("qmpfleece.block.drivers")
+    command.load()
+
+
+class Daemon:
+    """A storage daemon in this process; a context in which it lives.
+
+    Fixed once entered.
+
+    Attributes:
+        system: What commands act on.
+        dispatcher: Runs them.
+        qmp: The monitors.
+    """
+
+    system: System
+    dispatcher: Dispatcher
+    qmp: QmpServer
+
+    def __init__(self, *, announces_shutdown: bool = False) -> None:
+        self._announces_shutdown: Final = announces_shutdown
+        self._workers: Final = Workers()
+
+    async def __aenter__(self) -> Self:
+        load_packages()
+        bus = EventBus()
+        graph = Graph(self._workers, bus)
+        self.system = System(
+            bus=bus,
+            graph=graph,
+            exports=ExportManager(graph, bus),
+            announces_shutdown=self._announces_shutdown,
+        )
+        self.dispatcher = Dispatcher(self.system)
+        self.qmp = QmpServer(self.dispatcher)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def arguments_of(self, name: str) -> Shape:
+        """Return what a command takes."""
+        return self.dispatcher.commands[name].arguments
+
+    async def execute(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Run a QMP command and return its result.
+
+        Raises:
+            QmpError: It is refused.
+        """
+        reply = await self.dispatcher.call(name, arguments)
+        if "error" in reply:
+            error = reply["error"]
+            raise QmpError(error["desc"], ErrorClass(error["class"]))
+        return reply["return"]
+
+    # -- the end ------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether the daemon has been asked to end."""
+        return self.system.shutdown.is_set()
+
+    def end(self) -> None:
+        """Ask the daemon to end."""
+        self.system.shutdown.set()
+
+    async def wait(self) -> None:
+        """Return when the daemon has been asked to end, by a command, signal or ``end``."""
+        await self.system.shutdown.wait()
+
+    async def unless_ended(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run ``work``, and cancel it if the daemon is asked to end meanwhile.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        task = asyncio.create_task(work)
+        waiter = asyncio.create_task(self.wait())
+        try:
+            await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            task.cancel()
+            await asyncio.wait({task, waiter})
+        if not task.cancelled():
+            task.result()
+
+    @contextlib.contextmanager
+    def ending_on_signals(self) -> Iterator[None]:
+        """Let SIGINT, SIGTERM and SIGHUP end the daemon in order."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.end)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    async def close(self) -> None:
+        """End everything: exports, jobs, nodes; monitors last, so that clients see it happen.
+
+        The command that runs is waited for, no other one is begun.
+        """
+        async with self.dispatcher.alone():
+            await self.system.exports.close()
+            await self.system.jobs.close()
+            await self.system.graph.close()
+            await self.qmp.close()
+        self._workers.close()
