@@ -29,7 +29,7 @@ class NodeOptions:
         cache_no_flush: Ignore flushes.
         unmap: Discards are passed to the driver.
         detect_zeroes: Whether written zeroes become zero writes.
-        force_share: Open without locks, sharing everything.
+        force_share: Share everything with others, whatever the users of the node say.
     """
 
     __slots__ = (

@@ -17,11 +17,19 @@ from typing import Any, ClassVar, Literal
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.workers import WorkerQueue
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags
-from qmpfleece.block.hostfile import allocation, locks
+from qmpfleece.block.driver import (
+    BlockdevCreateOptions,
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    ReqFlags,
+)
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.hostfile import allocation, creation, locks
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
-from qmpfleece.qapi.model import Int64
+from qmpfleece.qapi.model import Int64, Size
 
 _ANY_WRITE = Perm.WRITE | Perm.WRITE_UNCHANGED | Perm.RESIZE
 
@@ -53,6 +61,35 @@ class HostDeviceOptions(FileOptions):
     """The same for the driver ``host_device``."""
 
     driver: Literal["host_device"]  # type: ignore[assignment]  # another literal, by design
+
+
+class BlockdevCreateOptionsFile(BlockdevCreateOptions):
+    """QAPI ``BlockdevCreateOptionsFile``.
+
+    Attributes:
+        filename: Path on the host.
+        size: Bytes.
+        preallocation: Whether space is reserved, or even written, at once.
+        nocow: Turn off copy-on-write where the file system has it.
+        extent_size_hint: Accepted, without effect: it is a hint.
+    """
+
+    driver: Literal["file"]
+    filename: str
+    size: Size
+    preallocation: creation.Preallocation | None = None
+    nocow: bool | None = None
+    extent_size_hint: Size | None = None
+
+    async def create(self, graph: Graph) -> None:
+        """Make the file, on a thread."""
+        if (self.extent_size_hint or 0) >= 1 << 32:
+            raise QmpError("Extent size hint is too large")
+        await graph.workers.queue(limit=1).submit(
+            lambda: creation.create(
+                self.filename, self.size, self.preallocation or "off", nocow=bool(self.nocow)
+            )
+        )
 
 
 class File(BlockDriver[FileOptions], name="file"):
@@ -90,7 +127,7 @@ class File(BlockDriver[FileOptions], name="file"):
         self._queries = opener.workers.queue(limit=1)
         self._direct = node.options.cache_direct
         self._nowait = 0 if self._direct else os.RWF_NOWAIT
-        self._use_locks = options.locking != "off" and not node.options.force_share
+        self._use_locks = options.locking != "off"
         self._held = (Perm.NONE, Perm.ALL)
         self._wanted = self._held
         try:
