@@ -24,6 +24,8 @@ from typing import (
     runtime_checkable,
 )
 
+from pydantic import ConfigDict
+
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
@@ -284,6 +286,8 @@ class BlockdevCreateOptions(Model):
     Each driver that can create images has a subclass, which narrows ``driver`` to a literal
     and implements ``create``. Of the others nothing but the driver is said.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     driver: str
 

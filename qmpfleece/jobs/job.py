@@ -81,6 +81,7 @@ class Job:
         self._work: asyncio.Future[None] | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._ended: list[asyncio.Future[None]] = []
+        self._pausing: list[asyncio.Future[None]] = []
         self._held: Node | None = None
 
     def __repr__(self) -> str:
@@ -296,9 +297,8 @@ class Job:
         self._paused = False
         self._release_drain()
         waiters, self._ended = self._ended, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(waiters)
+        self._pause_settled()
 
     async def _main(self) -> None:
         try:
@@ -330,6 +330,13 @@ class Job:
                 self._enter_pause()
             self._interrupt()
 
+    async def wait_paused(self, patience_s: float) -> None:
+        """Wait until the job has paused, but not longer than so many seconds."""
+        if self._pause_count and not self._paused and not self.completed:
+            waiter = asyncio.get_running_loop().create_future()
+            self._pausing.append(waiter)
+            await asyncio.wait({waiter}, timeout=patience_s)
+
     def resume(self) -> None:
         """Undo one ``pause``; after the last one the job goes on."""
         assert self._pause_count > 0
@@ -337,6 +344,7 @@ class Job:
         if not self._pause_count:
             self._release_drain()
             self._leave_pause()
+            self._pause_settled()
 
     async def pause_point(self) -> None:
         """Wait while the job is to pause. Returns at once when it is cancelled."""
@@ -392,11 +400,16 @@ class Job:
             work.cancel()  # once: a second time would disturb its cleaning up
         self.wake()
 
+    def _pause_settled(self) -> None:
+        waiters, self._pausing = self._pausing, []
+        _wake(waiters)
+
     def _enter_pause(self) -> None:
         if not self._paused:
             self._paused = True
             ready = self.status is JobStatus.READY
             self.move(JobStatus.STANDBY if ready else JobStatus.PAUSED)
+            self._pause_settled()
         self._release_drain()
 
     def _leave_pause(self) -> None:
@@ -432,3 +445,9 @@ class Job:
         held, self._held = self._held, None
         if held is not None:
             held.work_end()
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

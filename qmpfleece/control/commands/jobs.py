@@ -3,9 +3,12 @@
 Source: QAPI, job and block-core.
 """
 
+from typing import Final
+
 from qmpfleece.control.command import command
 from qmpfleece.control.system import System
 from qmpfleece.jobs.block_job import BlockJob, IoStatus
+from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.status import JobStatus
 from qmpfleece.qapi.model import Int64, Model
 
@@ -37,6 +40,16 @@ class BlockJobInfo(Model):
     auto_finalize: bool
     auto_dismiss: bool
     error: str | None = None
+
+
+#: How long a job that has requests on their way is waited for, in seconds. QEMU's jobs that
+#: do nothing have paused when the reply comes; one that waits for a hung disk must not delay it.
+_PAUSE_PATIENCE_S: Final = 0.02
+
+
+async def _pause(job: Job) -> None:
+    job.user_pause()
+    await job.wait_paused(_PAUSE_PATIENCE_S)
 
 
 @command("query-jobs")
@@ -84,7 +97,7 @@ async def query_block_jobs(system: System) -> list[BlockJobInfo]:
 @command("job-pause")
 async def job_pause(system: System, id: str) -> None:  # noqa: A002 - the member's name
     """Pause a job until it is resumed by a user."""
-    (await system.jobs.find(id)).user_pause()
+    await _pause(await system.jobs.find(id))
 
 
 @command("job-resume")
@@ -120,7 +133,7 @@ async def job_dismiss(system: System, id: str) -> None:  # noqa: A002 - the memb
 @command("block-job-pause")
 async def block_job_pause(system: System, device: str) -> None:
     """Pause a block job until it is resumed by a user."""
-    (await system.jobs.find_block_job(device)).user_pause()
+    await _pause(await system.jobs.find_block_job(device))
 
 
 @command("block-job-resume")
