@@ -330,6 +330,27 @@ class SnapshotSource(Protocol):
         ...
 
 
+@runtime_checkable
+class PersistentBitmaps(Protocol):
+    """A driver whose image keeps the persistent bitmaps of its node.
+
+    They are loaded when it is opened and stored when it is closed; in between they are
+    ordinary bitmaps of the node.
+    """
+
+    def bitmap_refusal(self, name: str, granularity: int) -> str | None:
+        """Return why the image can't store a new bitmap, None if it can."""
+        ...
+
+    def remove_persistent_bitmap(self, name: str) -> Io:
+        """Remove a bitmap from the image, if it is stored there.
+
+        Raises:
+            QmpError: The image can't be changed.
+        """
+        ...
+
+
 async def fail(code: int) -> None:
     """Fail with the given errno."""
     raise BlockError(code)

@@ -15,6 +15,7 @@ from qmpfleece.block.drivers.qcow2.layout import (
     OFFSET_MASK,
     SUBCLUSTERS,
     ZERO,
+    hexa,
 )
 from qmpfleece.block.drivers.qcow2.tables import Table
 
@@ -71,8 +72,13 @@ class Clusters:
 
     # -- looking up -----------------------------------------------------------------------
 
-    def lookup(self, offset: int, length: int) -> Run | None:
+    def lookup(self, offset: int, length: int, *, writing: bool = False) -> Run | None:
         """Return the run that begins at ``offset``, cut to ``length``.
+
+        Args:
+            offset: Where on the disk.
+            length: Bytes, more than 0.
+            writing: What the run is for; corruption is worded accordingly.
 
         Returns:
             None when the slice is not in memory; see ``load``.
@@ -92,10 +98,10 @@ class Clusters:
         if table is None:
             return None
         if geometry.extended:
-            return self._run_extended(table, inside, length)
-        return self._run(table, inside, length)
+            return self._run_extended(table, inside, length, offset if writing else -1)
+        return self._run(table, inside, length, offset if writing else -1)
 
-    def _run(self, table: Table, inside: int, length: int) -> Run:
+    def _run(self, table: Table, inside: int, length: int, guest: int) -> Run:
         geometry, words = self._geometry, table.words
         bits = geometry.cluster_bits
         index = inside >> bits
@@ -104,7 +110,7 @@ class Clusters:
         if word & COMPRESSED:
             part = min(length, geometry.cluster_size - within)
             return Run(Kind.COMPRESSED, word, part, False)
-        kind, host = self._classify(table, index, word)
+        kind, host = self._classify(table, index, word, guest)
         last = min(inside + length - 1 >> bits, len(words) - 1)
         count = 1
         if last > index:
@@ -118,24 +124,27 @@ class Clusters:
         part = min(length, (count << bits) - within)
         return Run(kind, host + within, part, bool(word & COPIED))
 
-    def _classify(self, table: Table, index: int, word: int) -> tuple[int, int]:
-        """Return kind and offset of an entry that is not compressed and has no subclusters."""
+    def _classify(self, table: Table, index: int, word: int, guest: int) -> tuple[int, int]:
+        """Return kind and offset of an entry that is not compressed and has no subclusters.
+
+        ``guest`` is where a write begins, -1 for reading.
+        """
         host = word & OFFSET_MASK
         if host & self._mask:
-            raise self._unaligned(table, index, host, zero=bool(word & ZERO))
+            raise self._unaligned(table, index, host, guest, zero=bool(word & ZERO))
         if word & ZERO:
-            if self._geometry.version < 3:
+            if self._geometry.version < 3 and guest < 0:
                 raise self._image.corrupt(
                     "Zero cluster entry found in pre-v3 image"
-                    f" (L2 offset: {self._table_offset(table):#x},"
-                    f" L2 index: {self._table_index(table, index):#x})"
+                    f" (L2 offset: {hexa(self._table_offset(table))},"
+                    f" L2 index: {hexa(self._table_index(table, index))})"
                 )
             return (Kind.ZERO_ALLOCATED if host else Kind.ZERO_PLAIN), host
         if host or (word & COPIED and self._with_data_file):
             return Kind.NORMAL, host
         return Kind.UNALLOCATED, 0
 
-    def _run_extended(self, table: Table, inside: int, length: int) -> Run:
+    def _run_extended(self, table: Table, inside: int, length: int, guest: int) -> Run:
         geometry, words = self._geometry, table.words
         bits = geometry.cluster_bits
         index = inside >> bits
@@ -145,7 +154,7 @@ class Clusters:
             part = min(length, geometry.cluster_size - within)
             return Run(Kind.COMPRESSED, word, part, False)
         first = within // geometry.subcluster_size
-        kind, host = self._classify_sub(table, index, first)
+        kind, host = self._classify_sub(table, index, first, guest)
         got = 0
         expected = word
         # Count equal subclusters, over cluster borders as long as the clusters follow.
@@ -161,7 +170,7 @@ class Clusters:
             expected += geometry.cluster_size if word & OFFSET_MASK or word & COPIED else 0
             if words[2 * index] != expected or words[2 * index] & COMPRESSED:
                 break
-            if self._classify_sub(table, index, 0)[0] != kind:
+            if self._classify_sub(table, index, 0, guest)[0] != kind:
                 break
         part = min(
             length,
@@ -169,17 +178,17 @@ class Clusters:
         )
         return Run(kind, host + within, part, bool(word & COPIED))
 
-    def _classify_sub(self, table: Table, index: int, sub: int) -> tuple[int, int]:
+    def _classify_sub(self, table: Table, index: int, sub: int, guest: int) -> tuple[int, int]:
         word, bitmap = table.words[2 * index], table.words[2 * index + 1]
         host = word & OFFSET_MASK
         if host & self._mask:
-            raise self._unaligned(table, index, host, zero=False)
+            raise self._unaligned(table, index, host, guest, zero=False)
         allocated, zero = bitmap >> sub & 1, bitmap >> (sub + SUBCLUSTERS) & 1
         has_host = host or (word & COPIED and self._with_data_file)
         if (allocated and zero) or (allocated and not has_host):
             raise self._image.corrupt(
-                f"Invalid cluster entry found (L2 offset: {self._table_offset(table):#x},"
-                f" L2 index: {self._table_index(table, index):#x})"
+                f"Invalid cluster entry found  (L2 offset: {hexa(self._table_offset(table))},"
+                f" L2 index: {hexa(self._table_index(table, index))})"
             )
         if allocated:
             return Kind.NORMAL, host
@@ -209,11 +218,18 @@ class Clusters:
         inside = table.offset % self._geometry.cluster_size
         return inside // (8 * self._geometry.entry_words) + index
 
-    def _unaligned(self, table: Table, index: int, host: int, *, zero: bool) -> OSError:
-        what = "Preallocated zero cluster" if zero else "Cluster allocation"
+    def _unaligned(
+        self, table: Table, index: int, host: int, guest: int, *, zero: bool
+    ) -> OSError:
+        if guest >= 0:
+            what = "Preallocated zero" if zero else "Data"
+            return self._image.corrupt(
+                f"{what} cluster offset {hexa(host)} unaligned (guest offset: {hexa(guest)})"
+            )
         return self._image.corrupt(
-            f"{what} offset {host:#x} unaligned (L2 offset: {self._table_offset(table):#x},"
-            f" L2 index: {self._table_index(table, index):#x})"
+            f"Cluster allocation offset {hexa(host)} unaligned"
+            f" (L2 offset: {hexa(self._table_offset(table))},"
+            f" L2 index: {hexa(self._table_index(table, index))})"
         )
 
     async def load(self, offset: int) -> None:
@@ -234,7 +250,7 @@ class Clusters:
             return None
         if entry & self._mask:
             raise self._image.corrupt(
-                f"L2 table offset {entry:#x} unaligned (L1 index: {index:#x})"
+                f"L2 table offset {hexa(entry)} unaligned (L1 index: {hexa(index)})"
             )
         return entry + inside // geometry.slice_span * geometry.slice_bytes
 
@@ -245,6 +261,9 @@ class Clusters:
 
         Returns:
             None when it must not be changed, or is not in memory; see ``prepare``.
+
+        Raises:
+            BlockError: Writing it would destroy other metadata.
         """
         geometry = self._geometry
         index, inside = divmod(offset, geometry.l2_span)
@@ -253,7 +272,14 @@ class Clusters:
             return None
         part, inside = divmod(inside, geometry.slice_span)
         table = self._image.l2.peek((entry & OFFSET_MASK) + part * geometry.slice_bytes)
-        return (table, inside >> geometry.cluster_bits) if table is not None else None
+        if table is None:
+            return None
+        if not table.checked:
+            found = self._image.overlap.find(table.offset, 1, overlap.ACTIVE_L2)
+            if found is not None:
+                raise self._image.corrupt_write(found, table.offset, geometry.slice_bytes)
+            table.checked = True
+        return table, inside >> geometry.cluster_bits
 
     async def prepare(self, offset: int) -> None:
         """Bring the slice for ``offset`` into memory, in an L2 table that is ours to change.
@@ -280,7 +306,7 @@ class Clusters:
         image, geometry = self._image, self._geometry
         old = image.l1[index] & OFFSET_MASK
         if old & self._mask:
-            raise image.corrupt(f"L2 table offset {old:#x} unaligned (L1 index: {index:#x})")
+            raise image.corrupt(f"L2 table offset {hexa(old)} unaligned (L1 index: {hexa(index)})")
         cluster, _ = await image.refcounts.allocate(1)
         offset = cluster << geometry.cluster_bits
         try:
@@ -324,4 +350,7 @@ class Clusters:
             first, last = offset >> bits, offset + length - 1 >> bits
             image.journal.free(first, last - first + 1, discard=image.discard_request)
         elif (host := word & OFFSET_MASK) and not self._with_data_file:
+            if host & self._mask:
+                image.corrupt(f"Cannot free unaligned cluster {hexa(host)}", fatal=False)
+                return
             image.journal.free(host >> bits, 1, discard=image.discard_request)

@@ -1,28 +1,31 @@
 """The driver: the verbs, put together from the parts of this package."""
 
 import errno
+import sys
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.units import SECTOR, align_down
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags
 from qmpfleece.block.drivers.qcow2 import opening
 from qmpfleece.block.drivers.qcow2.backing import open_backing
+from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
 from qmpfleece.block.drivers.qcow2.discard import Discarder
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.image import Image
-from qmpfleece.block.drivers.qcow2.layout import Incompatible
+from qmpfleece.block.drivers.qcow2.layout import Autoclear, Incompatible
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.perm import Role
 
 
-class Qcow2(BlockDriver[Qcow2Options]):
+class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     """An image in qcow2 format, version 2 or 3."""
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
@@ -35,6 +38,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     _writer: Writer
     _discarder: Discarder
     _queue: WorkerQueue
+    _bitmaps: Bitmaps
 
     # -- opening, closing -----------------------------------------------------------------
 
@@ -51,15 +55,20 @@ class Qcow2(BlockDriver[Qcow2Options]):
         image.events = opener.events
         self.image = image
         self._loaded = True
-        node.length = header.size
+        node.length = align_down(header.size, SECTOR)
         await open_backing(opener, options, header, self._file.node)
         self._queue = opener.workers.queue(limit=4)
         self._clusters = Clusters(image)
         self._reader = Reader(image, self._clusters, self._queue)
         self._writer = Writer(image, self._clusters, self._reader)
         self._discarder = Discarder(image, self._clusters, self._reader, self._writer)
-        if not node.read_only:
-            await opening.clear_unknown_autoclear(image)
+        try:
+            if not node.read_only:
+                await opening.clear_unknown_autoclear(image)
+            self._bitmaps = Bitmaps(image)
+            await self._bitmaps.load()
+        except OSError as error:
+            raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
 
     async def _open_file(self, opener: Opener) -> Header:
         if self.options.encrypt is not None:
@@ -70,6 +79,8 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
         given = self.options.data_file
         if not header.data_file:
+            if header.autoclear & Autoclear.DATA_FILE_RAW:
+                raise QmpError("data-file-raw requires a data file")
             if given is not None:
                 raise QmpError("'data-file' can only be set for images with an external data file")
             return None
@@ -85,11 +96,27 @@ class Qcow2(BlockDriver[Qcow2Options]):
         if image.dead:
             await image.mark_corrupt()
         elif image.writable:
-            await image.journal.settle()
+            try:
+                await self._store_bitmaps()
+                await image.journal.settle()
+            except OSError as error:
+                sys.stderr.write(f"Failed to flush the L2 block cache: {error.strerror}\n")
+                await image.mark_corrupt()
+                return
             if image.header.incompatible & Incompatible.DIRTY:
                 await pipeline.flush(image.file)
                 image.header.incompatible &= ~Incompatible.DIRTY
                 await image.write_features()
+
+    async def _store_bitmaps(self) -> None:
+        """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""
+        try:
+            await self._bitmaps.store()
+        except QmpError as error:
+            sys.stderr.write(
+                f"Lost persistent bitmaps during inactivation of node '{self.node.name}':"
+                f" {error.desc}\n"
+            )
 
     # -- requests -------------------------------------------------------------------------
 
@@ -129,6 +156,16 @@ class Qcow2(BlockDriver[Qcow2Options]):
         if self.image.dead:
             raise BlockError(errno.ENOMEDIUM)
         return await self._reader.block_status(offset, length, limit)
+
+    # -- persistent bitmaps ---------------------------------------------------------------
+
+    def bitmap_refusal(self, name: str, granularity: int) -> str | None:
+        """Return why the image can't store a new bitmap; see ``PersistentBitmaps``."""
+        return self._bitmaps.refusal(name, granularity)
+
+    def remove_persistent_bitmap(self, name: str) -> Coroutine[Any, Any, None]:
+        """Remove a bitmap from the image; see ``PersistentBitmaps``."""
+        return self._bitmaps.remove(name)
 
     # -- what queries ask -----------------------------------------------------------------
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
 
 _INCOMPATIBLE_AT: Final = 72
+#: The largest node. Source: QEMU, BDRV_MAX_LENGTH.
+_MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 
 
 class Image:
@@ -156,19 +158,17 @@ class Image:
 
     # -- corruption -----------------------------------------------------------------------
 
-    def check_allocation(self, first: int, count: int, what: str = "") -> None:
+    def check_allocation(self, first: int, count: int) -> None:
         """Refuse clusters that hold metadata: they only seem to be free.
 
         Raises:
             BlockError: EIO; the image is marked corrupt.
         """
         bits = self.geometry.cluster_bits
-        if not first:
-            raise self.corrupt(
-                f"Preventing invalid allocation of {what or 'clusters'} at offset 0"
-            )
         if (found := self.overlap.find(first << bits, count << bits)) is not None:
             raise self.corrupt_write(found, first << bits, count << bits)
+        if not first:
+            raise self.corrupt("Preventing invalid allocation of L2 table at offset 0")
 
     def corrupt_write(self, found: str, offset: int, length: int) -> BlockError:
         """Mark the image corrupt since a write would destroy metadata; returns the error."""
@@ -227,6 +227,8 @@ class Image:
 async def read_padded(child: Child, offset: int, buf: memoryview) -> None:
     """Read from ``child``; what lies past its end is zero."""
     inside = child.node.length - offset
+    if offset + len(buf) > _MAX_LENGTH:
+        raise BlockError(errno.EIO)
     if inside >= len(buf):
         await pipeline.pread(child, offset, buf)
         return

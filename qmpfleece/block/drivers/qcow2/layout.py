@@ -27,6 +27,11 @@ ALL_ALLOCATED: Final = 0xFFFFFFFF
 ALL_ZEROES: Final = 0xFFFFFFFF00000000
 
 
+def hexa(number: int) -> str:
+    """Return a number as C prints it with ``%#x``."""
+    return f"{number:#x}" if number else "0"
+
+
 class Incompatible:
     """Incompatible feature bits."""
 

@@ -3,12 +3,14 @@
 Source: QEMU 7.2, whose texts and order of checks these are.
 """
 
+import sys
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2 import compression, extensions, overlap, settings
+from qmpfleece.block.drivers.qcow2.bitmaps import check_extension
 from qmpfleece.block.drivers.qcow2.header import (
     FULL_LENGTH,
     MAX_BACKING_NAME,
@@ -35,6 +37,9 @@ from qmpfleece.block.drivers.qcow2.snapshots import MAX_SNAPSHOTS, read_snapshot
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec, TableCache
 from qmpfleece.block.node import Node
 
+_FORMAT_SIZE: Final = 16
+#: Set in memory only, so that an outdated extension is dropped with unknown autoclear bits.
+STALE: Final = 1 << 64
 _MAX_SIGNED: Final = (1 << 63) - 1
 
 
@@ -65,6 +70,7 @@ async def read_header(file: Child, *, writable: bool) -> Header:
     _check_compression(header)
     _check_modes(header, writable=writable)
     header.extensions = extensions.parse(bytes(first[header.header_length : end]))
+    _check_extensions(header, end - header.header_length)
     if header.backing_offset:
         if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
             raise QmpError("Backing file name too long")
@@ -115,6 +121,25 @@ def _check_modes(header: Header, *, writable: bool) -> None:
         raise QmpError("Encrypted images are not supported")
 
 
+def _check_extensions(header: Header, room: int) -> None:
+    """Check the extensions that we know; drop bitmaps that somebody did not keep up to date."""
+    backing_format = header.extension(extensions.BACKING_FORMAT)
+    most = min(room, _FORMAT_SIZE)
+    if backing_format is not None and len(backing_format) >= most:
+        raise QmpError(
+            f"ERROR: ext_backing_format: len={len(backing_format)} too large (>={most})"
+        )
+    raw = header.extension(extensions.BITMAPS)
+    if raw is not None and not check_extension(header.autoclear, raw, 1 << header.cluster_bits):
+        sys.stderr.write(
+            "warning: a program lacking bitmap support modified this file, so all bitmaps are"
+            " now considered inconsistent\n"
+            "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.\n"
+        )
+        header.set_extension(extensions.BITMAPS, None)
+        header.autoclear |= STALE
+
+
 def check_tables(header: Header) -> None:
     """Check place and size of the tables that the header names.
 
@@ -144,6 +169,8 @@ def check_tables(header: Header) -> None:
         cluster,
     )
     _check_table("Active L1 table", header.l1_offset, header.l1_size, 8, MAX_L1_SIZE, cluster)
+    if header.size > _MAX_SIGNED:
+        raise QmpError("Could not refresh total sector count: File too large")
     needed = Geometry(header.cluster_bits, extended=header.extended_l2).l1_entries(header.size)
     if needed > (1 << 31) - 1:
         raise QmpError("Image is too big")
@@ -236,5 +263,5 @@ async def clear_unknown_autoclear(image: Image) -> None:
     known = header.autoclear & Autoclear.KNOWN
     if known != header.autoclear:
         header.autoclear = known
-        await image.write_features()
+        await image.write_header()
         await pipeline.flush(image.file)

@@ -12,7 +12,7 @@ from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
 from qmpfleece.block.drivers.qcow2.journal import Free
-from qmpfleece.block.drivers.qcow2.layout import MAX_REFTABLE_SIZE, REFBLOCK_MASK
+from qmpfleece.block.drivers.qcow2.layout import MAX_REFTABLE_SIZE, REFBLOCK_MASK, hexa
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Table
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Refcounts:
         if (block := self._image.blocks.peek(offset)) is None:
             if offset % self._image.geometry.cluster_size:
                 raise self._image.corrupt(
-                    f"Refblock offset {offset:#x} unaligned (reftable index: {region:#x})"
+                    f"Refblock offset {hexa(offset)} unaligned (reftable index: {hexa(region)})"
                 )
             raise _Missing(region)
         return block

@@ -76,16 +76,18 @@ class Table:
         words: Its content.
         dirty: Changed since it was last handed to be written.
         writing: Being written: must not be dropped.
+        checked: Known not to lie on other metadata.
         hot: Used since the cache last looked for something to drop.
     """
 
-    __slots__ = ("dirty", "hot", "offset", "words", "writing")
+    __slots__ = ("checked", "dirty", "hot", "offset", "words", "writing")
 
     def __init__(self, offset: int, words: "array[int]", *, dirty: bool = False) -> None:
         self.offset = offset
         self.words = words
         self.dirty = dirty
         self.writing = False
+        self.checked = False
         self.hot = True
 
 

@@ -68,7 +68,7 @@ class Writer:
         position, length = 0, len(buf)
         while position < length:
             at = offset + position
-            run = clusters.lookup(at, length - position)
+            run = clusters.lookup(at, length - position, writing=True)
             if run is None:
                 await clusters.load(at)
                 continue

@@ -1,0 +1,319 @@
+"""Persistent dirty bitmaps: loaded when the image is opened, stored when it is closed.
+
+While the image is open for writing the directory says "in use" of every bitmap, so that after
+a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
+"""
+
+import struct
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import pipeline
+from qmpfleece.block.drivers.qcow2 import bitmapdir, extensions, overlap
+from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
+from qmpfleece.block.drivers.qcow2.extensions import BitmapsExtension, bitmaps_extension
+from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK, Autoclear
+from qmpfleece.block.drivers.qcow2.tables import WORD64
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+_ALL_ONES: Final = 1
+_RESERVED: Final = ~(OFFSET_MASK | _ALL_ONES) & ((1 << 64) - 1)
+
+
+class Bitmaps:
+    """The persistent bitmaps of an image.
+
+    Attributes:
+        entries: The directory as it is on disk.
+    """
+
+    def __init__(self, image: "Image") -> None:
+        self._image = image
+        self._offset = 0
+        self._size = 0
+        self.entries: list[Entry] = []
+
+    # -- loading --------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read the directory and give the node its bitmaps, marked in use if it is writable.
+
+        Raises:
+            QmpError: The directory is damaged.
+            OSError: It can't be read or written.
+        """
+        image = self._image
+        raw = image.header.extension(extensions.BITMAPS)
+        if raw is None or not image.header.autoclear & Autoclear.BITMAPS:
+            return
+        await self._read_directory(bitmaps_extension(raw))
+        loaded = [await self._load_one(entry) for entry in self.entries]
+        if image.writable:
+            for entry in self.entries:
+                entry.flags |= IN_USE
+            await self._write_in_place()
+        for bitmap in loaded:
+            bitmap.readonly = not image.writable
+            image.node.bitmaps.insert(0, bitmap)
+
+    async def _read_directory(self, extension: BitmapsExtension) -> None:
+        image = self._image
+        data = bytearray(extension.size)
+        try:
+            await image.read(extension.offset, memoryview(data))
+        except OSError as error:
+            raise QmpError("Failed to read bitmap directory") from error
+        self.entries = bitmapdir.parse(
+            bytes(data),
+            extension.bitmaps,
+            cluster_size=image.geometry.cluster_size,
+            disk_size=image.size,
+        )
+        self._offset, self._size = extension.offset, extension.size
+        image.overlap.add(overlap.BITMAPS, self._offset, self._size)
+
+    async def _load_one(self, entry: Entry) -> DirtyBitmap:
+        image = self._image
+        bitmap = DirtyBitmap(
+            image.node.length, 1 << entry.granularity_bits, entry.name, persistent=True
+        )
+        bitmap.enabled = bool(entry.flags & AUTO)
+        if entry.flags & IN_USE:
+            bitmap.inconsistent = True
+            bitmap.enabled = False
+            return bitmap
+        cluster = image.geometry.cluster_size
+        data = bytearray(bitmap.bits.serialised_size)
+        view = memoryview(data)
+        needed = -(-len(data) // cluster)
+        try:
+            table = await self._read_table(entry)
+            for index in range(needed):
+                word = table[index]
+                part = view[index * cluster : (index + 1) * cluster]
+                if word & OFFSET_MASK:
+                    await image.read(word & OFFSET_MASK, part)
+                elif word & _ALL_ONES:
+                    part[:] = b"\xff" * len(part)
+        except (OSError, IndexError) as error:
+            raise QmpError(f"Could not read bitmap '{entry.name}' from image") from error
+        bitmap.bits.deserialise(data)
+        return bitmap
+
+    async def _read_table(self, entry: Entry) -> "array[int]":
+        """Return the table of a bitmap; EINVAL if it is damaged."""
+        image = self._image
+        raw = bytearray(entry.table_size * 8)
+        await image.read(entry.table_offset, memoryview(raw))
+        table = WORD64.decode(raw)
+        cluster = image.geometry.cluster_size
+        for word in table:
+            offset = word & OFFSET_MASK
+            if word & _RESERVED or offset % cluster or (offset and word & _ALL_ONES):
+                raise BlockError(22)
+        return table
+
+    # -- storing --------------------------------------------------------------------------
+
+    def _to_store(self) -> list[DirtyBitmap]:
+        return [
+            bitmap
+            for bitmap in self._image.node.bitmaps
+            if bitmap.name is not None
+            and bitmap.persistent
+            and not bitmap.inconsistent
+            and not bitmap.readonly
+        ]
+
+    async def store(self) -> None:
+        """Write the persistent bitmaps and take them from the node. No request is in flight.
+
+        Raises:
+            QmpError: One can't be stored.
+            OSError: The file can't be written.
+        """
+        image = self._image
+        stored = self._to_store()
+        old = {entry.name: entry for entry in self.entries}
+        entries = list(self.entries)
+        replaced = []
+        for bitmap in stored:
+            assert bitmap.name is not None
+            reason = bitmapdir.constraint(
+                bitmap.name, bitmap.granularity, image.size, image.geometry.cluster_size
+            )
+            if reason is not None:
+                raise QmpError(f"Bitmap '{bitmap.name}' doesn't satisfy the constraints: {reason}")
+            entry = await self._store_one(bitmap)
+            if (before := old.get(bitmap.name)) is not None:
+                if not before.flags & IN_USE:
+                    raise QmpError(f"Bitmap '{bitmap.name}' already exists in the image")
+                replaced.append(before)
+                entries[entries.index(before)] = entry
+            else:
+                entries.append(entry)
+        if stored:
+            clusters = [await self._clusters_of(entry) for entry in replaced]
+            await self._replace_directory(entries)
+            for found in clusters:
+                self._free(found)
+        image.node.bitmaps[:] = [item for item in image.node.bitmaps if not item.persistent]
+
+    async def _store_one(self, bitmap: DirtyBitmap) -> Entry:
+        """Write a bitmap to new clusters."""
+        image, cluster = self._image, self._image.geometry.cluster_size
+        size = bitmap.bits.serialised_size
+        words = WORD64.blank(-(-size // cluster))
+        for index in range(len(words)):
+            part = bitmap.bits.serialise(index * cluster, min(cluster, size - index * cluster))
+            if any(part):
+                first, _ = await image.refcounts.allocate(1)
+                words[index] = first << image.geometry.cluster_bits
+                padded = part + bytes(cluster - len(part))
+                await image.write_metadata(words[index], padded, "")
+        offset = await self._allocate(8 * len(words))
+        await image.write_metadata(offset, WORD64.encode(words), "")
+        return Entry(
+            offset,
+            len(words),
+            AUTO if bitmap.enabled else 0,
+            bitmap.granularity.bit_length() - 1,
+            bitmap.name or "",
+        )
+
+    async def _allocate(self, length: int) -> int:
+        image = self._image
+        first = await image.refcounts.allocate_table(image.geometry.clusters(length))
+        return first << image.geometry.cluster_bits
+
+    # -- removing -------------------------------------------------------------------------
+
+    async def remove(self, name: str) -> None:
+        """Remove a bitmap from the image, if it is there.
+
+        Raises:
+            QmpError: The directory can't be written.
+        """
+        entry = next((item for item in self.entries if item.name == name), None)
+        if entry is None:
+            return
+        clusters = await self._clusters_of(entry)
+        try:
+            await self._replace_directory([item for item in self.entries if item is not entry])
+        except OSError as error:
+            raise QmpError("Failed to update bitmap extension") from error
+        self._free(clusters)
+
+    def refusal(self, name: str, granularity: int) -> str | None:
+        """Return why a new bitmap could not be stored, None if it could."""
+        image = self._image
+        if image.header.version < 3:
+            return "Cannot store dirty bitmaps in qcow2 v2 files"
+        reason = bitmapdir.constraint(name, granularity, image.size, image.geometry.cluster_size)
+        if reason is not None:
+            return reason
+        known = {entry.name for entry in self.entries}
+        new = [item.name or "" for item in self._to_store() if item.name not in known]
+        if len(known) + len(new) >= bitmapdir.MAX_BITMAPS:
+            return "Maximum number of persistent bitmaps is already reached"
+        size = self._size + sum(map(bitmapdir.entry_size, [*new, name]))
+        if size > bitmapdir.MAX_DIRECTORY:
+            return "Not enough space in the bitmap directory"
+        return None
+
+    # -- the directory --------------------------------------------------------------------
+
+    async def _write_in_place(self) -> None:
+        """Write the directory where it is; it is not valid in between."""
+        image = self._image
+        if not self.entries:
+            return
+        image.header.autoclear &= ~Autoclear.BITMAPS
+        await image.write_features()
+        await pipeline.flush(image.file)
+        data = bitmapdir.encode(self.entries)
+        await image.write_metadata(self._offset, data, overlap.BITMAPS)
+        await pipeline.flush(image.file)
+        image.header.autoclear |= Autoclear.BITMAPS
+        await image.write_features()
+
+    async def _replace_directory(self, entries: list[Entry]) -> None:
+        """Write the directory elsewhere and let the header name it."""
+        image, header = self._image, self._image.header
+        data = bitmapdir.encode(entries)
+        offset = 0
+        if data:
+            offset = await self._allocate(len(data))
+            await image.write_metadata(offset, data, "")
+        # What the header is going to name must have its refcounts first.
+        await image.journal.write()
+        await pipeline.flush(image.file)
+        before = (header.autoclear, list(header.extensions))
+        if data:
+            extension = BitmapsExtension(len(entries), len(data), offset)
+            header.set_extension(extensions.BITMAPS, extension.encode())
+            header.autoclear |= Autoclear.BITMAPS
+        else:
+            header.set_extension(extensions.BITMAPS, None)
+            header.autoclear &= ~Autoclear.BITMAPS
+        try:
+            await image.write_header()
+            await pipeline.flush(image.file)
+        except BaseException:
+            header.autoclear, header.extensions = before
+            raise
+        old_offset, old_size = self._offset, self._size
+        image.overlap.remove(overlap.BITMAPS, old_offset, old_size)
+        image.overlap.add(overlap.BITMAPS, offset, len(data))
+        self.entries, self._offset, self._size = entries, offset, len(data)
+        if old_size:
+            self._free([(old_offset, image.geometry.clusters(old_size))])
+
+    async def _clusters_of(self, entry: Entry) -> list[tuple[int, int]]:
+        """Return offset and number of the clusters that a bitmap has; none if damaged."""
+        geometry = self._image.geometry
+        try:
+            table = await self._read_table(entry)
+        except OSError:
+            return []
+        found = [(word & OFFSET_MASK, 1) for word in table if word & OFFSET_MASK]
+        return [*found, (entry.table_offset, geometry.clusters(8 * entry.table_size))]
+
+    def _free(self, clusters: list[tuple[int, int]]) -> None:
+        image = self._image
+        for offset, count in clusters:
+            image.journal.free(
+                offset >> image.geometry.cluster_bits, count, discard=image.discard_other
+            )
+
+
+def check_extension(autoclear: int, raw: bytes, cluster_size: int) -> bool:
+    """Check a bitmaps extension; False when it is to be dropped as out of date.
+
+    Raises:
+        QmpError: It is damaged. QEMU's texts.
+    """
+    if len(raw) != struct.calcsize(">IIQQ"):
+        raise QmpError("bitmaps_ext: Invalid extension length")
+    if not autoclear & Autoclear.BITMAPS:
+        return False
+    extension = bitmaps_extension(raw)
+    if extension.bitmaps > bitmapdir.MAX_BITMAPS:
+        raise QmpError(
+            f"bitmaps_ext: Image has {extension.bitmaps} bitmaps, exceeding the QEMU supported"
+            f" maximum of {bitmapdir.MAX_BITMAPS}"
+        )
+    if not extension.bitmaps:
+        raise QmpError("found bitmaps extension with zero bitmaps")
+    if extension.offset % cluster_size:
+        raise QmpError("bitmaps_ext: invalid bitmap directory offset")
+    if extension.size > bitmapdir.MAX_DIRECTORY:
+        raise QmpError(
+            f"bitmaps_ext: bitmap directory size ({extension.size}) exceeds the maximum supported"
+            f" size ({bitmapdir.MAX_DIRECTORY})"
+        )
+    return True

@@ -1,0 +1,136 @@
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from qmpfleece.block.driver import ReqFlags
+from tests.tools.disk import Disk, check, content, opened, qemu_io
+from tests.tools.qcow2 import Geometry, Step, geometries, steps
+
+KINDS = ["write", "write", "write", "zero", "unmap", "discard", "flush", "reopen", "parallel"]
+SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=20)
+SOAK = settings(SLOW, max_examples=300)
+
+
+async def write_model(disk: Disk, model: bytearray, offset: int, data: bytes) -> None:
+    await disk.write(offset, data)
+    model[offset : offset + len(data)] = data
+
+
+async def take(disk: Disk, model: bytearray, step: Step) -> None:
+    """Do one step to the disk and to its model."""
+    offset, length = step.range(len(model))
+    end = offset + length
+    match step.kind:
+        case "write":
+            await write_model(disk, model, offset, step.data(length))
+        case "zero":
+            await disk.guest.pwrite_zeroes(offset, length)
+            model[offset:end] = bytes(length)
+        case "unmap":
+            await disk.guest.pwrite_zeroes(offset, length, ReqFlags.MAY_UNMAP)
+            model[offset:end] = bytes(length)
+        case "discard":
+            await disk.guest.pdiscard(offset, length)
+            # What it reads as is not promised, but that it stays the same is.
+            model[offset:end] = await disk.read(offset, length)
+        case "flush":
+            await disk.guest.flush()
+        case "parallel":
+            data = step.data(length)
+            third = length // 3 + 1
+            await asyncio.gather(
+                *(
+                    write_model(disk, model, offset + start, data[start : start + third])
+                    for start in range(0, length, third)
+                ),
+                disk.guest.flush(),
+            )
+
+
+async def use(geometry: Geometry, todo: list[Step], folder: Path) -> None:
+    image, model = geometry.create(folder)
+    files = geometry.files(folder)
+    async with opened(image, **files) as disk:
+        for step in todo:
+            if step.kind == "reopen":
+                await disk.reopen(image, **files)
+            else:
+                await take(disk, model, step)
+            assert await disk.read() == model
+        await disk.reopen(image, **files)
+        assert await disk.read() == model
+    check(image)
+    assert content(image, folder, geometry.tool_options(folder, image)) == model
+
+
+@SLOW
+@given(geometries(), steps(KINDS))
+def test_image_written_at_random_is_clean_and_reads_alike_through_qemu_img(geometry, todo):
+    with TemporaryDirectory() as folder:
+        asyncio.run(use(geometry, todo, Path(folder)))
+
+
+@pytest.mark.soak
+@SOAK
+@given(geometries(), steps(KINDS))
+def test_many_images_written_at_random_read_alike_through_qemu_img(geometry, todo):
+    with TemporaryDirectory() as folder:
+        asyncio.run(use(geometry, todo, Path(folder)))
+
+
+QEMU_KINDS = {
+    "write": "write -P {pattern} {offset} {length}",
+    "zero": "write -z {offset} {length}",
+    "unmap": "write -z -u {offset} {length}",
+    "discard": "discard {offset} {length}",
+    "flush": "flush",
+    "compressed": "write -c -P {pattern} {start} {cluster}",
+}
+
+
+async def read_what_qemu_wrote(geometry: Geometry, todo: list[Step], folder: Path) -> None:
+    image, _ = geometry.create(folder)
+    options = geometry.tool_options(folder, image)
+    commands = []
+    for step in todo:
+        offset, length = (value // 512 * 512 for value in step.range(geometry.size))
+        cluster = 1 << geometry.cluster_bits
+        start = offset // cluster * cluster
+        if not length or (step.kind == "compressed" and geometry.data_file):
+            continue
+        commands.append(
+            QEMU_KINDS[step.kind].format(
+                pattern=1 + step.seed % 255,
+                offset=offset,
+                length=length,
+                start=start,
+                cluster=min(cluster, geometry.size - start),
+            )
+        )
+    for start in range(0, len(commands), 10):
+        # It refuses compressed data where a cluster exists.
+        qemu_io(image, *commands[start : start + 10], options=options, may_fail=True)
+    files = geometry.files(folder)
+    async with opened(image, read_only=True, **files) as disk:
+        assert await disk.read() == content(image, folder, options)
+        offset = geometry.size // 3
+        whole = await disk.read()
+        assert await disk.read(offset, 1) == whole[offset : offset + 1]
+
+
+@SLOW
+@given(geometries(), steps(list(QEMU_KINDS)))
+def test_image_written_by_qemu_io_reads_alike(geometry, todo):
+    with TemporaryDirectory() as folder:
+        asyncio.run(read_what_qemu_wrote(geometry, todo, Path(folder)))
+
+
+@pytest.mark.soak
+@SOAK
+@given(geometries(), steps(list(QEMU_KINDS)))
+def test_many_images_written_by_qemu_io_read_alike(geometry, todo):
+    with TemporaryDirectory() as folder:
+        asyncio.run(read_what_qemu_wrote(geometry, todo, Path(folder)))

@@ -1,0 +1,147 @@
+"""Damage inside an image is met as qemu-io meets it, which is asked on the spot."""
+
+import struct
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+
+from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
+from tests.tools.disk import opened, qemu_img, qemu_io
+
+COPIED = 1 << 63
+# Where qemu-img and one write of two clusters put things.
+REFTABLE, REFBLOCK, L1, L2, DATA = (0x10000 * n for n in range(1, 6))
+
+
+def u64(value: int) -> bytes:
+    return struct.pack(">Q", value)
+
+
+@dataclass
+class Damage:
+    patch: list[tuple[int, bytes]]
+    commands: list[str]
+    options: str = ""
+    read_only: bool = False
+
+
+DAMAGE = {
+    "L1 entry unaligned": Damage([(L1, u64(COPIED | L2 | 512))], ["read 0 64k"]),
+    "L1 entry unaligned, write": Damage([(L1, u64(COPIED | L2 | 512))], ["write 0 64k"]),
+    "L2 entry unaligned": Damage([(L2, u64(COPIED | DATA | 512))], ["read 0 64k"]),
+    "L2 entry unaligned, read-only": Damage(
+        [(L2, u64(COPIED | DATA | 512))], ["read 0 64k"], read_only=True
+    ),
+    "L2 entry unaligned, write": Damage([(L2, u64(COPIED | DATA | 512))], ["write 0 64k"]),
+    "L2 entry unaligned, discard": Damage([(L2, u64(COPIED | DATA | 512))], ["discard 0 64k"]),
+    "second L2 entry unaligned": Damage([(L2 + 8, u64(COPIED | DATA | 512))], ["read 0 128k"]),
+    "zero cluster unaligned": Damage([(L2, u64(COPIED | DATA | 513))], ["read 0 64k"]),
+    "zero cluster unaligned, write": Damage([(L2, u64(COPIED | DATA | 513))], ["write 0 64k"]),
+    "zero cluster in version 2": Damage(
+        [(L2, u64(COPIED | DATA | 1))], ["read 0 64k"], ",compat=0.10"
+    ),
+    "data on the L1 table": Damage([(L2, u64(COPIED | L1))], ["write 0 64k"]),
+    "data on the L2 table": Damage([(L2, u64(COPIED | L2))], ["write 0 64k"]),
+    "data on the refcount table": Damage([(L2, u64(COPIED | REFTABLE))], ["write 0 64k"]),
+    "data on a refcount block": Damage([(L2, u64(COPIED | REFBLOCK))], ["write 0 64k"]),
+    "all refcounts 0": Damage([(REFBLOCK, bytes(64))], ["write 1M 64k"]),
+    "all refcounts but one 0": Damage([(REFBLOCK + 2, bytes(62))], ["write 1M 64k"]),
+    "refcount of the L2 table 0": Damage([(REFBLOCK + 8, bytes(2))], ["write 1M 64k"]),
+    "refcount block unaligned": Damage([(REFTABLE, u64(REFBLOCK + 512))], ["write 1M 64k"]),
+    "refcount block on the L1 table": Damage([(REFTABLE, u64(L1))], ["write 1M 64k"]),
+    "L2 table on the L1 table": Damage([(L1, u64(COPIED | L1))], ["write 1M 64k"]),
+    "L2 table past the end": Damage([(L1, u64(COPIED | 0x40000000))], ["read 0 64k"]),
+    "data past the end": Damage([(L2, u64(COPIED | 0x40000000))], ["read 0 64k"]),
+    "data far out": Damage([(L2, u64(COPIED | 0x00FFFFFFFFFE0000))], ["read 0 64k"]),
+    "compressed data far out": Damage([(L2, u64((1 << 62) | (1 << 54) - 1))], ["read 0 64k"]),
+    "damaged compressed data": Damage([(L2, u64(1 << 62 | DATA))], ["read 0 64k"]),
+    "subclusters zero and data": Damage(
+        [(L2 + 8, u64(0x100000001))], ["read 0 64k"], ",extended_l2=on"
+    ),
+    "subclusters without cluster": Damage(
+        [(L2, u64(0)), (L2 + 8, u64(1))], ["read 0 64k"], ",extended_l2=on"
+    ),
+    "entry not marked as copied": Damage([(L2, u64(DATA))], ["write 0 64k", "read 0 64k"]),
+    "table not marked as copied": Damage([(L1, u64(L2))], ["write 0 64k", "read 0 64k"]),
+}
+
+
+def make(image, damage):
+    qemu_img(
+        "create", "-q", "-f", "qcow2", "-o", "cluster_size=64k" + damage.options, image, "64M"
+    )
+    qemu_io(image, "write 0 128k")
+    with image.open("r+b") as file:
+        for offset, data in damage.patch:
+            file.seek(offset)
+            file.write(data)
+
+
+def size_of(text):
+    units = {"k": 1 << 10, "M": 1 << 20}
+    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+
+
+async def request(disk, command):
+    verb, *numbers = command.split()
+    offset, length = map(size_of, numbers)
+    try:
+        if verb == "read":
+            await disk.read(offset, length)
+        elif verb == "write":
+            await disk.write(offset, b"\xcd" * length)
+        else:
+            await disk.guest.pdiscard(offset, length)
+    except OSError as error:
+        return error.strerror
+    return "ok"
+
+
+def run_qemu_io(image, damage):
+    """What qemu-io says to the commands, and to its stderr."""
+    commands = [word for command in damage.commands for word in ("-c", command)]
+    mode = ["-r"] if damage.read_only else []
+    done = subprocess.run(
+        ["qemu-io", "-d", "unmap", *mode, "-f", "qcow2", *commands, str(image)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if "ops;" not in line]
+    return [line.split(": ")[-1] if "failed" in line else "ok" for line in lines], done.stderr
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+async def test_damage_is_met_as_by_qemu(tmp_path, damage, capsys):
+    image = tmp_path / "a.qcow2"
+    make(image, damage)
+    expected, said = run_qemu_io(image, damage)
+    marked = image.read_bytes()[72:80]
+
+    make(image, damage)
+    async with opened(image, read_only=damage.read_only) as disk:
+        assert [await request(disk, command) for command in damage.commands] == expected
+        found = [event for event in disk.events if isinstance(event, BlockImageCorrupted)]
+    assert capsys.readouterr().err == said
+    assert image.read_bytes()[72:80] == marked
+    assert [f": {event.msg};" in said for event in found] == [True] * bool(said)
+
+
+async def test_image_that_was_found_corrupt_takes_no_more_requests(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    make(image, DAMAGE["data on the L1 table"])
+    async with opened(image) as disk:
+        assert await request(disk, "write 0 64k") == "Input/output error"
+        assert await request(disk, "read 1M 64k") == "No medium found"
+        assert await request(disk, "discard 1M 64k") == "No medium found"
+        event = disk.events[0].to_wire()
+    assert event == {
+        "device": "",
+        "node-name": "disk",
+        "msg": "Preventing invalid write on metadata (overlaps with active L1 table)",
+        "offset": L1,
+        "size": 65536,
+        "fatal": True,
+    }
+    assert "Marking image as corrupt" in capsys.readouterr().err
