@@ -19,7 +19,13 @@ _ZERO_RANGE: Final = 0x10
 # linux/fs.h: _IO(0x12, 119) and _IO(0x12, 127), each takes {start, length}
 _BLKDISCARD: Final = 0x1277
 _BLKZEROOUT: Final = 0x127F
-_NOT_SUPPORTED: Final = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL}
+_NOT_SUPPORTED: Final = {
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.ENODEV,
+}
 
 _DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
 _ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID

@@ -1,0 +1,185 @@
+"""Holes in files, on the file systems that are at hand."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmpfleece.block.driver import Status
+from qmpfleece.block.hostfile import allocation
+from tests.tools.hostfile import occupied
+
+BLOCK = 4096
+SIZE = 16 * BLOCK
+DATA = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+ZERO = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def path(request, tmp_path):
+    """A full file, on the disk's file system and on tmpfs."""
+    if request.param == "disk":
+        folder = contextlib.nullcontext(tmp_path)
+    elif os.access("/dev/shm", os.W_OK):
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+    else:
+        pytest.skip("no tmpfs")
+    with folder as name:
+        path = Path(name) / "image"
+        path.write_bytes(b"x" * SIZE)
+        os.sync()
+        yield path
+
+
+@pytest.fixture
+def fd(path):
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def test_discard_gives_the_space_back(path, fd):
+    before = occupied(path)
+    allocation.discard(fd, BLOCK, 2 * BLOCK)
+    assert occupied(path) == before - 2 * BLOCK
+    assert path.read_bytes() == b"x" * BLOCK + bytes(2 * BLOCK) + b"x" * (SIZE - 3 * BLOCK)
+
+
+def test_discard_past_the_end_does_not_grow_the_file(path, fd):
+    allocation.discard(fd, SIZE - BLOCK, 10 * BLOCK)
+    assert path.stat().st_size == SIZE
+
+
+@pytest.mark.parametrize("unmap", [True, False])
+def test_zeroes_give_space_back_only_when_they_may(path, fd, unmap):
+    before = occupied(path)
+    allocation.write_zeroes(fd, BLOCK, 2 * BLOCK, unmap=unmap)
+    assert path.read_bytes() == b"x" * BLOCK + bytes(2 * BLOCK) + b"x" * (SIZE - 3 * BLOCK)
+    assert occupied(path) == before - (2 * BLOCK if unmap else 0)
+
+
+@pytest.mark.parametrize("unmap", [True, False])
+@pytest.mark.parametrize("offset", [SIZE - BLOCK, SIZE, SIZE + 3 * BLOCK])
+def test_zeroes_past_the_end_grow_the_file(path, fd, unmap, offset):
+    allocation.write_zeroes(fd, offset, 2 * BLOCK, unmap=unmap)
+    assert path.stat().st_size == offset + 2 * BLOCK
+    expected = (b"x" * SIZE)[:offset].ljust(offset + 2 * BLOCK, b"\0")
+    assert path.read_bytes() == expected
+
+
+def test_zeroes_of_any_bytes_leave_their_neighbours(path, fd):
+    allocation.write_zeroes(fd, 10, 20, unmap=True)
+    allocation.write_zeroes(fd, 5000, 7, unmap=False)
+    data = bytearray(b"x" * SIZE)
+    data[10:30] = bytes(20)
+    data[5000:5007] = bytes(7)
+    assert path.read_bytes() == data
+
+
+def test_extents_are_the_files_data_and_holes(path, fd):
+    allocation.discard(fd, 0, BLOCK)
+    allocation.discard(fd, 4 * BLOCK, 2 * BLOCK)
+    os.ftruncate(fd, 2 * SIZE)
+    assert allocation.extents(fd, 0, 2 * SIZE, 100) == [
+        (BLOCK, ZERO, 0),
+        (3 * BLOCK, DATA, BLOCK),
+        (2 * BLOCK, ZERO, 4 * BLOCK),
+        (10 * BLOCK, DATA, 6 * BLOCK),
+        (SIZE, ZERO, SIZE),
+    ]
+    assert allocation.extents(fd, 10, 3, 100) == [(3, ZERO, 10)]
+    assert allocation.extents(fd, BLOCK + 1, 1, 100) == [(1, DATA, BLOCK + 1)]
+    assert len(allocation.extents(fd, 0, 2 * SIZE, 2)) == 2
+    assert allocation.extents(fd, 10 * SIZE, 512, 1) == [(512, ZERO, 10 * SIZE)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=12),
+    st.integers(0, 14 * BLOCK),
+    st.integers(1, 14 * BLOCK),
+    st.integers(1, 6),
+)
+def test_extents_are_without_gap_and_say_zero_only_of_zeroes(blocks, offset, length, limit):
+    with tempfile.TemporaryFile() as file:
+        for number, full in enumerate(blocks):
+            if full:
+                os.pwrite(file.fileno(), b"x" * BLOCK, number * BLOCK)
+        content = os.pread(file.fileno(), SIZE, 0).ljust(2 * SIZE, b"\0")
+        at = offset
+        runs = allocation.extents(file.fileno(), offset, length, limit)
+        assert 1 <= len(runs) <= limit
+        for run, flags, start in runs:
+            assert start == at
+            assert run > 0
+            assert bool(flags & Status.ZERO) == (b"x" not in content[at : at + run])
+            at += run
+        assert at <= offset + length
+        assert len(runs) == limit or at == offset + length
+
+
+def test_error_carries_its_number(tmp_path):
+    with (tmp_path / "image").open("wb") as file:
+        file.truncate(SIZE)
+    fd = os.open(tmp_path / "image", os.O_RDONLY)
+    try:
+        for call in (
+            lambda: allocation.discard(fd, 0, BLOCK),
+            lambda: allocation.write_zeroes(fd, 0, BLOCK, unmap=True),
+        ):
+            with pytest.raises(OSError, match="Bad file descriptor") as caught:
+                call()
+            assert caught.value.errno == errno.EBADF
+    finally:
+        os.close(fd)
+
+
+def test_what_is_neither_file_nor_disk_supports_nothing():
+    with open("/dev/null", "r+b") as device:
+        for call in (
+            lambda: allocation.discard(device.fileno(), 0, BLOCK),
+            lambda: allocation.write_zeroes(device.fileno(), 0, BLOCK, unmap=True),
+            lambda: allocation.write_zeroes(device.fileno(), 0, BLOCK, unmap=False),
+        ):
+            with pytest.raises(OSError, match="not supported") as caught:
+                call()
+            assert caught.value.errno == errno.ENOTSUP
+
+
+@pytest.fixture
+def loop_device(tmp_path):
+    image = tmp_path / "device"
+    image.write_bytes(b"x" * (1 << 20))
+    done = subprocess.run(
+        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("no loop devices here")
+    device = done.stdout.strip()
+    yield image, device
+    subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_block_devices_are_discarded_and_zeroed(loop_device):
+    image, device = loop_device
+    fd = os.open(device, os.O_RDWR)
+    try:
+        allocation.discard(fd, 0, 65536)
+        allocation.write_zeroes(fd, 65536, 65536, unmap=True)
+        allocation.write_zeroes(fd, 131072, 65536, unmap=False)
+        allocation.write_zeroes(fd, 196608, 65536, unmap=True, fast=True)
+        with pytest.raises(OSError, match="not supported"):
+            allocation.write_zeroes(fd, 262144, 65536, unmap=False, fast=True)
+        with pytest.raises(OSError, match="not supported"):  # not whole sectors
+            allocation.write_zeroes(fd, 100, 100, unmap=False)
+        os.fsync(fd)
+        assert allocation.extents(fd, 0, 1 << 20, 10) == [(1 << 20, DATA, 0)]
+    finally:
+        os.close(fd)
+    assert image.read_bytes() == bytes(262144) + b"x" * ((1 << 20) - 262144)
