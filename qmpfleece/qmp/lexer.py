@@ -2,7 +2,7 @@
 
 It is more lenient than JSON (single quotes) and recovers from errors as QEMU does: an error
 ends the token including the byte at fault, then bytes are skipped up to the next structural
-or control character.
+or control character, or one of the bytes FE and FF, which clients send to resynchronise.
 
 Tokens that lie whole in a piece are found by one regular expression; a table steps through
 the others byte by byte, and through everything that is wrong.
@@ -41,7 +41,8 @@ _whole = re.compile(
     rb"([{}\[\]:,]"
     rb'|"(?:[^\x00-\x1f"\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+"'
     rb"|'(?:[^\x00-\x1f'\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+')"
-    rb"|(-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+(?=[^0-9.eE])"
+    rb"|(-?(?:0|[1-9][0-9]*+(?:[eE][-+]?[0-9]++)?+"
+    rb"|(?:0|[1-9][0-9]*+)\.[0-9]++(?:[eE][-+]?[0-9]++)?+)(?=[^0-9.eE])"
     rb"|[a-z]++(?=[^a-z]))"
     rb")"
 ).match
@@ -84,7 +85,6 @@ def _row(otherwise: int, *rules: tuple[Iterable[int], int]) -> bytes:
     return bytes(row)
 
 
-_AFTER_INTEGER = ((b".", _POINT), (b"eE", _E))
 _TABLE: Final = {
     _START: _row(
         _ERROR,
@@ -98,15 +98,18 @@ _TABLE: Final = {
         (_STRUCTURAL, _TAKEN),
     ),
     _RECOVER: _row(
-        _RECOVER, (bytes(range(0x20)), _ENDED), (b"\t", _RECOVER), (_STRUCTURAL, _ENDED)
+        _RECOVER,
+        (bytes(range(0x20)) + b"\xfe\xff", _ENDED),
+        (b"\t", _RECOVER),
+        (_STRUCTURAL, _ENDED),
     ),
     _DOUBLE: _row(_ERROR, (_TEXT, _DOUBLE), (b"\\", _DOUBLE_ESCAPE), (b'"', _TAKEN)),
     _DOUBLE_ESCAPE: _row(_ERROR, (_TEXT, _DOUBLE)),
     _SINGLE: _row(_ERROR, (_TEXT, _SINGLE), (b"\\", _SINGLE_ESCAPE), (b"'", _TAKEN)),
     _SINGLE_ESCAPE: _row(_ERROR, (_TEXT, _SINGLE)),
     _MINUS: _row(_ERROR, (_DIGITS, _INTEGER), (b"0", _ZERO)),
-    _ZERO: _row(_ENDED, *_AFTER_INTEGER, (_DIGITS, _ERROR)),
-    _INTEGER: _row(_ENDED, *_AFTER_INTEGER, (_DIGITS, _INTEGER)),
+    _ZERO: _row(_ENDED, (b".", _POINT), (_DIGITS, _ERROR)),  # no exponent after a bare 0
+    _INTEGER: _row(_ENDED, (_DIGITS, _INTEGER), (b".", _POINT), (b"eE", _E)),
     _POINT: _row(_ERROR, (_DIGITS, _FRACTION)),
     _FRACTION: _row(_ENDED, (_DIGITS, _FRACTION), (b"eE", _E)),
     _E: _row(_ERROR, (_DIGITS, _EXPONENT), (b"+-", _E_SIGN)),
