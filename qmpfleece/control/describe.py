@@ -54,6 +54,8 @@ def full_options(node: Node) -> dict[str, Any]:
     options = {"driver": node.driver.driver_name} | _strong_options(node)
     for name, child in node.children.items():
         options[name] = full_options(child.node)
+    if "backing" in node.given.model_fields_set:
+        options.setdefault("backing", None)
     return options
 
 

@@ -34,7 +34,8 @@ class BlockdevCacheInfo(Model):
 class ImageInfo(Model):
     """QAPI ``ImageInfo``; sizes in bytes.
 
-    ``format_specific`` is QAPI's union ``ImageInfoSpecific``; the driver of the format fills it.
+    ``format_specific`` is QAPI's union ``ImageInfoSpecific``, ``snapshots`` are ``SnapshotInfo``;
+    the driver of the format fills them.
     """
 
     filename: str
@@ -48,6 +49,7 @@ class ImageInfo(Model):
     backing_filename: str | None = None
     full_backing_filename: str | None = None
     backing_filename_format: str | None = None
+    snapshots: list[dict[str, Any]] | None = None
     backing_image: "ImageInfo | None" = None
     format_specific: dict[str, Any] | None = None
 

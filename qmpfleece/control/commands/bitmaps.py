@@ -13,6 +13,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, SECTOR
 from qmpfleece.bitmap.bits import GranularBits
 from qmpfleece.bitmap.dirty import MAX_NAME_SIZE, DirtyBitmap, find_bitmap
+from qmpfleece.block.driver import PersistentBitmaps
 from qmpfleece.block.node import Node
 from qmpfleece.block.status import skip_filters
 from qmpfleece.control.command import command
@@ -115,16 +116,31 @@ class AddBitmap(BitmapAction):
         elif granularity < SECTOR or granularity & (granularity - 1):
             raise QmpError("Granularity must be power of 2 and at least 512")
         if self._persistent:
-            raise QmpError(
-                f"Can't store persistent bitmaps to {node.name}: Operation not supported"
-            )
+            self._check_storable(node, granularity)
         if any(bitmap.name == name for bitmap in node.bitmaps):
             raise QmpError(f"Bitmap already exists: {name}")
         if len(name.encode()) > MAX_NAME_SIZE:
             raise QmpError(f"Bitmap name too long: {name}")
         self._node = node
-        self._bitmap = DirtyBitmap(node.length, granularity, name, enabled=not self._disabled)
+        self._bitmap = DirtyBitmap(
+            node.length,
+            granularity,
+            name,
+            enabled=not self._disabled,
+            persistent=self._persistent,
+        )
         node.bitmaps.insert(0, self._bitmap)
+
+    def _check_storable(self, node: Node, granularity: int) -> None:
+        driver = node.driver
+        if not isinstance(driver, PersistentBitmaps):
+            raise QmpError(
+                f"Can't store persistent bitmaps to {node.name}: Operation not supported"
+            )
+        if (reason := driver.bitmap_refusal(self._name, granularity)) is not None:
+            raise QmpError(
+                f"Can't make bitmap '{self._name}' persistent in '{node.name}': {reason}"
+            )
 
     def abort(self) -> None:
         """Remove it again."""

@@ -36,7 +36,7 @@ async def open_backing(
     """
     ref: str | BlockdevOptions
     if "backing" in options.model_fields_set:
-        if options.backing is None:
+        if not options.backing:
             return None
         ref = options.backing
         if isinstance(ref, BlockdevOptions) and ref.read_only is None:

@@ -156,7 +156,13 @@ class Bitmaps:
                 entries[entries.index(before)] = entry
             else:
                 entries.append(entry)
-        if stored:
+        # Whoever removes a bitmap from the node removes it from the image.
+        names = {bitmap.name for bitmap in image.node.bitmaps if bitmap.persistent}
+        for entry in self.entries:
+            if entry.name not in names:
+                replaced.append(entry)
+                entries.remove(entry)
+        if replaced or stored:
             clusters = [await self._clusters_of(entry) for entry in replaced]
             await self._replace_directory(entries)
             for found in clusters:

@@ -11,7 +11,7 @@ from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags
-from qmpfleece.block.drivers.qcow2 import opening
+from qmpfleece.block.drivers.qcow2 import info, opening
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
@@ -175,9 +175,22 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         return self.image.geometry.cluster_size
 
     def exact_filename(self) -> str:
-        """The file's, since driver and backing file are found again by it."""
-        return (
-            self._file.node.exact_filename
-            if "backing" not in self.options.model_fields_set
-            else ""
-        )
+        """The file's, if the backing file is the one that would be found by it."""
+        name = self._file.node.exact_filename
+        if self._loaded and "backing" in self.options.model_fields_set:
+            backing = self.node.children.get("backing")
+            shown = backing.node.exact_filename if backing is not None else ""
+            if shown != info.full_backing_name(self.image.header, name):
+                return ""
+        return name
+
+    def image_info(self) -> dict[str, Any]:
+        """Return what only the driver knows; see ``DescribesImage``."""
+        return info.image_info(self.image, self._bitmaps.entries)
+
+    async def allocated_size(self) -> int | None:
+        """Return what image and data file occupy together."""
+        sizes = [await self._file.node.driver.allocated_size()]
+        if self.image.data is not self._file:
+            sizes.append(await self.image.data.node.driver.allocated_size())
+        return sum(size or 0 for size in sizes)

@@ -1,0 +1,81 @@
+"""What queries tell about an image. Source: QAPI ``ImageInfoSpecificQCow2``, ``SnapshotInfo``."""
+
+import os.path
+from typing import TYPE_CHECKING, Any
+
+from qmpfleece.block.drivers.qcow2 import compression, extensions
+from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
+from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
+from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+_NS: int = 1_000_000_000
+
+
+def format_specific(header: Header, bitmaps: list[Entry]) -> dict[str, Any]:
+    """Return ``ImageInfoSpecific`` of an image, as it is on the wire."""
+    data: dict[str, Any] = {"compat": "0.10" if header.version < 3 else "1.1"}
+    if header.version >= 3:
+        if header.data_file:
+            data_file = header.extension(extensions.DATA_FILE)
+            if data_file is not None:
+                data["data-file"] = data_file.decode(errors="replace")
+            data["data-file-raw"] = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
+        data["extended-l2"] = header.extended_l2
+        data["lazy-refcounts"] = bool(header.compatible & Compatible.LAZY_REFCOUNTS)
+        data["corrupt"] = bool(header.incompatible & Incompatible.CORRUPT)
+    data["refcount-bits"] = 1 << header.refcount_order
+    if header.version >= 3 and bitmaps:
+        data["bitmaps"] = [_bitmap(entry) for entry in bitmaps]
+    data["compression-type"] = compression.NAMES[header.compression]
+    return {"type": "qcow2", "data": data}
+
+
+def _bitmap(entry: Entry) -> dict[str, Any]:
+    flags = [name for bit, name in ((IN_USE, "in-use"), (AUTO, "auto")) if entry.flags & bit]
+    return {"name": entry.name, "granularity": 1 << entry.granularity_bits, "flags": flags}
+
+
+def snapshot_info(snapshot: Snapshot) -> dict[str, Any]:
+    """Return ``SnapshotInfo`` of a snapshot, as it is on the wire."""
+    info: dict[str, Any] = {
+        "id": snapshot.snapshot_id,
+        "name": snapshot.name,
+        "vm-state-size": snapshot.vm_state_size,
+        "date-sec": snapshot.date_s,
+        "date-nsec": snapshot.date_ns,
+        "vm-clock-sec": snapshot.vm_clock_ns // _NS,
+        "vm-clock-nsec": snapshot.vm_clock_ns % _NS,
+    }
+    if snapshot.icount != -1:
+        info["icount"] = snapshot.icount
+    return info
+
+
+def full_backing_name(header: Header, image_name: str) -> str:
+    """Return the backing file's name, from where the image lies if it is a relative one."""
+    name = header.backing_name
+    if not name or os.path.isabs(name) or ":" in name.split("/")[0]:
+        return name
+    return os.path.join(os.path.dirname(image_name), name)
+
+
+def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:
+    """Return members of ``ImageInfo`` by their Python names."""
+    header = image.header
+    found: dict[str, Any] = {
+        "dirty_flag": bool(header.incompatible & Incompatible.DIRTY),
+        "format_specific": format_specific(header, bitmaps),
+    }
+    if header.backing_name:
+        found["backing_filename"] = header.backing_name
+        found["full_backing_filename"] = full_backing_name(header, image.file.node.exact_filename)
+        backing_format = header.extension(extensions.BACKING_FORMAT)
+        if backing_format:
+            found["backing_filename_format"] = backing_format.decode(errors="replace")
+    if image.snapshots:
+        found["snapshots"] = [snapshot_info(snapshot) for snapshot in image.snapshots]
+    return found

@@ -1,0 +1,77 @@
+"""What is told about an image equals what qemu-storage-daemon tells."""
+
+import json
+import subprocess
+
+import pytest
+
+from qmpfleece.control.describe import device_info
+from tests.tools.disk import opened, qemu_img
+
+# Node name, and what depends on when it is asked.
+VOLATILE = ("actual-size",)
+
+IMAGES = {
+    "plain": ([], {}),
+    "version 2": (["-o", "compat=v2"], {}),
+    "everything": (
+        ["-o", "compression_type=zstd,lazy_refcounts=on,extended_l2=on,refcount_bits=1"],
+        {},
+    ),
+    "backing": (["-b", "base.qcow2", "-F", "qcow2"], {}),
+    "backing null": (["-b", "base.qcow2", "-F", "qcow2"], {"backing": None}),
+    "no backing, null": ([], {"backing": None}),
+    "data file": (
+        ["-o", "data_file=data.raw,data_file_raw=on"],
+        {"data-file": {"driver": "file", "filename": "data.raw"}},
+    ),
+    "read-only": ([], {"read-only": True}),
+}
+
+
+def told_by_qemu(blockdev, folder):
+    commands = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "query-named-block-nodes"},
+        {"execute": "quit"},
+    ]
+    done = subprocess.run(
+        [
+            *("qemu-storage-daemon", "--blockdev", json.dumps(blockdev)),
+            *("--chardev", "stdio,id=m", "--monitor", "m"),
+        ],
+        input="".join(map(json.dumps, commands)),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    nodes = json.loads(done.stdout.splitlines()[2])["return"]
+    return next(node for node in nodes if node["node-name"] == "disk")
+
+
+def drop_volatile(info):
+    for name in VOLATILE:
+        info.pop(name)
+    if "backing-image" in info:
+        drop_volatile(info["backing-image"])
+
+
+@pytest.mark.parametrize(("options", "node"), IMAGES.values(), ids=IMAGES)
+async def test_info_equals_qemus(tmp_path, monkeypatch, options, node):
+    monkeypatch.chdir(tmp_path)
+    qemu_img("create", "-q", "-f", "qcow2", "base.qcow2", "1M")
+    qemu_img("create", "-q", "-f", "qcow2", *options, "a.qcow2", "2M")
+    if "data-file" not in node:
+        qemu_img("snapshot", "-c", "first", "a.qcow2")
+    if "compat=v2" not in options and not node:
+        qemu_img("bitmap", "--add", "a.qcow2", "b")
+    blockdev = {"driver": "qcow2", "node-name": "disk"}
+    blockdev |= {"file": {"driver": "file", "filename": "a.qcow2"}} | node
+    expected = told_by_qemu(blockdev, tmp_path)
+    given = {name.replace("-", "_"): value for name, value in blockdev.items()}
+    async with opened(tmp_path / "a.qcow2", **given) as disk:
+        ours = (await device_info(disk.node, flat=False)).to_wire()
+    drop_volatile(ours["image"])
+    drop_volatile(expected["image"])
+    assert ours == expected
