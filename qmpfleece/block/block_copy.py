@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from qmpfleece.base import eager
+from qmpfleece.base import eager, together
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.units import KIB, MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
@@ -53,7 +53,12 @@ class CopyError(BlockError):
 
 
 class Throttle(Protocol):
-    """What limits the rate of a copy."""
+    """What limits the rate of a copy, and may stop it."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new request is to begin; those in flight are finished."""
+        ...
 
     def delay_s(self) -> float:
         """Return the seconds to wait before the next request, 0 to go on."""
@@ -206,7 +211,7 @@ class BlockCopy:
         Args:
             offset: Bytes.
             length: Bytes, within the source.
-            throttle: Limits the rate.
+            throttle: Limits the rate. When it stops the copy, clusters remain dirty on return.
             workers: Requests at once.
 
         Raises:
@@ -217,6 +222,8 @@ class BlockCopy:
         end = min(align_up(offset + length, self.cluster_size), self.length)
         while True:
             await self._copy_dirty(start, end, throttle, workers)
+            if throttle is not None and throttle.stopping:
+                return
             conflict = self.in_flight.find_conflict(start, end - start)
             if conflict is not None:
                 await conflict.wait()
@@ -271,8 +278,11 @@ class BlockCopy:
                     offset = req.offset + req.length
                     continue
                 if throttle is not None:
-                    if delay := throttle.delay_s():
+                    delay = throttle.delay_s()
+                    if delay or throttle.stopping:
                         self._unclaim(req)
+                        if throttle.stopping:
+                            break
                         await throttle.pause(delay)
                         continue
                     throttle.account(req.length)
@@ -284,15 +294,15 @@ class BlockCopy:
                 if task is not None:
                     tasks.add(task)
                 if len(tasks) >= workers:
-                    await _some_done(tasks)
+                    await together.some_done(tasks)
         except asyncio.CancelledError:
-            await _cancel(tasks)
+            await together.cancel(tasks)
             raise
         except BaseException:
             if tasks:
-                await _all_done(tasks)
+                await together.all_done(tasks)
             raise
-        if tasks and (error := await _all_done(tasks)) is not None:
+        if tasks and (error := await together.all_done(tasks)) is not None:
             raise error
 
     def _claim(self, offset: int, end: int) -> Req | None:
@@ -374,41 +384,3 @@ class BlockCopy:
             raise CopyError(error, req, is_read=is_read) from error
         finally:
             self._memory.give(length)
-
-
-async def _some_done(tasks: set[asyncio.Task[None]]) -> None:
-    """Wait until a task is done; take those that are out of ``tasks``.
-
-    Raises:
-        CopyError: One has failed; the others go on.
-    """
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    tasks.intersection_update(pending)
-    if (error := _first_error(done)) is not None:
-        raise error
-
-
-async def _all_done(tasks: set[asyncio.Task[None]]) -> BaseException | None:
-    """Wait until all tasks are done; when we are cancelled meanwhile, so are they.
-
-    Returns:
-        The error of one that has failed.
-    """
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        await _cancel(tasks)
-        raise
-    return _first_error(tasks)
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _first_error(done: set[asyncio.Task[None]]) -> BaseException | None:
-    """Return the error of one of the tasks; those of the others are taken note of."""
-    errors = [task.exception() for task in done if not task.cancelled()]
-    return next((error for error in errors if error is not None), None)

@@ -7,9 +7,8 @@ it looks at them at its *pause points* and is woken from whatever it waits for::
         await self.pause_point()
         finished = await self.work(copy())     # ended early when there is something to look at
 
-State changes that need no waiting (leaving a pause; pausing a job that sleeps) happen at once
-inside the call, so their events come before the reply of the command. When ``run`` has ended
-the job's transaction takes over: waiting, pending, and then prepare, commit or abort, clean.
+How that is done is in ``pausable``. When ``run`` has ended the job's transaction takes over:
+waiting, pending, and then prepare, commit or abort, clean.
 
 Source: QEMU's ``Job``; QAPI ``JobInfo``.
 """
@@ -17,23 +16,21 @@ Source: QEMU's ``Job``; QAPI ``JobInfo``.
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
 from errno import ECANCELED
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.jobs.events import JobStatusChange
-from qmpfleece.jobs.status import TRANSITIONS, VERBS, JobStatus, JobVerb
+from qmpfleece.jobs.pausable import Pausable, wake_all
+from qmpfleece.jobs.status import VERBS, JobStatus, JobVerb
 from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
-    from qmpfleece.block.node import Node
     from qmpfleece.jobs.txn import JobTxn
 
 log = logging.getLogger(__name__)
 
 
-class Job:
+class Job(Pausable):
     """A long operation.
 
     Class keywords of the kinds: ``kind``, the QAPI ``JobType``.
@@ -42,11 +39,8 @@ class Job:
     ``txn``: all the rest.
 
     Attributes:
-        status: Where the job is in its life.
-        cancelled: It was told to end.
         user_paused: A user, or an error, has paused it until a user resumes it.
         error: Why it failed, None while it has not.
-        completed: ``run`` has ended.
         current: How much is done, in units of the kind (bytes of block jobs).
         total: How much there is to do, as far as known.
         txn: The transaction that it belongs to.
@@ -62,27 +56,16 @@ class Job:
     def __init__(
         self, job_id: str, *, auto_finalize: bool = True, auto_dismiss: bool = True
     ) -> None:
-        self.id: Final = job_id
+        super().__init__(job_id)
         self.auto_finalize: Final = auto_finalize
         self.auto_dismiss: Final = auto_dismiss
-        self.status = JobStatus.UNDEFINED
-        self.cancelled = False
         self.user_paused = False
         self.error: str | None = None
-        self.completed = False
         self.current = 0
         self.total = 0
         self.txn: JobTxn
-        self._bus: EventBus
         self._task: asyncio.Task[None] | None = None
-        self._started = False
-        self._paused = False
-        self._pause_count = 0
-        self._work: asyncio.Future[None] | None = None
-        self._sleeper: asyncio.Future[None] | None = None
         self._ended: list[asyncio.Future[None]] = []
-        self._pausing: list[asyncio.Future[None]] = []
-        self._held: Node | None = None
 
     def __repr__(self) -> str:
         return f"<{self.kind} job {self.id!r} {self.status}>"
@@ -122,6 +105,10 @@ class Job:
         """
         raise QmpError(f"Job '{self.id}' cannot be completed")
 
+    def describe(self) -> str:
+        """Return how permission messages name the job."""
+        return f"{self.kind} job '{self.id}'"
+
     def on_user_resume(self) -> None:
         """A user resumes the job: forget the error that stopped it."""
 
@@ -130,28 +117,6 @@ class Job:
 
     def on_ended(self) -> None:
         """The job, which was started, has committed or aborted and is clean."""
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether the job does nothing at the moment, so that it can pause at once."""
-        return self._sleeper is not None
-
-    @property
-    def home(self) -> "Node | None":
-        """The node whose drain waits for the job to pause."""
-        return None
-
-    # -- queries ------------------------------------------------------------------------------
-
-    @property
-    def paused(self) -> bool:
-        """Whether the job is to pause, or does so: ``paused`` of query-block-jobs."""
-        return self._pause_count > 0
-
-    @property
-    def started(self) -> bool:
-        """Whether the job has been started."""
-        return self._started
 
     # -- verbs --------------------------------------------------------------------------------
 
@@ -274,15 +239,7 @@ class Job:
         self.cancelled = True
         if self._started and not self.completed:
             self._leave_pause()
-            self._interrupt()
-
-    def move(self, status: JobStatus) -> None:
-        """Enter another state and tell so."""
-        before = self.status
-        assert status in TRANSITIONS[before], f"{self!r} -> {status}"
-        self.status = status
-        if status is not before:
-            self._bus.emit(JobStatusChange(id=self.id, status=status))
+            self.interrupt()
 
     def update_error(self) -> None:
         """Be in state ``aborting`` if the job has failed or was cancelled."""
@@ -297,7 +254,7 @@ class Job:
         self._paused = False
         self._release_drain()
         waiters, self._ended = self._ended, []
-        _wake(waiters)
+        wake_all(waiters)
         self._pause_settled()
 
     async def _main(self) -> None:
@@ -319,135 +276,3 @@ class Job:
             await self.txn.ended(self)
         except Exception:  # the same edge
             log.exception("%r could not be finished", self)
-
-    # -- pausing ------------------------------------------------------------------------------
-
-    def pause(self) -> None:
-        """Ask the job to pause; pauses are counted. One that sleeps does it at once."""
-        self._pause_count += 1
-        if self._started and not self.completed and not self._paused and not self.cancelled:
-            if self.sleeps:
-                self._enter_pause()
-            self._interrupt()
-
-    async def wait_paused(self, patience_s: float) -> None:
-        """Wait until the job has paused, but not longer than so many seconds."""
-        if self._pause_count and not self._paused and not self.completed:
-            waiter = asyncio.get_running_loop().create_future()
-            self._pausing.append(waiter)
-            await asyncio.wait({waiter}, timeout=patience_s)
-
-    def resume(self) -> None:
-        """Undo one ``pause``; after the last one the job goes on."""
-        assert self._pause_count > 0
-        self._pause_count -= 1
-        if not self._pause_count:
-            self._release_drain()
-            self._leave_pause()
-            self._pause_settled()
-
-    async def pause_point(self) -> None:
-        """Wait while the job is to pause. Returns at once when it is cancelled."""
-        while self._pause_count and not self.cancelled:
-            self._enter_pause()
-            await self._wait(None)
-        assert not self._paused
-
-    async def work(self, request: Coroutine[Any, Any, None]) -> bool:
-        """Await a request, which is cancelled when the job is to pause or to end.
-
-        Returns:
-            Whether it has finished.
-        """
-        if self._pause_count or self.cancelled:
-            request.close()
-            return False
-        task = asyncio.ensure_future(request)
-        self._work = task
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task})
-            raise
-        finally:
-            self._work = None
-        if task.cancelled():
-            return False
-        task.result()
-        return True
-
-    async def sleep(self, seconds: float | None) -> None:
-        """Wait so long, or until there is something to look at; None for ever."""
-        if not self._pause_count and not self.cancelled:
-            await self._wait(seconds)
-
-    def wake(self) -> None:
-        """End ``sleep``, and a wait at a pause point, which is then checked again."""
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
-
-    async def _wait(self, seconds: float | None) -> None:
-        self._sleeper = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait({self._sleeper}, timeout=seconds)
-        finally:
-            self._sleeper = None
-
-    def _interrupt(self) -> None:
-        work, self._work = self._work, None
-        if work is not None:
-            work.cancel()  # once: a second time would disturb its cleaning up
-        self.wake()
-
-    def _pause_settled(self) -> None:
-        waiters, self._pausing = self._pausing, []
-        _wake(waiters)
-
-    def _enter_pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            ready = self.status is JobStatus.READY
-            self.move(JobStatus.STANDBY if ready else JobStatus.PAUSED)
-            self._pause_settled()
-        self._release_drain()
-
-    def _leave_pause(self) -> None:
-        if self._paused:
-            self._paused = False
-            standby = self.status is JobStatus.STANDBY
-            self.move(JobStatus.READY if standby else JobStatus.RUNNING)
-            self.wake()
-
-    # -- as the parent of nodes ---------------------------------------------------------------
-
-    def describe(self) -> str:
-        """Return how permission messages name the job."""
-        return f"{self.kind} job '{self.id}'"
-
-    def drained_begin(self) -> None:
-        """Pause, and let the drain wait until that is done."""
-        self.pause()
-        busy = self._started and not self.completed and not self._paused
-        if busy and self._held is None and self.home is not None:
-            self._held = self.home
-            self._held.work_begin()
-
-    def drained_end(self) -> None:
-        """Undo one ``drained_begin``."""
-        self.resume()
-
-    def busy_nodes(self) -> "list[Node]":
-        """Return the node whose work the job counts as."""
-        return [self.home] if self.home is not None else []
-
-    def _release_drain(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            held.work_end()
-
-
-def _wake(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)

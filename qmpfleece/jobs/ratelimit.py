@@ -17,9 +17,12 @@ class RateLimit:
 
     Args:
         clock: Returns seconds that never go backwards.
+
+    Attributes:
+        stopping: The user is to stop; see ``stop``.
     """
 
-    __slots__ = ("_clock", "_dispatched", "_end", "_quota", "_start", "_waiter")
+    __slots__ = ("_clock", "_dispatched", "_end", "_quota", "_start", "_waiter", "stopping")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -27,10 +30,19 @@ class RateLimit:
         self._dispatched = 0
         self._start = self._end = float("-inf")
         self._waiter: asyncio.Future[None] | None = None
+        self.stopping = False
 
     def set_speed(self, speed: int) -> None:
         """Allow ``speed`` bytes per second, 0 for any number; who waits looks again."""
         self._quota = max(speed * SLICE_S, 1.0) if speed else 0.0
+        self._wake()
+
+    def stop(self) -> None:
+        """Ask the user to stop, also if it waits. ``stopping`` is reset by who starts it."""
+        self.stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

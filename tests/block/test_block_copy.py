@@ -250,6 +250,8 @@ async def test_what_the_top_layer_does_not_have_is_dropped_and_is_no_progress(be
 class Budget:
     """Lets some bytes pass and makes the rest wait for the test."""
 
+    stopping = False
+
     def __init__(self) -> None:
         self.left = MIB
         self.more = asyncio.Event()

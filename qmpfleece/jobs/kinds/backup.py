@@ -122,19 +122,36 @@ class BackupJob(BlockJob, kind="backup"):
             return
         if self._settings.sync == "top":
             await self._drop_unallocated()
-        while not self.cancelled:
+        while not await self._copy():
             await self.pause_point()
-            try:
-                if await self.work(self._copy()):
-                    return
-            except CopyError as error:
-                await self._failed(error)
 
-    async def _copy(self) -> None:
-        if self._copier.length:
+    async def _copy(self) -> bool:
+        """Copy until there is something to look at.
+
+        Returns:
+            Whether everything is copied, or the job is to end.
+
+        Raises:
+            CopyError: A request has failed, and that ends the job.
+        """
+        if self.cancelled or not self._copier.length:
+            return True
+        if self.paused:
+            return False
+        self.limit.stopping = False
+        try:
             await self._copier.copy(
                 0, self._copier.length, throttle=self.limit, workers=self._settings.max_workers
             )
+        except CopyError as error:
+            await self._failed(error)
+            return False
+        return not self.limit.stopping
+
+    def interrupt(self) -> None:
+        """Let requests in flight end, and begin no more."""
+        super().interrupt()
+        self.limit.stop()
 
     async def _failed(self, error: CopyError) -> None:
         """Decide about an error.
