@@ -231,7 +231,7 @@ class Session(Workspace):
         line = ""
         while '"id": "sync"' not in line:
             line = self._monitor.receive()
-            self.transcript.add(f"<- {line}")
+            self.transcript.add(f"<- {line}", wire=True)
 
     def event(self, name: str) -> None:
         """Wait for an event, which may have come with the last command already."""
@@ -346,7 +346,7 @@ class Session(Workspace):
             self._events.append(message["event"])
             self.transcript.add(f"<- {line}", is_event=True)
         shown = f"-> {sent}\n<- {line}" if sent else f"<- {line}"
-        self.transcript.add(shown, command=command)
+        self.transcript.add(shown, command=command, wire=True)
         return message.get("return")
 
     def _drain_monitor(self, command: str) -> None:

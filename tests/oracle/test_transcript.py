@@ -32,3 +32,19 @@ def test_events_of_other_commands_stay_in_front():
     transcript.add("event", is_event=True)
     transcript.add("reply", command="nbd-server-stop")
     assert transcript.lines(delayed_commands=True) == ["event", "reply"]
+
+
+def test_events_of_one_command_do_not_move_behind_the_next():
+    transcript = Transcript()
+    transcript.add("event", is_event=True)
+    transcript.add("reply 1", command="block-export-del")
+    transcript.add("reply 2", command="block-export-del")
+    assert transcript.lines(delayed_commands=True) == ["reply 1", "event", "reply 2"]
+
+
+def test_an_event_read_late_stands_where_it_was_on_the_monitor():
+    transcript = Transcript()
+    transcript.add("reply", wire=True)
+    transcript.add("qemu-io's output")
+    transcript.add("event", is_event=True)
+    assert transcript.lines(delayed_commands=False) == ["reply", "event", "qemu-io's output"]

@@ -42,6 +42,7 @@ class Entry:
     text: str
     command: str = ""
     is_event: bool = False
+    wire: bool = False
 
 
 @dataclass
@@ -64,9 +65,12 @@ class Transcript:
         """Number generated node names as they appear: QEMU ends them with random digits."""
         return self.generated.setdefault(match[0], f"#block<{len(self.generated)}>")
 
-    def add(self, text: str, *, command: str = "", is_event: bool = False) -> None:
-        """Write down one step."""
-        self.entries.append(Entry(self.mask(text), command, is_event))
+    def add(
+        self, text: str, *, command: str = "", is_event: bool = False, wire: bool = False
+    ) -> None:
+        """Write down one step; ``wire`` is what came on the monitor and is no event."""
+        entry = Entry(self.mask(text), command, is_event, wire or bool(command))
+        self.entries.append(entry)
 
     def lines(self, *, delayed_commands: bool) -> list[str]:
         """Return the lines to compare.
@@ -76,15 +80,33 @@ class Transcript:
                 replies that they follow in released QEMU.
         """
         entries = _replies_first(self.entries) if delayed_commands else self.entries
+        entries = _events_first(entries)
         return [line for entry in entries for line in entry.text.split("\n")]
 
 
 def _replies_first(entries: list[Entry]) -> list[Entry]:
     result: list[Entry] = []
+    since_reply = 0
     for entry in entries:
         at = len(result)
         if entry.command in _EVENTS_FOLLOW_REPLY:
-            while at > 0 and result[at - 1].is_event:
+            while at > since_reply and result[at - 1].is_event:
                 at -= 1
+        result.insert(at, entry)
+        if entry.wire:
+            since_reply = len(result)
+    return result
+
+
+def _events_first(entries: list[Entry]) -> list[Entry]:
+    """Put events behind what came before them on the monitor.
+
+    When an event was read, and what other programs did meanwhile, is no matter.
+    """
+    result: list[Entry] = []
+    for entry in entries:
+        at = len(result)
+        while entry.is_event and at > 0 and not (result[at - 1].wire or result[at - 1].is_event):
+            at -= 1
         result.insert(at, entry)
     return result

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.oracle.monitor import PATIENCE_S
+from tests.oracle.monitor import PATIENCE_S, StoppedError
 from tests.oracle.nbd import NbdClient
 from tests.oracle.transcript import Transcript
 
@@ -118,17 +118,21 @@ class Workspace:
 
     def tool(self, *command: str) -> str:
         """Run a program beside the daemon; write down its output and exit status."""
-        done = subprocess.run(
-            command,
-            cwd=self.dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE_S * 2,
-            check=False,
-        )
-        text = done.stdout.decode(errors="replace")
         self.transcript.add("$ " + " ".join(command))
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.dir,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as hung:
+            output = (hung.stdout or b"").decode()
+            raise StoppedError(f"{command[0]} does not end; it said: {output!r}") from None
+        text = done.stdout.decode(errors="replace")
         for line in text.splitlines():
             self.transcript.add(f"  {line}")
         if done.returncode != 0:
