@@ -24,6 +24,10 @@ from qmpfleece.control.shape import (
 )
 from qmpfleece.qapi.model import Model
 
+#: How deep objects of known types may be nested, e.g. definitions of nodes. Differs: QEMU takes
+#: what the parser takes, 1024 levels; here each level of a graph costs Python's stack.
+MAX_DEPTH: Final = 100
+
 _EXPECTED: Final = {
     "str": (str, "string"),
     "bool": (bool, "boolean"),
@@ -107,6 +111,8 @@ def _enum(shape: Enum, value: Any, path: str, name: str | None) -> str:
 def _struct(shape: Struct, value: Any, path: str) -> Model:
     if not isinstance(value, dict):
         raise _wrong_type(path, "object")
+    if path.count(".") >= MAX_DEPTH:
+        raise QmpError("JSON nesting depth limit exceeded")
     prefix = f"{path}." if path else ""
     members: dict[str, Any] = {}
     for member in shape.members:

@@ -240,3 +240,16 @@ async def test_delete_refuses_what_is_used_or_unknown(nodes):
 async def test_refused_definition_leaves_no_trace(nodes, options, desc):
     assert await nodes.refused("blockdev-add", **options) == desc
     assert await nodes.query() == {}
+
+
+async def test_definition_may_be_deep_but_not_endless(nodes):
+    options = {"driver": "null-co"}
+    for _ in range(100):
+        options = {"driver": "raw", "file": options}
+    await nodes.add(**options, node_name="top")
+    assert len(await nodes.query()) == 101
+    assert await nodes.ask("blockdev-del", node_name="top") == {"return": {}}
+    options = {"driver": "raw", "file": options}
+    text = await nodes.refused("blockdev-add", **options, node_name="top")
+    assert text == "JSON nesting depth limit exceeded"
+    assert await nodes.query() == {}
