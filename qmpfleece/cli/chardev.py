@@ -101,10 +101,11 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
         return Chardev(name, connections=[await sockets.connect(address)])
     wait = switch(options, "wait", default=True)
     sock = await sockets.listen(address)
+    kept = address
     if isinstance(address, UnixAddress):
         # The directory may change before the file is to be removed.
-        address = UnixAddress(absolute(address.path))
-    listening = Monitor(address, sock, pretty=False)
+        kept = UnixAddress(absolute(address.path))
+    listening = Monitor(kept, sock, pretty=False)
     device = Chardev(name, listening=listening)
     if wait:
         # Users know this text, QEMU's name included.

@@ -93,7 +93,7 @@ def _add_fleece(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=0,
         metavar="S",
         help="seconds after which saving old data counts as failed (default: 0, never)",
@@ -136,7 +136,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> int:
+def seconds(text: str) -> int:
+    """Return a number of seconds; argparse quotes this function's name."""
     value = int(text)
     if not 0 <= value < 1 << 32:
         raise ValueError(text)

@@ -1,0 +1,121 @@
+import os
+import signal
+
+import pytest
+
+from qmpfleece.base.units import MIB
+from tests.tools.programs import QMPFLEECE, Qmp, needs, run, running
+
+SIZE = 16 * MIB
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as file:
+        file.write(os.urandom(5 * MIB))
+        file.truncate(SIZE)
+    return path
+
+
+def fleece(*arguments: object, folder):
+    return run(QMPFLEECE, "fleece", *arguments, folder=folder)
+
+
+@needs("qemu-io", "nbdcopy")
+def test_the_snapshot_stays_what_the_disk_was(tmp_path, disk):
+    before = disk.read_bytes()
+    command = (
+        'qemu-io -f raw -c "write -P 1 0 4M" -c "write -z 4M 1M" -c "discard 8M 1M" "$guest_uri"'
+        ' >log && nbdcopy "$uri" out && test -S "$qmp" && ls -a >names'
+    )
+    done = fleece("disk.raw", "--run", command, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "out").read_bytes() == before
+    assert disk.read_bytes()[: 5 * MIB] == b"\1" * (4 * MIB) + bytes(MIB)
+    assert ".temp" in (tmp_path / "names").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["disk.raw", "log", "names", "out"]
+    first = done.stderr.splitlines()
+    assert first[0] == "disk      disk.raw, 16.0 MiB, raw"
+    assert [line.split()[0] for line in first] == ["disk", "guest", "snapshot", "QMP"]
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("", 0)])
+def test_the_command_s_status_is_passed_on(tmp_path, disk, command, status):
+    assert fleece(disk, "--run", command, folder=tmp_path).returncode == status
+
+
+def test_a_signal_is_passed_on_to_the_command(tmp_path, disk):
+    command = "trap 'echo bye >bye; exit 3' TERM; : >ready; while :; do sleep 0.01; done"
+    with running(QMPFLEECE, "fleece", disk, "--run", command, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "ready")
+        assert program.end(signal.SIGTERM)[0] == 3
+    assert sorted(os.listdir(tmp_path)) == ["bye", "disk.raw", "ready"]
+
+
+@needs("nbdinfo")
+@pytest.mark.parametrize("temp", [False, True])
+def test_it_runs_until_ctrl_c_and_leaves_the_disk_only(tmp_path, disk, temp):
+    options = ["--nbd", "unix:nbd.sock", "--qmp", "qmp.sock"]
+    if temp:
+        options += ["--temp", "temp"]
+    with running(QMPFLEECE, "fleece", "disk.raw", *options, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        with Qmp(tmp_path / "qmp.sock") as qmp:
+            nodes = [node["node-name"] for node in qmp.execute("query-named-block-nodes")]
+            assert {"disk", "temp", "fl-cbw", "fl-access"} <= set(nodes)
+        uri = "nbd+unix:///snapshot?socket=nbd.sock"
+        assert run("nbdinfo", "--size", uri, folder=tmp_path).stdout == f"{SIZE}\n"
+        status, output, errors = program.end(signal.SIGINT)
+    assert (status, errors) == (0, "")
+    assert "Press Ctrl-C to end." in output
+    assert "0 B saved, " in output
+    assert output.endswith("ended; the disk stays as the guest has written it\n")
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+def test_quit_over_qmp_ends_it(tmp_path, disk):
+    with running(QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        with Qmp(tmp_path / "qmp.sock") as qmp:
+            assert qmp.execute("quit") == {}
+        program.process.wait(20)
+        assert program.end()[0] == 0
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+def test_a_disk_in_use_is_refused(tmp_path, disk):
+    with running(QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        done = fleece(disk, folder=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("qmpfleece fleece: Failed to get ")
+        assert program.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["none"], 1, "cannot open 'none': No such file or directory"),
+        (["."], 1, "cannot open '.': it is a directory"),
+        (["disk.raw", "--format", "bogus"], 1, "Parameter 'driver' does not accept value 'bogus'"),
+        (["disk.raw", "--temp", "disk.raw"], 1,
+         "'disk.raw' holds data already; give a new or an empty file"),
+        (["disk.raw", "--temp", "no/such"], 1,
+         "cannot make a temporary file: 'no/such': No such file or directory"),
+        (["disk.raw", "--nbd", "foo"], 2,
+         "--nbd takes unix:PATH, HOST:PORT or [ADDRESS]:PORT, not 'foo'"),
+        (["disk.raw", "--nbd", "unix:no/such"], 1, "Failed to bind socket to {}/no/such: "
+         "No such file or directory"),
+        (["disk.raw", "--qmp", "no/such"], 1,
+         "Failed to bind socket to no/such: No such file or directory"),
+        (["disk.raw", "--timeout", "x"], 2,
+         "argument --timeout: invalid seconds value: 'x' (see qmpfleece fleece --help)"),
+        ([], 2, "the following arguments are required: DISK (see qmpfleece fleece --help)"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_done_is_one_line(tmp_path, disk, arguments, status, message):
+    done = fleece(*arguments, folder=tmp_path)
+    assert done.stderr == f"qmpfleece fleece: {message.format(tmp_path)}\n"
+    assert (done.returncode, done.stdout) == (status, "")
+    assert os.listdir(tmp_path) == ["disk.raw"]

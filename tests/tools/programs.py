@@ -1,0 +1,116 @@
+"""The installed programs, run as a user runs them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+BIN = Path(sys.executable).parent
+QSD = BIN / "qmpfleece-qsd"
+QMPFLEECE = BIN / "qmpfleece"
+PATIENCE_S = 30.0
+
+
+def needs(*tools: str) -> pytest.MarkDecorator:
+    """Skip a test where a tool is not installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(tools)}")
+
+
+def run(
+    program: Path | str,
+    *arguments: object,
+    folder: Path | None = None,
+    stdin: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=folder,
+        env=os.environ | dict(environment or {}),
+    )
+
+
+class Running:
+    """A program that runs until it is told to end."""
+
+    def __init__(self, *command: object, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+
+    def wait_for(self, path: Path) -> None:
+        """Return once ``path`` exists, or fail with what the program said."""
+        for _ in range(int(PATIENCE_S / 0.005)):
+            if path.exists():
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.005)
+                break
+        raise AssertionError(f"no {path}: {self.end(signal.SIGKILL)}")
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Send a signal; return the exit status, stdout and stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        output, errors = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, output, errors
+
+
+@contextlib.contextmanager
+def running(*command: object, folder: Path) -> Iterator[Running]:
+    """Run a program for the length of a block; it is killed if it still runs then."""
+    program = Running(*command, folder=folder)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.process.kill()
+        program.process.communicate()
+
+
+class Qmp:
+    """A plain QMP client, capabilities negotiated."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE_S)
+        self._socket.connect(str(path))
+        self._lines = self._socket.makefile("r")
+        self.greeting = json.loads(self._lines.readline())
+        assert self.execute("qmp_capabilities") == {}
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Run a command and return its result; events are passed over."""
+        request = {"execute": command, "arguments": arguments}
+        self._socket.sendall(json.dumps(request).encode())
+        while "return" not in (reply := json.loads(self._lines.readline())):
+            assert "event" in reply, reply
+        return reply["return"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lines.close()
+        self._socket.close()
