@@ -162,6 +162,7 @@ class BlockCopy:
         # are on their way through the target to the source.
         shown = reaches(target.node, source.node)
         self._write_flags = ReqFlags.SERIALISING if shown else ReqFlags.NONE
+        target.node.tracks_reads |= shown
         self.bitmap: Final = DirtyBitmap(self.length, cluster_size, enabled=False)
         if bitmap is None:
             self.bitmap.bits.set_all()

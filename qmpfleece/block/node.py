@@ -84,6 +84,8 @@ class Node:
         serialising: Requests that nothing may overlap.
         tracks: Whether requests are tracked at all: set when unaligned or serialising
             requests can occur.
+        tracks_reads: Whether reads are, too: set where a serialising write moves what lies
+            below to this node, so that it must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
         blockers: Why commands must leave the node alone, newest first; see ``check_free``.
@@ -109,6 +111,7 @@ class Node:
         "serialising",
         "tracked",
         "tracks",
+        "tracks_reads",
         "write_gen",
     )
 
@@ -128,6 +131,7 @@ class Node:
         self.tracked = ReqList()
         self.serialising = ReqList()
         self.tracks = False
+        self.tracks_reads = False
         self.quiesced = 0
         self.monitor_owned = False
         self.write_gen = 0

@@ -43,12 +43,18 @@ async def pread(child: Child, offset: int, buf: memoryview) -> None:
     if offset < 0 or offset + length > node.length:
         raise BlockError(errno.EIO)
     node.in_flight += 1
+    request: Req | None = None
     try:
+        if node.tracks_reads and length:
+            await node.serialising.wait_all(offset, length)
+            request = node.tracked.add(offset, length)
         if (offset | length) % node.request_alignment:
             await _pread_unaligned(node, offset, buf)
         else:
             await node.driver.pread(offset, buf)
     finally:
+        if request is not None:
+            request.remove()
         node.in_flight -= 1
         if not node.in_flight:
             node.wake_idle()
