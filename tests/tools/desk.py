@@ -8,7 +8,7 @@ from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.control import command
+from qmpfleece.control import command as commands
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import EventBus
@@ -25,7 +25,7 @@ class Desk:
 
     def __init__(self) -> None:
         import_siblings("qmpfleece.block.drivers")
-        command.load()
+        commands.load()
         self.graph = Graph(Workers())
         self.system = System(bus=EventBus(), graph=self.graph, exports=None)  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(self.system)
@@ -34,6 +34,7 @@ class Desk:
         self.system.bus.subscribe(self._hear)
         self.disks: dict[str, GateDisk] = {}
         self.guests: list[Backend] = []
+        self.tasks: list[asyncio.Future[Any]] = []
 
     def _hear(self, event: Any, _us: int) -> None:
         data = event.to_wire()
@@ -51,10 +52,16 @@ class Desk:
         self.guests.append(backend)
         return backend
 
-    async def say(self, name: str, arguments: Any = None, **more: Any) -> Any:
+    def later(self, request: Any) -> "asyncio.Future[Any]":
+        """Start a request of a guest; it goes on while the test looks on."""
+        task = asyncio.ensure_future(request)
+        self.tasks.append(task)
+        return task
+
+    async def say(self, command: str, arguments: Any = None, /, **more: Any) -> Any:
         """Execute a command; return what it returned, or the text of its error."""
         members = dict(arguments or {}) | {k.replace("_", "-"): v for k, v in more.items()}
-        request = {"execute": name, "arguments": members}
+        request = {"execute": command, "arguments": members}
         replies: list[dict[str, Any]] = []
 
         def send(reply: dict[str, Any]) -> None:
@@ -86,6 +93,7 @@ class Desk:
         for disk in self.disks.values():
             disk.release()
             disk.errors.clear()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.system.jobs.close()
         for guest in self.guests:
             await guest.detach()
