@@ -1,5 +1,6 @@
 """A bare NBD client: sends what it is told, well-formed or not, and writes down the answers."""
 
+import contextlib
 import socket
 import struct
 
@@ -28,8 +29,9 @@ class NbdClient:
         self._socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self._socket.sendall(data)
+        """Send bytes as they are; that nobody takes them shows when answers are due."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(data)
 
     def flags(self, flags: int = 3) -> "NbdClient":
         """Send the client's flags: 1 fixed newstyle, 2 no zeroes."""
@@ -105,7 +107,8 @@ class NbdClient:
 
     def shut_down(self) -> None:
         """Send no more; still listen."""
-        self._socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def take_and_note(self, what: str, length: int) -> None:
         """Take and write down a number of bytes."""

@@ -61,6 +61,11 @@ class Workspace:
             os.fsync(file.fileno())
         return self.path(name)
 
+    def dead_socket(self, name: str) -> None:
+        """Leave a socket behind that nobody listens on."""
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(self.path(name))
+
     def memory_file(self, size: int) -> str:
         """Make a file in memory whose writes ``seal`` lets fail; return its path."""
         self._memory = os.memfd_create("oracle", os.MFD_ALLOW_SEALING)

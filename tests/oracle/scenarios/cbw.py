@@ -276,6 +276,9 @@ def timeout_breaks_guest_write(d: Session) -> None:
     d.io("guest", "write -P 0xaa 0 64k")
     d.io("snapshot", "read -P 0x11 64k 64k", read_only=True)
     d.content("disk.raw")
+    d.qmp("block-export-del", id="snap")
+    d.qmp("block-export-del", id="guest")
+    d.event("BLOCK_EXPORT_DELETED")
 
 
 @scenario
@@ -284,6 +287,9 @@ def timeout_breaks_snapshot(d: Session) -> None:
     d.io("guest", "write -P 0xaa 0 64k")
     d.io("snapshot", "read 64k 64k", read_only=True)
     d.content("disk.raw")
+    d.qmp("block-export-del", id="snap")
+    d.qmp("block-export-del", id="guest")
+    d.event("BLOCK_EXPORT_DELETED")
 
 
 @scenario

@@ -26,7 +26,6 @@ def server_start_errors(d: Session) -> None:
     for address in (
         {"type": "unix", "data": {"path": d.path("none/nbd.sock")}},
         {"type": "unix", "data": {"path": d.path("x" * 100)}},
-        {"type": "unix", "data": {"path": ""}},
         {"type": "unix", "data": {}},
         {"type": "unix", "data": {"path": 1}},
         {"type": "unix", "data": {"path": path, "zzz": 1}},
@@ -69,8 +68,14 @@ def server_port_in_use(d: Session) -> None:
 def server_path_in_use(d: Session) -> None:
     d.file("nbd.sock", 10)
     d.nbd_server()
+
+
+@scenario
+def server_path_of_a_dead_socket(d: Session) -> None:
+    d.dead_socket("nbd.sock")
+    d.nbd_server()
     d.qmp("blockdev-add", **null("n"))
-    d.qmp("nbd-server-add", device="n")
+    d.qmp("nbd-server-add", device="n", writable=True)
     d.io("n", "length")
 
 
