@@ -106,7 +106,7 @@ class Graph:
             if isinstance(below, BlockdevOptions):
                 opener.opened["file"] = await self._open(below, options, above)
             elif isinstance(below, str):
-                self.find(below)
+                opener.find(below)
             node = Node(self._make_name(given.node_name), given, options)
         except BaseException:
             await opener.undo()
