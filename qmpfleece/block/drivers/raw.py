@@ -108,11 +108,14 @@ class Raw(BlockDriver[RawOptions], name="raw"):
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
-        """Return the status of the window."""
+        """Return the status of the window: of all that lies below, for raw has no backing file.
+
+        Differs: QEMU says neither data nor zero where only a backing file of ``file`` has it.
+        """
         length = min(length, self._size - offset)
         if length <= 0:
             return self._tail_status(offset)
-        return status.block_status(self._file.node, self._offset + offset, length, limit)
+        return status.status_above(self._file.node, self._offset + offset, length, limit)
 
     async def _tail_status(self, offset: int) -> list[Extent]:
         """Tell what the last sector has past a window of odd length."""
