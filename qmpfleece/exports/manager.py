@@ -42,6 +42,8 @@ class ExportManager:
         self._bus: Final = bus
         self._exports: dict[str, Export[Any]] = {}
         self._deleting: dict[Export[Any], asyncio.Task[None]] = {}
+        #: Exports that are not deleted before a reply is out or it is their turn.
+        self._held: set[Export[Any]] = set()
         self._nbd: NbdServer | None = None
 
     # -- exports ------------------------------------------------------------------------------
@@ -119,17 +121,20 @@ class ExportManager:
             raise QmpError(f"Export '{export_id}' is already shutting down")
         if mode == "safe" and export.users:
             raise QmpError(f"export '{export_id}' still in use")
+        self._held.add(export)
         export.shut_down()
         return export
 
     async def finish_delete(self, export: Export[Any]) -> None:
         """Delete an export, unless requests still run: then it goes when they have ended."""
-        if not export.users:
+        self._held.discard(export)
+        if not export.users and self._exports.get(export.id) is export:
             await self._deletion(export)
 
     def export_unused(self, export: Export[Any]) -> None:
         """Delete an export whose last client has gone; ``close`` waits for it."""
-        _ = self._deletion(export)
+        if export not in self._held:
+            _ = self._deletion(export)
 
     def _deletion(self, export: Export[Any]) -> "asyncio.Task[None]":
         task = self._deleting.get(export)
@@ -144,17 +149,20 @@ class ExportManager:
         finally:
             del self._exports[export.id]
             del self._deleting[export]
+            self._held.discard(export)
             self._bus.emit(BlockExportDeleted(id=export.id))
 
     async def _delete_all(self, kind: str | None = None) -> None:
-        """Delete all exports, or those of one kind, oldest first; wait for their requests."""
+        """Delete all exports, or those of one kind; wait for their requests."""
         exports = [e for e in self._exports.values() if kind in {None, e.kind}]
+        ordered = _order_of_events(exports)
+        self._held.update(ordered)
         for export in exports:
             if not export.shutting_down:
                 export.shut_down()
-        for export in exports:
+        for export in ordered:
             await export.unused()
-            if export in self._deleting or self._exports.get(export.id) is export:
+            if self._exports.get(export.id) is export:
                 await self._deletion(export)
 
     # -- the NBD server -----------------------------------------------------------------------
@@ -219,3 +227,20 @@ class ExportManager:
         if self._nbd is not None:
             server, self._nbd = self._nbd, None
             await server.close()
+
+
+def _order_of_events(exports: list[Export[Any]]) -> list[Export[Any]]:
+    """Return exports in the order in which QEMU reports a mass deletion.
+
+    It goes through them newest first; those without clients are reported later, the last one
+    first, when an export with clients makes it wait, or at the end.
+    """
+    ordered: list[Export[Any]] = []
+    idle: list[Export[Any]] = []
+    for export in reversed(exports):
+        if export.users:
+            ordered += [*reversed(idle), export]
+            idle = []
+        else:
+            idle.append(export)
+    return [*ordered, *reversed(idle)]

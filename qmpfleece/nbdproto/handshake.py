@@ -57,6 +57,11 @@ class ServerHandshake(Session):
         """Whether the client has sent anything: a port probe has not."""
         return self._flags_seen or bool(self._data)
 
+    def end(self) -> None:
+        """Take note that the client has hung up."""
+        what = "opts magic" if self._flags_seen else "flags"
+        self.close(f"Failed to read {what}: Unexpected end-of-file before all data were read")
+
     @property
     def leftover(self) -> bytes:
         """What came after the option that let the client in."""

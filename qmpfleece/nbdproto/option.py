@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from qmpfleece.base.registry import Registry
 from qmpfleece.nbdproto import codec, const
 
-#: Longest name that an error quotes whole, in bytes.
+#: So much of a name an error quotes, in bytes; names this long or longer get dots.
 _QUOTED_NAME: Final = 80
 
 
@@ -107,7 +107,7 @@ class Session:
     def refuse_unknown_export(self, name: str) -> None:
         """Answer that there is no such export, quoting 80 bytes of its name."""
         raw = codec.encode(name)
-        if len(raw) > _QUOTED_NAME:
+        if len(raw) >= _QUOTED_NAME:
             raw = raw[:_QUOTED_NAME] + b"..."
         self.reply(const.REP_ERR_UNKNOWN, b"export '" + raw + b"' not present")
 
@@ -206,13 +206,18 @@ class Reader:
         """
         return codec.decode(self._take(self.number(codec.U32)))
 
+    @property
+    def ended(self) -> bool:
+        """Whether all data is used."""
+        return self._pos == len(self._data)
+
     def end(self) -> None:
         """Check that all data is used.
 
         Raises:
             Malformed: Something is left.
         """
-        if self._pos != len(self._data):
+        if not self.ended:
             raise Malformed(f"option '{self._name}' has unexpected length")
 
     def _take(self, length: int) -> bytes:

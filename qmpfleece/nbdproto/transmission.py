@@ -168,6 +168,16 @@ class RequestParser:
         self._pos = pos
         return request
 
+    @property
+    def missing(self) -> str:
+        """What a client that ends here has left unsaid, in QEMU's words; empty for nothing."""
+        waiting = self._end - self._pos
+        if self._direct is not None or waiting >= _HEADER:
+            return (
+                "Failed to read CMD_WRITE data: Unexpected end-of-file before all data were read"
+            )
+        return "Unexpected end-of-file before all bytes were read" if waiting else ""
+
     def close(self) -> None:
         """Give the memory back; what has been received so far is lost."""
         self._pos = self._end = 0

@@ -82,7 +82,8 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
     def shut_down(self) -> None:
         """Disconnect all clients; their requests in flight go on to their end."""
         super().shut_down()
-        if self._reachable is not None:
+        if self._server is not None and self._reachable is not None:
+            self._server.remove(self._reachable)
             self._reachable.disconnect_all()
 
     def _info(

@@ -41,6 +41,8 @@ class Client:
             (number, export.contexts[number]) for number, _ in negotiated.contexts
         )
         self._pool = pool
+        #: How many small reads in a row have looked for holes in vain, or not at all.
+        self.fruitless = 0
         #: What is to be sent. The owner of the socket takes it.
         self.out: list[bytes | bytearray | memoryview] = []
         #: Memory under ``out``, or under what is on its way, to be released once sent.

@@ -45,6 +45,8 @@ HANDSHAKE_S: Final = 10.0
 #: Replies are joined for one send up to this size in all, in bytes.
 _JOIN_SIZE: Final = 256 * KIB
 
+#: QEMU's words for a request after which the stream can't be followed.
+_INTERMEDIATE: Final = "Disconnect client, due to: Request handling failed in intermediate state"
 _COMMANDS: Final = {known.number: known for known in COMMANDS.values()}
 
 
@@ -129,7 +131,14 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Answer what is in flight before hanging up; True keeps the transport open."""
         if self._phase is _Phase.TRANSMISSION:
+            assert self._parser is not None
+            # What waits for its turn is whole; only a client that is served fully can be cut.
+            if not self._reading_paused and self._parser.missing:
+                log.warning("Disconnect client, due to: %s", self._parser.missing)
             self._stop_receiving()
+        elif self._phase is _Phase.HANDSHAKE and self._handshake.spoke:
+            self._handshake.end()
+            self._note_closed()
         return bool(self._in_flight)
 
     def pause_writing(self) -> None:
@@ -167,13 +176,16 @@ class Connection(asyncio.BufferedProtocol):
         if answer:
             self._transport.write(answer)
         if self._handshake.closed is not None:
-            if self._handshake.closed:
-                log.info("NBD option negotiation failed: %s", self._handshake.closed)
+            self._note_closed()
             self._phase = _Phase.CLOSING
             self._stop_timer()
             self._transport.close()
         elif self._handshake.result is not None:
             self._enter(self._handshake.result)
+
+    def _note_closed(self) -> None:
+        if self._handshake.closed:
+            log.warning("option negotiation failed: %s", self._handshake.closed)
 
     def _enter(self, negotiated: Negotiated) -> None:
         export = self._server.reachable(negotiated.export.name)
@@ -222,6 +234,7 @@ class Connection(asyncio.BufferedProtocol):
                 client.fail(
                     Request(0, const.CMD_READ, error.cookie, 0, 0), errno.EINVAL, str(error)
                 )
+                log.warning(_INTERMEDIATE)
                 self._stop_receiving()
                 break
             if request is None:
@@ -246,7 +259,7 @@ class Connection(asyncio.BufferedProtocol):
         if why is not None or known is None:
             client.fail(request, *(why or (errno.EINVAL, "")))
             if request.type == const.CMD_WRITE and request.payload is None:
-                log.info("NBD client sent a write of %d bytes", request.length)
+                log.warning(_INTERMEDIATE)
                 self._stop_receiving()
             request.release()
             return

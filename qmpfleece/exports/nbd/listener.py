@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import stat
+import tempfile
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
@@ -65,6 +66,8 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
 
 def _listen_unix(address: UnixSocketAddress) -> Listener:
     path = address.path
+    if not path:  # QEMU makes a name up
+        path = tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
     if address.abstract:
         name = b"\0" + os.fsencode(path)
         if not address.tight and address.tight is not None:
@@ -73,9 +76,7 @@ def _listen_unix(address: UnixSocketAddress) -> Listener:
     else:
         where = path
     if len(os.fsencode(path)) >= _PATH_BYTES:
-        raise QmpError(
-            f"UNIX socket path '{path}' is too long\nPath must be less than {_PATH_BYTES} bytes"
-        )
+        raise QmpError(f"UNIX socket path '{path}' is too long")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not address.abstract:

@@ -33,7 +33,9 @@ def select(
         session.refuse_unknown_export(export_name)
         return None
     queries = [reader.query() for _ in range(reader.number(codec.U32))]
-    reader.end()
+    if not reader.ended:
+        # QEMU takes what is left for the next option and finds no magic there.
+        session.close("Bad magic received")
     asked = set(queries)
     return export, tuple(c for c in export.contexts if matches(c[1], asked)), bool(queries)
 

@@ -1,7 +1,9 @@
 """NBD_CMD_READ: the payload is read to where it is sent from."""
 
+import os
 from typing import Final
 
+from qmpfleece.base.errors import errno_of
 from qmpfleece.base.units import KIB
 from qmpfleece.block.driver import Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
@@ -9,11 +11,14 @@ from qmpfleece.exports.nbd.command import command
 from qmpfleece.nbdproto import const, transmission
 from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
 
-#: From this length on holes are looked for, and sent as such. QEMU asks before every
-#: structured read; for a few KiB the answer costs more than sending zeroes.
-HOLE_SIZE: Final = 64 * KIB
+#: From this length on holes are always looked for; what is sent for them costs more.
+_LARGE: Final = 64 * KIB
 #: Most extents of one read; behind them everything is sent as data.
 _MAX_EXTENTS: Final = 64
+#: QEMU looks for holes before every structured read. Here small reads stop looking after
+#: so many that found none, and try again once in ``_RETRY``.
+_PATIENCE: Final = 16
+_RETRY: Final = 256
 
 _pack_data_into = transmission.pack_data_into
 _DONE: Final = const.REPLY_FLAG_DONE
@@ -31,7 +36,7 @@ async def read(client: Client, request: Request) -> None:
         if length:
             await client.backend.pread(request.offset, memoryview(reply)[SIMPLE_SIZE:])
         transmission.pack_simple_into(reply, 0, request.cookie)
-    elif length >= HOLE_SIZE and not request.flags & const.CMD_FLAG_DF:
+    elif _looks_for_holes(client, request):
         await _read_sparse(client, request)
         return
     elif length >= POOLED_READ:
@@ -47,10 +52,26 @@ async def read(client: Client, request: Request) -> None:
     client.out.append(reply)
 
 
+def _looks_for_holes(client: Client, request: Request) -> bool:
+    """Whether asking for the block status first is likely to pay."""
+    length = request.length
+    if not length or request.flags & const.CMD_FLAG_DF:
+        return False
+    if length >= _LARGE:
+        return True
+    fruitless = client.fruitless = client.fruitless + 1
+    return fruitless <= _PATIENCE or not fruitless % _RETRY
+
+
 async def _read_sparse(client: Client, request: Request) -> None:
     """Answer with data chunks and hole chunks, in order of offset."""
     offset, left = request.offset, request.length
-    extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
+    try:
+        extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
+    except OSError as error:
+        code = errno_of(error)
+        client.fail(request, code, f"unable to check for holes: {os.strerror(code)}")
+        return
     runs: list[tuple[int, bool]] = []
     for extent in extents:
         zero = bool(extent.flags & Status.ZERO)
@@ -64,6 +85,8 @@ async def _read_sparse(client: Client, request: Request) -> None:
             runs[-1] = (runs[-1][0] + left, False)
         else:
             runs.append((left, False))
+    if len(runs) > 1 or runs[0][1]:
+        client.fruitless = 0
     for index, (length, zero) in enumerate(runs):
         flags = _DONE if index == len(runs) - 1 else 0
         if zero:

@@ -1,0 +1,321 @@
+import errno
+import struct
+
+import pytest
+
+from qmpfleece.exports.nbd import connection
+from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.client import pack_request
+from tests.tools.gate import settle
+from tests.tools.until import until
+
+READ, WRITE, ZEROES = const.CMD_READ, const.CMD_WRITE, const.CMD_WRITE_ZEROES
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("length", [1, 4096, 65536, 300_000, 4 << 20])
+async def test_what_is_written_is_read(served, structured, length):
+    client = await served.enter(structured=structured)
+    data = (bytes(range(1, 252)) * (length // 251 + 1))[:length]
+    reply = await client.ask(WRITE, 0, length, data=data)
+    assert not reply.error
+    assert served.disk.data[:length] == data
+    assert await client.read(0, length) == data
+
+
+@pytest.mark.parametrize("structured", [False, True])
+async def test_holes_and_data_make_up_a_read(served, structured):
+    client = await served.enter(structured=structured)
+    assert await client.read(0, 4 << 20) == served.data
+    assert await client.read((2 << 20) - 100, 200) == served.data[(2 << 20) - 100 :][:200]
+    assert (
+        await client.read((2 << 20) - 300_000, 700_000)
+        == served.data[(2 << 20) - 300_000 : (2 << 20) + 400_000]
+    )
+
+
+async def test_holes_are_not_read(served):
+    client = await served.enter()
+    served.disk.log.clear()
+    assert await client.read(3 << 20, 1 << 20) == bytes(1 << 20)
+    assert not served.disk.seen("read")
+
+
+async def test_df_gets_one_chunk(served):
+    client = await served.enter()
+    pending = await client.ask(READ, (2 << 20) - 4096, 100_000, flags=const.CMD_FLAG_DF)
+    assert pending.buffer == served.data[(2 << 20) - 4096 :][:100_000]
+    assert served.disk.seen("read") == [((2 << 20) - 4096, 100_000)]
+
+
+async def test_small_reads_of_data_stop_asking_for_holes(served):
+    client = await served.enter()
+    for i in range(100):
+        await client.read(i * 512, 512)
+    assert len(served.disk.seen("status")) == 16
+    for _ in range(400):
+        await client.read(2 << 20, 512)
+    assert len(served.disk.seen("status")) > 100
+
+
+async def test_requests_of_one_batch_overtake_a_slow_one(served):
+    client = await served.enter()
+    served.disk.stops = lambda verb, offset, _: verb == "read" and offset == 0
+    slow = client.request(READ, 0, 512, flags=const.CMD_FLAG_DF)
+    others = [client.request(READ, 4096 * i, 512) for i in range(1, 10)]
+    await client.finish(*others)
+    assert slow not in client.done
+    served.disk.release()
+    await client.finish(slow)
+    assert slow.buffer == served.data[:512]
+
+
+@pytest.mark.parametrize("length", [512, 8192, 100_000])
+async def test_payloads_of_suspended_writes_stay_untouched(served, length):
+    client = await served.enter()
+    served.disk.stop("write")
+    writes = []
+    for i in range(12):
+        writes.append(client.request(WRITE, i * length, length, data=bytes([100 + i]) * length))
+        await until(lambda n=i: len(served.disk.waiting) > n)
+    served.disk.release()
+    await client.finish(*writes)
+    for i in range(12):
+        assert served.disk.data[i * length : (i + 1) * length] == bytes([100 + i]) * length
+
+
+async def test_at_most_16_requests_are_in_flight(served):
+    client = await served.enter()
+    served.disk.stop("read")
+    requests = [client.request(READ, 4096 * i, 512, flags=const.CMD_FLAG_DF) for i in range(50)]
+    await until(lambda: len(served.disk.waiting) >= connection.MAX_IN_FLIGHT)
+    await settle()
+    assert len(served.disk.waiting) == connection.MAX_IN_FLIGHT
+    served.disk.release()
+    await client.finish(*requests)
+    assert all(r.buffer == served.data[r.offset :][:512] for r in requests)
+
+
+async def test_bytes_in_flight_are_bounded(served):
+    client = await served.enter()
+    served.disk.stop("read")
+    for _ in range(30):
+        client.request(READ, 0, 4 << 20, flags=const.CMD_FLAG_DF)
+    most = connection.MAX_BYTES_IN_FLIGHT // (4 << 20)
+    await until(lambda: len(served.disk.waiting) >= most)
+    await settle()
+    assert len(served.disk.waiting) == most
+
+
+async def test_client_that_takes_no_replies_is_not_read_from(served):
+    client = await served.enter()
+    for _ in range(60):
+        client.request(READ, 0, 1 << 20, flags=const.CMD_FLAG_DF)
+    await client.writer.drain()
+    previous = -1
+    while previous != len(served.disk.seen("read")):
+        previous = len(served.disk.seen("read"))
+        await settle()
+    assert previous < 20
+    await client.finish(*client.in_flight.values())
+
+
+async def test_requests_go_on_when_the_client_vanishes(served):
+    client = await served.enter()
+    served.disk.stop("write")
+    client.request(WRITE, 0, 4096, data=b"x" * 4096)
+    await until(lambda: served.disk.waiting)
+    client.writer.transport.abort()
+    await settle()
+    assert served.manager.exports()[0].users == 1
+    served.disk.release()
+    await until(lambda: not served.manager.exports()[0].users)
+    assert served.disk.data[:4096] == b"x" * 4096
+
+
+async def test_half_closed_client_gets_its_replies(served):
+    client = await served.enter()
+    served.disk.stop("read")
+    pending = client.request(READ, 0, 512, flags=const.CMD_FLAG_DF)
+    client.writer.write_eof()
+    await until(lambda: served.disk.waiting)
+    await settle()
+    served.disk.release()
+    await client.finish(pending)
+    assert await client.hung_up()
+
+
+async def test_disconnect_waits_for_replies_in_flight(served):
+    client = await served.enter()
+    served.disk.stop("write")
+    pending = client.request(WRITE, 0, 512, data=b"y" * 512)
+    client.request(const.CMD_DISC)
+    await until(lambda: served.disk.waiting)
+    served.disk.release()
+    await client.finish(pending)
+    assert await client.hung_up()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+async def test_errors_of_the_disk_reach_the_client(served, structured):
+    client = await served.enter(structured=structured)
+    for verb, kind, code, wire, text in [
+        ("write", WRITE, errno.ENOSPC, const.ENOSPC, "writing to file failed"),
+        ("discard", const.CMD_TRIM, errno.EACCES, const.EINVAL, "discard failed"),
+        ("flush", const.CMD_FLUSH, errno.EIO, const.EIO, "flush failed"),
+        ("status", READ, errno.EACCES, const.EINVAL, "unable to check for holes: "),
+        ("read", READ, errno.EIO, const.EIO, "reading from file failed"),
+    ]:
+        if verb == "status" and not structured:
+            continue
+        served.disk.errors = {verb: code}
+        data = b"z" * 512 if kind == WRITE else b""
+        length = 0 if kind == const.CMD_FLUSH else 512
+        reply = await client.ask(kind, 0, length, data=data)
+        assert reply.error == wire
+        assert reply.message.startswith(text if structured else "")
+        served.disk.node.write_gen += 1
+    served.disk.errors = {}
+    assert await client.read(0, 4096) == served.disk.data[:4096]
+
+
+# -- hostile clients --------------------------------------------------------------------------
+
+
+async def still_serves(served):
+    client = await served.enter()
+    assert await client.read(0, 512) == served.disk.data[:512]
+    return True
+
+
+async def test_client_sends_bad_request_magic(served, caplog):
+    client = await served.enter()
+    client.send(b"\0\0\0\5" + bytes(24))
+    assert b"invalid magic (got 0x5)" in await client.receive()
+    assert await client.hung_up()
+    assert await still_serves(served)
+    assert "intermediate state" in caplog.text
+
+
+async def test_client_sends_write_over_32_mib(served):
+    client = await served.enter()
+    client.send(pack_request(WRITE, 1, 0, (32 << 20) + 1), b"x" * 100_000)
+    assert b"is larger than max len" in await client.receive()
+    assert await client.hung_up()
+    assert await still_serves(served)
+
+
+async def test_client_sends_read_over_32_mib_and_goes_on(served):
+    client = await served.enter()
+    reply = await client.ask(READ, 0, (32 << 20) + 1)
+    assert reply.error == const.EINVAL
+    assert await client.read(0, 16) == served.data[:16]
+
+
+REFUSED = [
+    (READ, (4 << 20) - 1, 2, 0, "operation past EOF; From: 4194303, Len: 2, Size: 4194304"),
+    (READ, (1 << 64) - 1, 512, 0, "operation past EOF; From: 18446744073709551615, Len: 512"),
+    (ZEROES, 4 << 20, 1, 0, "operation past EOF"),
+    (const.CMD_TRIM, 0, (1 << 32) - 1, 0, "operation past EOF"),
+    (READ, 0, 512, 0x8000, "unsupported flags for command read (got 0x8000)"),
+    (ZEROES, 0, 512, const.CMD_FLAG_DF, "unsupported flags for command write zeroes (got 0x4)"),
+    (77, 0, 0, 2, "unsupported flags for command <unknown> (got 0x2)"),
+    (8, 0, 0, 0, "invalid request type (8) received"),
+    (const.CMD_BLOCK_STATUS, 0, 512, 0, "CMD_BLOCK_STATUS not negotiated"),
+    (const.CMD_BLOCK_STATUS, 0, 0, 0, "need non-zero length"),
+]
+
+
+@pytest.mark.parametrize(("kind", "offset", "length", "flags", "text"), REFUSED)
+async def test_client_sends_request_that_is_refused(served, kind, offset, length, flags, text):
+    client = await served.enter()
+    client.send(pack_request(kind, 1, offset, length, flags))
+    reply = await client.receive()
+    assert struct.unpack_from(">I", reply, 20)[0] == const.EINVAL
+    assert text.encode() in reply
+    assert await client.read(0, 16) == served.data[:16]
+
+
+async def test_client_sends_write_to_read_only_export(served):
+    await served.add("ro", writable=False)
+    client = await served.enter("ro")
+    for kind, data in ((WRITE, b"abcd"), (ZEROES, b""), (const.CMD_TRIM, b"")):
+        reply = await client.ask(kind, 0, 4, data=data)
+        assert (reply.error, reply.message) == (const.EINVAL, "Export is read-only")
+    assert served.disk.data == served.data
+
+
+async def test_client_sends_half_a_request_and_vanishes(served, caplog):
+    for part in (pack_request(READ, 1, 0, 4096)[:20], pack_request(WRITE, 1, 0, 4096) + b"half"):
+        client = await served.enter()
+        client.send(part)
+        await client.writer.drain()
+        client.close()
+        await until(lambda: not served.manager.exports()[0].users)
+    assert "Disconnect client, due to: Unexpected end-of-file" in caplog.text
+    assert "Failed to read CMD_WRITE data" in caplog.text
+    assert served.disk.data == served.data
+
+
+async def test_client_sends_nothing(served, caplog, monkeypatch):
+    monkeypatch.setattr(connection, "HANDSHAKE_S", 0.01)
+    client = await served.connect()
+    assert await client.receive() == b"NBDMAGICIHAVEOPT\0\3"
+    assert await client.hung_up()
+    assert not caplog.records
+
+
+async def test_client_sends_its_flags_and_nothing_more(served, monkeypatch):
+    monkeypatch.setattr(connection, "HANDSHAKE_S", 0.01)
+    client = await served.connect()
+    client.send(b"\0\0\0\3")
+    await client.receive()
+    assert await client.hung_up()
+    assert served.manager.nbd.connections == 0
+
+
+async def test_client_sends_nothing_and_leaves(served, caplog):
+    client = await served.connect()
+    await client.receive()
+    client.close()
+    await until(lambda: not served.manager.nbd.connections)
+    assert not caplog.records
+
+
+async def test_client_sends_garbage_for_a_handshake(served, caplog):
+    client = await served.connect()
+    client.send(b"\0\0\0\3GET / HTTP/1.1\r\n\r\n")
+    await client.hung_up()
+    assert "option negotiation failed: Bad magic received" in caplog.text
+    assert await still_serves(served)
+
+
+async def test_client_sends_goodbye(served, caplog):
+    client = await served.connect()
+    await client.shake_hands("", listing=True)
+    assert client.machine.exports == [("e", "")]
+    await client.hung_up()
+    assert not caplog.records
+
+
+async def test_client_sends_list_options_for_ever(served):
+    """Its replies are bounded although it takes none of them."""
+    client = await served.connect()
+    client.send(b"\0\0\0\3")
+    for _ in range(200_000):
+        client.option(const.OPT_LIST)
+    assert await still_serves(served)
+
+
+async def test_driver_with_a_bug_fails_the_request_only(served, caplog, monkeypatch):
+    client = await served.enter()
+
+    async def broken(offset, buf):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.disk, "pread", broken)
+        reply = await client.ask(READ, 0, 512, flags=const.CMD_FLAG_DF)
+    assert reply.error == const.EIO
+    assert "ZeroDivisionError" in caplog.text
+    assert await client.read(0, 16) == served.data[:16]
