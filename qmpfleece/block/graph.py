@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
+#: The largest node, in bytes. Source: QEMU, BDRV_MAX_LENGTH.
+_MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 _ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
 
 
@@ -132,6 +134,7 @@ class Graph:
         # Read-modify-write must not meet other writes.
         node.tracks = node.request_alignment > 1
         try:
+            _check_length(node)
             self.refresh_perms([node])
         except BaseException:
             await node.driver.close()
@@ -367,6 +370,11 @@ def _check_options(given: BlockdevOptions, options: NodeOptions) -> None:
         raise QmpError("force-share=on can only be used with read-only images")
     if given.driver not in DRIVERS:
         raise QmpError(f"Unknown driver '{given.driver}'")
+
+
+def _check_length(node: Node) -> None:
+    if node.length > _MAX_LENGTH:
+        raise QmpError("Could not refresh total sector count: File too large")
 
 
 def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,6 +52,15 @@ class Monitor:
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self.address.path).st_ino == self.inode:
                     os.unlink(self.address.path)
+
+
+async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    ending = set(tasks)
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
 
 
 class QmpServer:
@@ -102,15 +112,12 @@ class QmpServer:
 
     async def close(self) -> None:
         """End everything: no new clients, replies are sent out, then all are hung up."""
-        for acceptor, monitor in self._acceptors.items():
-            acceptor.cancel()
+        await _cancel(self._acceptors)
+        # Not before: a pending accept must not meet a closed descriptor.
+        for monitor in self._acceptors.values():
             monitor.close()
-        for session in self._sessions:
-            session.cancel()
-        tasks = {*self._acceptors, *self._sessions}
         self._acceptors.clear()
-        if tasks:
-            await asyncio.wait(tasks)
+        await _cancel(self._sessions)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._sessions.discard(task)

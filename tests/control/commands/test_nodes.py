@@ -232,6 +232,10 @@ async def test_delete_refuses_what_is_used_or_unknown(nodes):
             " to unmap",
         ),
         (
+            {"driver": "null-co", "node-name": "a", "size": (1 << 63) - (1 << 30) + 512},
+            "Could not refresh total sector count: File too large",
+        ),
+        (
             {"driver": "file", "node-name": "a", "filename": "/nonexistent"},
             "Could not open '/nonexistent': No such file or directory",
         ),
