@@ -48,12 +48,22 @@ def parse(text: str, implied: str, known: frozenset[str]) -> dict[str, str]:
         if key not in known:
             raise QmpError(f"Invalid parameter '{key}'")
         found[key] = value
-    if "id" in found and not _IDENTIFIER.fullmatch(found["id"]):
+    if "id" in found:
+        check_id(found["id"])
+    return found
+
+
+def check_id(text: str) -> None:
+    """Refuse what can't be an id.
+
+    Raises:
+        QmpError: QEMU's words.
+    """
+    if not _IDENTIFIER.fullmatch(text):
         raise QmpError(
             "Parameter 'id' expects an identifier\n"
             "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
         )
-    return found
 
 
 def switch(options: dict[str, str], key: str, *, default: bool) -> bool:

@@ -21,6 +21,7 @@ from qmpfleece.cli.background import Background
 from qmpfleece.cli.chardev import Chardev, absolute
 from qmpfleece.cli.chardev import make as make_chardev
 from qmpfleece.cli.pidfile import PidFile
+from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
 from qmpfleece.daemon import Daemon
 
@@ -246,6 +247,7 @@ class _Start:
         if kind != "secret":
             raise QmpError(f"Parameter 'qom-type' does not accept value '{kind}'")
         given = options.parse_as(options.SecretOptions, option.value, "qom-type")
+        check_id(given.id)
         if given.id in self._secrets:
             raise QmpError(
                 f"attempt to add duplicate property '{given.id}' to object (type 'container')"

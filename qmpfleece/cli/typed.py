@@ -22,6 +22,7 @@ from qmpfleece.control.shape import (
     Struct,
     Union,
 )
+from qmpfleece.control.visitor import visit
 
 _TRUE: Final = frozenset({"on", "yes", "true", "y"})
 _FALSE: Final = frozenset({"off", "no", "false", "n"})
@@ -57,7 +58,8 @@ def typed(shape: Shape, tree: Tree, path: str = "") -> Any:
         case _:
             if not isinstance(tree, str):
                 raise QmpError(f"Parameters '{path}.*' are unexpected")
-            return _scalar(shape, tree, path)
+            # Its value is checked here and now: errors come in the order of the members.
+            return visit(shape, _scalar(shape, tree, path), path, path.rpartition(".")[2])
 
 
 def _struct(shape: Struct, tree: Tree, path: str) -> dict[str, Any]:

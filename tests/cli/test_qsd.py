@@ -72,6 +72,9 @@ def test_a_wrong_command_line_gets_qemus_words(arguments, message):
         ("monitor", "", "Parameter 'chardev' is missing"),
         ("monitor", "c", 'chardev "c" not found'),
         ("object", "secret,id=x", "Either 'file' or 'data' must be provided"),
+        ("object", "secret,id=1,data=x", "Parameter 'id' expects an identifier\nIdentifiers "
+         "consist of letters, digits, '-', '.', '_', starting with a letter."),
+        ("export", "zzz", "Parameter 'type' does not accept value 'zzz'"),
         ("object", "iothread,id=x", "objects of type 'iothread' are not supported"),
         ("object", "bogus,id=x", "Parameter 'qom-type' does not accept value 'bogus'"),
     ],
