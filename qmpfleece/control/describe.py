@@ -45,8 +45,12 @@ def filename(node: Node) -> str:
 
 
 def _strong_options(node: Node) -> dict[str, Any]:
-    given = node.given.to_wire()
-    return {name: given[name] for name in node.driver.strong_options if name in given}
+    # Not to_wire(): that would print the definitions of all nodes below, too.
+    fields = {name.replace("-", "_") for name in node.driver.strong_options}
+    found: dict[str, Any] = node.given.model_dump(
+        by_alias=True, mode="json", include=fields, exclude_unset=True, exclude_none=True
+    )
+    return found
 
 
 def full_options(node: Node) -> dict[str, Any]:
