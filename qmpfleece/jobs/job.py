@@ -149,9 +149,9 @@ class Job(Pausable):
         Raises:
             QmpError: The state does not allow it, or it is not paused.
         """
-        self.check_verb(JobVerb.RESUME)
         if not self.user_paused:
             raise QmpError("Can't resume a job that was not paused")
+        self.check_verb(JobVerb.RESUME)
         self.on_user_resume()
         self.user_paused = False
         self.resume()

@@ -79,7 +79,15 @@ class JobManager:
         return job
 
     async def close(self) -> None:
-        """Cancel all jobs and wait for them; concluded ones are dismissed."""
+        """Cancel all jobs and wait for them; concluded ones are dismissed.
+
+        Those that run pause first: QEMU drains all nodes before it ends.
+        """
+        running = [job for job in self.jobs() if job.started and not job.completed]
+        for job in running:
+            job.pause()
+        for job in running:
+            await job.wait_paused(None)
         while jobs := self.jobs():
             for job in jobs:
                 if job.status is JobStatus.CONCLUDED:

@@ -82,7 +82,7 @@ class Pausable:
                 self._enter_pause()
             self.interrupt()
 
-    async def wait_paused(self, patience_s: float) -> None:
+    async def wait_paused(self, patience_s: float | None) -> None:
         """Wait until the job has paused, but not longer than so many seconds."""
         if self._pause_count and not self._paused and not self.completed:
             waiter = asyncio.get_running_loop().create_future()

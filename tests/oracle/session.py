@@ -233,16 +233,19 @@ class Session(Workspace):
             line = self._monitor.receive()
             self.transcript.add(f"<- {line}", wire=True)
 
-    def event(self, name: str) -> None:
-        """Wait for an event, which may have come with the last command already."""
+    def event(self, text: str) -> None:
+        """Wait for an event, which may have come with the last command already.
+
+        ``text`` is its name, or another part of its line.
+        """
         assert self._monitor is not None
-        while name not in self._events:
+        while not any(text in line for line in self._events):
             line = self._monitor.receive()
             self.transcript.add(f"<- {line}", is_event=True)
             message = json.loads(line)
             if "event" not in message:
-                raise StoppedError(f"a reply came where event {name} was due")
-            self._events.append(message["event"])
+                raise StoppedError(f"a reply came where event {text} was due")
+            self._events.append(line)
 
     def pretty(self, *commands: str) -> None:
         """Execute commands on a monitor of its own that answers on many lines."""
@@ -343,7 +346,7 @@ class Session(Workspace):
                 raise UnsettledError("greeted twice")
             if "event" not in message:
                 break
-            self._events.append(message["event"])
+            self._events.append(line)
             self.transcript.add(f"<- {line}", is_event=True)
         shown = f"-> {sent}\n<- {line}" if sent else f"<- {line}"
         self.transcript.add(shown, command=command, wire=True)

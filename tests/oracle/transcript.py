@@ -11,6 +11,17 @@ from dataclasses import dataclass, field
 # reply. Released QEMU sends the reply first; its order is the one to compare with.
 _EVENTS_FOLLOW_REPLY = frozenset({"quit", "block-export-del", "nbd-server-remove"})
 
+# What a job does by itself follows the reply of the command that started or cancelled it.
+# Debian's 7.2 may have got so far when it replies. (A job that is pending or waiting is
+# finished within the command, which scenarios call as job-cancel and job-finalize.)
+_JOB_GOES_ON_AFTER_REPLY = frozenset(
+    {"blockdev-backup", "drive-backup", "blockdev-create", "transaction", "block-job-cancel"}
+)
+_OF_THE_JOB = re.compile(
+    r'"status": "(waiting|pending|aborting|concluded|null)"'
+    r'|"event": "BLOCK_JOB_(COMPLETED|CANCELLED|PENDING|ERROR)"'
+)
+
 _MASKS = (
     (
         re.compile(r'"timestamp": \{"seconds": \d+, "microseconds": \d+\}'),
@@ -91,6 +102,9 @@ def _replies_first(entries: list[Entry]) -> list[Entry]:
         at = len(result)
         if entry.command in _EVENTS_FOLLOW_REPLY:
             while at > since_reply and result[at - 1].is_event:
+                at -= 1
+        elif entry.command in _JOB_GOES_ON_AFTER_REPLY and '<- {"return"' in entry.text:
+            while at > since_reply and _OF_THE_JOB.search(result[at - 1].text):
                 at -= 1
         result.insert(at, entry)
         if entry.wire:

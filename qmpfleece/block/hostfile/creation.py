@@ -10,7 +10,7 @@ import struct
 from typing import Final, Literal
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.units import MIB
+from qmpfleece.base.units import MIB, SECTOR
 from qmpfleece.block.hostfile import locks
 from qmpfleece.block.perm import Perm
 
@@ -64,7 +64,8 @@ def _extend(fd: int, size: int, preallocation: Preallocation) -> None:
         _resize(fd, size)
         with contextlib.suppress(OSError):
             # As QEMU does: a block that is there tells the alignment that direct I/O needs.
-            os.pwrite(fd, bytes(min(size, _FIRST_BLOCK)), 0)
+            # A file of less than a sector becomes one.
+            os.pwrite(fd, bytes(_FIRST_BLOCK if size >= _FIRST_BLOCK else SECTOR), 0)
         return
     try:
         if preallocation == "falloc":

@@ -214,10 +214,10 @@ class BackupJob(BlockJob, kind="backup"):
     async def clean(self) -> None:
         """Take the filter out, and give the target back."""
         self._copier.on_progress = None
-        source = self._settings.source
-        async with drained(source):
+        node = self._cbw.node
+        async with drained(node):
             nodes = self.let_go()
-            remove_filter(self.graph, self._cbw.node, source)
+            remove_filter(self.graph, node)
         for node in nodes:
             await self.graph.release(node)
 
@@ -245,7 +245,7 @@ async def create_backup(
         try:
             return _create_job(graph, jobs, settings, node, txn)
         except BaseException:
-            remove_filter(graph, node, source)
+            remove_filter(graph, node)
             await graph.release(node)
             raise
     except BaseException:
@@ -335,9 +335,13 @@ async def insert_filter(graph: Graph, settings: BackupSettings) -> Node:
     return node
 
 
-def remove_filter(graph: Graph, node: Node, source: Node) -> None:
-    """Let those above the filter use the source again. The source is drained."""
-    graph.replace_node([edge for edge in node.parents if not isinstance(edge.parent, Job)], source)
+def remove_filter(graph: Graph, node: Node) -> None:
+    """Let those above the filter use what is below it. The filter is drained.
+
+    That need not be the source: another backup may have put its filter in between.
+    """
+    users = [edge for edge in node.parents if not isinstance(edge.parent, Job)]
+    graph.replace_node(users, node.children["file"].node)
 
 
 def _moves(edge: Child, node: Node) -> bool:

@@ -372,8 +372,23 @@ async def test_two_backups_of_one_disk_run_side_by_side(desk):
     assert clusters_of(desk, "second") == [0]
 
 
+async def test_first_of_two_backups_may_end_first(desk):
+    guest = desk.guest("disk")
+    desk.disk("second", bytes(SIZE))
+    await desk.say("blockdev-backup", sync="none", filter_node_name="outer", **ALL)
+    more = {"job-id": "k", "filter-node-name": "inner"}
+    await desk.say("blockdev-backup", more, device="disk", target="second", sync="none")
+    await desk.take()
+    await desk.say("job-cancel", id="j")
+    assert await desk.take() == ["return", *CANCELLED]
+    assert guest.node.name == "inner"
+    await guest.pwrite(0, memoryview(b"g" * 512))
+    assert clusters_of(desk, "target") == []
+    assert clusters_of(desk, "second") == [0]
+
+
 async def test_shutdown_cancels_a_running_backup(desk):
     await desk.say("blockdev-backup", sync="none", **ALL)
     await desk.take()
     await desk.system.jobs.close()
-    assert desk.heard == CANCELLED
+    assert desk.heard == ["j paused", "j running", *CANCELLED]
