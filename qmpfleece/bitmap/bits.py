@@ -96,10 +96,17 @@ class GranularBits:
         assert offset >= 0
         assert end <= self.length
         last = self._size if end == self.length else end >> self._shift
-        if first >= last:
-            return
-        self._ones -= self._bits.count(1, first, last)
-        self._bits[first:last] = 0
+        self._reset(first, last)
+
+    def reset_touched(self, offset: int, length: int) -> None:
+        """Clear every granule that the range touches: for who knows them to be finished."""
+        self._reset(offset >> self._shift, (offset + length + self.granularity - 1) >> self._shift)
+
+    def _reset(self, first: int, last: int) -> None:
+        assert last <= self._size
+        if first < last:
+            self._ones -= self._bits.count(1, first, last)
+            self._bits[first:last] = 0
 
     def set_all(self) -> None:
         """Set every granule."""

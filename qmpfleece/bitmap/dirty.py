@@ -125,7 +125,7 @@ class DirtyBitmap:
 
     def restore(self, backup: GranularBits) -> None:
         """Undo ``clear`` or ``merge``, and what was recorded since then."""
-        assert backup.length == self.bits.length
+        backup.resize(self.bits.length)  # the node may have grown since
         self.bits = backup
 
     def merge(self, source: "DirtyBitmap") -> GranularBits:

@@ -236,11 +236,11 @@ class BlockCopy:
 
         The range is of whole clusters, but for the end of the source.
         """
-        self.bitmap.bits.reset(offset, length)
+        self.bitmap.bits.reset_touched(offset, length)
         if self.in_flight:
             await self.in_flight.wait_all(offset, length)
             # One of them may have failed, and its clusters be dirty again.
-            self.bitmap.bits.reset(offset, length)
+            self.bitmap.bits.reset_touched(offset, length)
 
     async def drop_unallocated(self, offset: int) -> int:
         """Make the next clusters clean if the top layer of the source does not have them.
@@ -261,7 +261,7 @@ class BlockCopy:
             return align_up(end, size)
         whole = end if end == self.length else align_down(end, size)
         if whole > offset:
-            self.bitmap.bits.reset(offset, whole - offset)
+            self.bitmap.bits.reset_touched(offset, whole - offset)
             self._progress(0)
         return end if whole == end else whole + size  # a cluster partly missing stays
 
@@ -311,7 +311,7 @@ class BlockCopy:
         area = self.bitmap.bits.dirty_area(offset, end, self._max_chunk)
         if area is None:
             return None
-        self.bitmap.bits.reset(*area)
+        self.bitmap.bits.reset_touched(*area)
         return self.in_flight.add(*area)
 
     def _unclaim(self, req: Req) -> None:

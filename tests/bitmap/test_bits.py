@@ -63,6 +63,12 @@ class BitsAgainstSets(RuleBasedStateMachine):
             if offset <= start and end <= offset + length:
                 self.model.discard(granule)
 
+    @rule(data=st.data())
+    def reset_what_a_range_touches(self, data):
+        offset, length = self.span(data)
+        self.bits.reset_touched(offset, length)
+        self.model.difference_update(self.granules(offset, length))
+
     @rule()
     def clear(self):
         self.bits.clear()

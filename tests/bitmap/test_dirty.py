@@ -50,6 +50,15 @@ def test_clear_can_be_undone(bitmap):
     assert list(bitmap.bits.areas()) == [(0, GRANULARITY)]
 
 
+def test_clear_can_be_undone_after_the_node_has_grown(bitmap):
+    bitmap.mark(0, 1)
+    backup = bitmap.clear()
+    bitmap.bits.resize(2 * MIB)
+    bitmap.restore(backup)
+    assert bitmap.bits.length == 2 * MIB
+    assert bitmap.count == GRANULARITY
+
+
 def test_merge_can_be_undone_and_refuses_another_size(bitmap):
     source = DirtyBitmap(MIB, 512, "s")
     source.mark(512, 1)

@@ -120,6 +120,9 @@ class GateDisk(BlockDriver[BlockdevOptions]):
 
     async def pwrite(self, offset: int, buf: memoryview, flags: int) -> None:
         await self._pass("write", offset, len(buf))
+        if (end := offset + len(buf)) > len(self.data):  # a format on top makes its file grow
+            self.data.extend(bytes(end - len(self.data)))
+            self.allocated.resize(end)
         self.data[offset : offset + len(buf)] = buf
         self.allocated.set(offset, len(buf))
         self.applied.append(("write", offset, bytes(buf)))

@@ -70,7 +70,8 @@ class CopyBeforeWriteOptions(BlockdevOptions):
 class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-write"):
     """The filter.
 
-    Fixed at open: the edges, the engine and the options.
+    Fixed at open: the edges, the engine, the options and the length of the snapshot. The disk
+    may grow, when a format above adds to its file; what is new is not in the snapshot.
 
     Attributes:
         snapshot_error: Why the snapshot can no longer be read, None while it can.
@@ -95,7 +96,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         self._target = await opener.open_child("target", options.target, Role.DATA)
         self._check_target()
         length = self._file.node.length
-        self.node.length = length
+        self.node.length = self._length = length
         bitmap = _find_bitmap(opener, options.bitmap) if options.bitmap is not None else None
         cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
         try:
@@ -207,7 +208,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
 
     def _may_pass(self, offset: int, length: int) -> bool:
         """Tell whether a write has nothing to save and nobody to wait for."""
-        if not length:
+        if offset + length > self._length:  # what a format on top adds is not in the snapshot
+            length = self._length - offset
+        if length <= 0:
             return True
         if not self._done.bits.all(offset, length) and self.snapshot_error is None:
             return False
@@ -216,7 +219,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
     async def _save_first(self, offset: int, length: int, request: Io) -> None:
         """Do ``request``, a write to the range, once the snapshot does not need the range."""
         try:
-            await self._save(offset, length)
+            await self._save(offset, min(length, self._length - offset))
         except BaseException:
             request.close()
             raise
@@ -316,11 +319,11 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         cluster_size = self._copier.cluster_size
         end = offset + length
         start = align_up(offset, cluster_size)
-        if end < self.node.length:
+        if end < self._length:
             end = align_down(end, cluster_size)
         if start >= end:
             return
-        self._access.bits.reset(start, end - start)
+        self._access.bits.reset_touched(start, end - start)
         await self._copier.forget(start, end - start)
         await pipeline.pdiscard(self._target, start, end - start)
 

@@ -525,3 +525,23 @@ async def test_filter_nobody_uses_leaves_the_disk_to_its_writers(fleece):
     await fleece.graph.delete("cbw")
     await writer.detach()
     await fleece.start()
+
+
+@pytest.mark.parametrize("length", [SIZE, SIZE - 512])
+async def test_disk_may_grow_under_a_format_and_the_snapshot_stays_as_large_as_it_was(length):
+    data = pattern(length)
+    fleece = Fleece(data)
+    await fleece.start()
+    await fleece.guest.detach()
+    fleece.guest = Backend(fleece.graph, perm=Perm.CONSISTENT_READ | Perm.WRITE | Perm.RESIZE)
+    fleece.guest.attach(fleece.filter)
+    await fleece.write(length + 4096, b"y" * CLUSTER)
+    assert fleece.temp.log == []
+    await fleece.write(length - 512, b"x" * 1024)
+    assert fleece.disk.data[length - 512 :][:1024] == b"x" * 1024
+    assert await fleece.read(0, length) == data
+    await fleece.client.pdiscard(0, length)
+    assert fleece.counts()["access"] == 0
+    await fleece.write(length - 512, b"z" * CLUSTER)
+    assert fleece.temp.allocated.count == 0
+    await fleece.close()
