@@ -10,17 +10,24 @@ import subprocess
 
 import pytest
 
+from qmpfleece.cli import qsd
 from tests.tools.programs import QMPFLEECE, QSD, Qmp, needs, run, running
 
 NULL = "null-co,node-name=n,size=1048576"
 
 
-def refused(*arguments: str):
-    """Return what the program says before it ends with status 1."""
-    done = run(QSD, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("qmpfleece-qsd: ")
-    return done.stderr.removeprefix("qmpfleece-qsd: ").removesuffix("\n")
+@pytest.fixture
+def refused(capsys):
+    """Return what the program says before it ends with status 1; run in this process."""
+
+    def refuse(*arguments: str):
+        assert qsd.main(arguments, program="qmpfleece-qsd") == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("qmpfleece-qsd: ")
+        return printed.err.removeprefix("qmpfleece-qsd: ").removesuffix("\n")
+
+    return refuse
 
 
 @pytest.mark.parametrize(
@@ -33,7 +40,7 @@ def refused(*arguments: str):
          "cannot create PID file: Could not create '/no/such/x': No such file or directory"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_line_gets_qemus_words(arguments, message):
+def test_a_wrong_command_line_gets_qemus_words(refused, arguments, message):
     assert refused(*arguments) == message
 
 
@@ -79,7 +86,7 @@ def test_a_wrong_command_line_gets_qemus_words(arguments, message):
         ("object", "bogus,id=x", "Parameter 'qom-type' does not accept value 'bogus'"),
     ],
 )  # fmt: skip
-def test_an_option_that_can_not_be_done_is_named(option, value, message):
+def test_an_option_that_can_not_be_done_is_named(refused, option, value, message):
     assert refused(f"--{option}", value) == f"--{option} {value}: {message}"
 
 
@@ -92,13 +99,23 @@ def test_an_option_that_can_not_be_done_is_named(option, value, message):
         (["--chardev", "stdio,id=c", "--monitor", "c", "--monitor", "c"], "Device 'c' is in use"),
         (["--chardev", "stdio,id=c", "--chardev", "stdio,id=d"],
          "cannot use stdio by multiple character devices"),
-        (["--daemonize", "--chardev", "stdio,id=c"], "cannot use stdio with -daemonize"),
-        (["--daemonize", "--blockdev", "bogus"],
-         "Parameter 'driver' does not accept value 'bogus'"),
     ],
 )  # fmt: skip
-def test_options_are_processed_in_the_order_given(arguments, message):
+def test_options_are_processed_in_the_order_given(refused, arguments, message):
     assert refused(*arguments) == f"{arguments[-2]} {arguments[-1]}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--chardev", "stdio,id=c", "cannot use stdio with -daemonize"),
+        ("--blockdev", "bogus", "Parameter 'driver' does not accept value 'bogus'"),
+    ],
+)
+def test_a_start_in_the_background_that_fails_has_status_1(option, value, message):
+    done = run(QSD, "--daemonize", option, value)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"qmpfleece-qsd: {option} {value}: {message}\n"
 
 
 def test_a_failed_start_leaves_no_file(tmp_path):
