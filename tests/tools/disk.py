@@ -8,6 +8,7 @@ from typing import Any
 
 from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
@@ -79,6 +80,10 @@ class Disk:
 
     async def write(self, offset: int, data: bytes) -> None:
         await self.guest.pwrite(offset, memoryview(data))
+
+    async def resize(self, length: int) -> None:
+        (edge,) = self.node.parents
+        await pipeline.truncate(edge, length)
 
     async def close(self) -> None:
         await self.guest.detach()

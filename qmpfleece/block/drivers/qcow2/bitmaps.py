@@ -37,6 +37,11 @@ class Bitmaps:
         self._size = 0
         self.entries: list[Entry] = []
 
+    @property
+    def directory_offset(self) -> int:
+        """Where the directory lies, 0 if there is none."""
+        return self._offset
+
     # -- loading --------------------------------------------------------------------------
 
     async def load(self) -> None:

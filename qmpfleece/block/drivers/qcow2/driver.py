@@ -6,21 +6,24 @@ from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 from qmpfleece.base.errors import BlockError, QmpError
-from qmpfleece.base.units import SECTOR, align_down
+from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags
+from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags, fail
 from qmpfleece.block.drivers.qcow2 import info, opening
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
+from qmpfleece.block.drivers.qcow2.check import Recount
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
+from qmpfleece.block.drivers.qcow2.compress import Compressor
 from qmpfleece.block.drivers.qcow2.discard import Discarder
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.image import Image
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Incompatible
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.reader import Reader
+from qmpfleece.block.drivers.qcow2.resize import Resizer
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.perm import Role
 
@@ -37,6 +40,8 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     _reader: Reader
     _writer: Writer
     _discarder: Discarder
+    _compressor: Compressor
+    _resizer: Resizer
     _queue: WorkerQueue
     _bitmaps: Bitmaps
 
@@ -62,11 +67,16 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         self._reader = Reader(image, self._clusters, self._queue)
         self._writer = Writer(image, self._clusters, self._reader)
         self._discarder = Discarder(image, self._clusters, self._reader, self._writer)
+        self._compressor = Compressor(image, self._clusters, self._writer, self._queue)
+        self._resizer = Resizer(image, self._reader, self._writer, self._discarder)
         try:
             if not node.read_only:
                 await opening.clear_unknown_autoclear(image)
             self._bitmaps = Bitmaps(image)
             await self._bitmaps.load()
+            if header.incompatible & Incompatible.DIRTY and image.writable:
+                recount = Recount(image)
+                await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
 
@@ -137,10 +147,19 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Coroutine[Any, Any, None]:
         """Write; see ``Writer.pwrite``."""
+        if offset + len(buf) > self.image.size:
+            return self._guard(self._grow_and_write(offset, buf))
         return self._guard(self._writer.pwrite(offset, buf))
+
+    async def _grow_and_write(self, offset: int, buf: memoryview) -> None:
+        """Write past the end, which only a format that lies in this disk may do."""
+        await self._resizer.truncate(align_up(offset + len(buf), SECTOR))
+        await self._writer.pwrite(offset, buf)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Coroutine[Any, Any, None]:
         """Write zeroes; see ``Discarder.pwrite_zeroes``."""
+        if offset + length > self.image.size:
+            return fail(errno.ENOTSUP)
         return self._guard(self._discarder.pwrite_zeroes(offset, length, flags))
 
     def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:
@@ -150,6 +169,14 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     def flush(self) -> Coroutine[Any, Any, None]:
         """Write all metadata; see ``Journal``. The file is flushed afterwards."""
         return self._guard(self.image.journal.flush())
+
+    def truncate(self, length: int) -> Coroutine[Any, Any, None]:
+        """Resize; see ``Resizer.truncate``."""
+        return self._guard(self._resizer.truncate(length))
+
+    def pwrite_compressed(self, offset: int, buf: memoryview) -> Coroutine[Any, Any, None]:
+        """Write whole clusters compressed; see ``Compressor.pwrite``."""
+        return self._guard(self._compressor.pwrite(offset, buf))
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return runs of clusters."""

@@ -47,6 +47,8 @@ class Image:
         overlap: Where metadata lies.
         journal: Writes metadata.
         allocating: Guest ranges whose clusters are being allocated.
+        snapshots: The internal snapshots.
+        snapshot_table_bytes: Size of their table.
         lazy: Refcounts need not be accurate on disk while the image is in use.
         discard_request: Whether clusters that the guest discards are discarded in the file.
         discard_snapshot: The same for what deleted snapshots leave.
@@ -78,6 +80,7 @@ class Image:
         self.journal = Journal(self)
         self.allocating = ReqList()
         self.snapshots: list[Snapshot] = []
+        self.snapshot_table_bytes = 0
         self.lazy = False
         self.discard_request = False
         self.discard_snapshot = True

@@ -15,7 +15,8 @@ blocks are left out and the image is marked dirty; whoever opens it next counts 
 import asyncio
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
@@ -138,20 +139,41 @@ class Journal:
             or any(table.dirty for table in image.blocks)
         )
 
-    async def write(self, *, everything: bool = True) -> None:
-        """Write what is dirty now, after a round that is under way."""
+    async def write(
+        self,
+        *,
+        everything: bool = True,
+        then: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """Write what is dirty now, after a round that is under way.
+
+        Args:
+            everything: Write refcounts also where they are lazy.
+            then: Called in the step that takes the copies; what it returns is awaited after
+                they are written, before the next round.
+
+        Raises:
+            OSError: Something could not be written; it stays dirty.
+        """
         while self._busy is not None:
             await asyncio.shield(self._busy)
         work = self._take(everything=everything)
         if work is None:
-            return
+            if then is None:
+                return
+            work = _Round([], {}, None, [], {}, [], self.epoch)
+        last = then() if then is not None else None
         self._busy = asyncio.get_running_loop().create_future()
         try:
             await self._write_round(work)
+            if last is not None:
+                await last
         except BaseException:
             self._undo(work)
             raise
         finally:
+            if last is not None:
+                last.close()
             for table, _ in work.blocks + work.tables:
                 table.writing = False
             busy, self._busy = self._busy, None
@@ -161,7 +183,8 @@ class Journal:
 
     def _take(self, *, everything: bool) -> _Round | None:
         image = self._image
-        lazy = image.lazy and not everything
+        # Blocks that exist must be known on disk, so that they can be counted again.
+        lazy = image.lazy and not everything and not image.refcounts.changed
         tables = _take_dirty(image.l2)
         blocks = [] if lazy else _take_dirty(image.blocks)
         changed, move = ({}, None) if lazy else image.refcounts.take_changes()

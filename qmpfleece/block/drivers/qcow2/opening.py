@@ -222,8 +222,8 @@ async def load(
     except OSError as error:
         raise QmpError(f"Could not read L1 table: {error.strerror}") from error
     image.l1 = WORD64.decode(raw)
-    image.snapshots, table_bytes = await read_snapshots(image)
-    _protect(image, table_bytes)
+    image.snapshots, image.snapshot_table_bytes = await read_snapshots(image)
+    _protect(image)
     wants_lazy = options.lazy_refcounts
     if wants_lazy is None:
         wants_lazy = bool(header.compatible & Compatible.LAZY_REFCOUNTS)
@@ -240,7 +240,7 @@ async def load(
     return image
 
 
-def _protect(image: Image, snapshot_table_bytes: int) -> None:
+def _protect(image: Image) -> None:
     """Record where the metadata lies."""
     header, places, cluster = image.header, image.overlap, image.geometry.cluster_size
     places.add(overlap.HEADER, 0, cluster)
@@ -248,7 +248,7 @@ def _protect(image: Image, snapshot_table_bytes: int) -> None:
     places.add(
         overlap.REFTABLE, header.refcount_table_offset, header.refcount_table_clusters * cluster
     )
-    places.add(overlap.SNAPSHOTS, header.snapshots_offset, snapshot_table_bytes)
+    places.add(overlap.SNAPSHOTS, header.snapshots_offset, image.snapshot_table_bytes)
     places.add_many(overlap.ACTIVE_L2, {word & OFFSET_MASK for word in image.l1} - {0})
     table = image.refcounts.table
     places.add_many(overlap.REFBLOCK, {word & REFBLOCK_MASK for word in table} - {0})

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -6,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from qmpfleece.block.driver import ReqFlags
-from tests.tools.disk import Disk, check, content, opened, qemu_io
+from tests.tools.disk import Disk, check, content, opened, qemu_img, qemu_io
 from tests.tools.qcow2 import Geometry, Step, geometries, steps
 
 KINDS = ["write", "write", "write", "zero", "unmap", "discard", "flush", "reopen", "parallel"]
+KINDS += ["resize", "compressed", "snapshot"]
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=20)
 SOAK = settings(SLOW, max_examples=300)
 
@@ -17,6 +19,31 @@ SOAK = settings(SLOW, max_examples=300)
 async def write_model(disk: Disk, model: bytearray, offset: int, data: bytes) -> None:
     await disk.write(offset, data)
     model[offset : offset + len(data)] = data
+
+
+async def write_compressed(disk: Disk, model: bytearray, step: Step) -> None:
+    """Write one cluster compressed, unless one is there already or that can't be done."""
+    size = disk.node.driver.cluster_size
+    start = step.range(len(model))[0] // size * size
+    length = min(size, len(model) - start)
+    data = (step.data(32) * (size // 32))[:length]
+    try:
+        await disk.driver.pwrite_compressed(start, memoryview(data))
+    except OSError as error:
+        if error.errno not in {errno.EIO, errno.ENOTSUP}:
+            raise
+    else:
+        model[start : start + length] = data
+
+
+def take_snapshot(image: Path, geometry: Geometry, step: Step) -> str | None:
+    """Have qemu-img take a snapshot, where it can."""
+    # One bit counts to 1; with a data file there are no snapshots; v2 could not be resized.
+    refused = {"refcount_bits=1", "refcount_bits=2", "compat=0.10"} & set(geometry.options)
+    if geometry.data_file or refused:
+        return None
+    qemu_img("snapshot", "-c", f"s{step.seed}", image)
+    return f"s{step.seed}"
 
 
 async def take(disk: Disk, model: bytearray, step: Step) -> None:
@@ -38,6 +65,13 @@ async def take(disk: Disk, model: bytearray, step: Step) -> None:
             model[offset:end] = await disk.read(offset, length)
         case "flush":
             await disk.guest.flush()
+        case "resize":
+            size = (step.seed % 3000 + 1) * 512
+            await disk.resize(size)
+            model.extend(bytes(max(0, size - len(model))))
+            del model[size:]
+        case "compressed":
+            await write_compressed(disk, model, step)
         case "parallel":
             data = step.data(length)
             third = length // 3 + 1
@@ -53,10 +87,16 @@ async def take(disk: Disk, model: bytearray, step: Step) -> None:
 async def use(geometry: Geometry, todo: list[Step], folder: Path) -> None:
     image, model = geometry.create(folder)
     files = geometry.files(folder)
+    snapshots: dict[str, bytes] = {}
     async with opened(image, **files) as disk:
         for step in todo:
             if step.kind == "reopen":
                 await disk.reopen(image, **files)
+            elif step.kind == "snapshot":
+                await disk.close()
+                if name := take_snapshot(image, geometry, step):
+                    snapshots[name] = bytes(model)
+                await disk.open(image, **files)
             else:
                 await take(disk, model, step)
             assert await disk.read() == model
@@ -64,6 +104,9 @@ async def use(geometry: Geometry, todo: list[Step], folder: Path) -> None:
         assert await disk.read() == model
     check(image)
     assert content(image, folder, geometry.tool_options(folder, image)) == model
+    for name, before in snapshots.items():
+        qemu_img("convert", "-O", "raw", "-l", f"snapshot.name={name}", image, folder / "old.raw")
+        assert (folder / "old.raw").read_bytes() == before
 
 
 @SLOW

@@ -1,0 +1,157 @@
+"""Making the disk longer or shorter."""
+
+import errno
+from array import array
+from typing import TYPE_CHECKING
+
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.units import SECTOR, align_up
+from qmpfleece.block import pipeline
+from qmpfleece.block.drivers.qcow2 import overlap
+from qmpfleece.block.drivers.qcow2.discard import Discarder
+from qmpfleece.block.drivers.qcow2.layout import COPIED, MAX_L1_SIZE, OFFSET_MASK
+from qmpfleece.block.drivers.qcow2.reader import Reader
+from qmpfleece.block.drivers.qcow2.tables import WORD64
+from qmpfleece.block.drivers.qcow2.writer import Writer
+
+if TYPE_CHECKING:
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+_PIECE = 1 << 20
+
+
+class Resizer:
+    """Changes the size of the disk in an image."""
+
+    def __init__(
+        self, image: "Image", reader: Reader, writer: Writer, discarder: Discarder
+    ) -> None:
+        self._image = image
+        self._reader = reader
+        self._writer = writer
+        self._discarder = discarder
+
+    async def truncate(self, length: int) -> None:
+        """Make the disk ``length`` bytes long; what is new reads as zeroes.
+
+        No request is in flight in what is cut off.
+
+        Raises:
+            OSError: EINVAL, ENOTSUP: QEMU would refuse it, too; EFBIG: too large.
+        """
+        image = self._image
+        if length % SECTOR:
+            raise BlockError(errno.EINVAL, f"The new size must be a multiple of {SECTOR}")
+        if image.snapshots and image.header.version < 3:
+            raise BlockError(errno.ENOTSUP, "Can't resize a v2 image which has snapshots")
+        if length < image.size:
+            await self._shrink(length)
+        elif length > image.size:
+            await self._grow(length)
+
+    # -- longer ---------------------------------------------------------------------------
+
+    async def _grow(self, length: int) -> None:
+        image = self._image
+        old = image.size
+        if (needed := image.geometry.l1_entries(length)) > len(image.l1):
+            await self._grow_l1(needed)
+        image.size = length
+        try:
+            await self._zero(old, length)
+            if image.data is not image.file and image.data.node.length < length:
+                await pipeline.truncate(image.data, length)
+            await self._write_size(length)
+        except BaseException:
+            image.size = old
+            raise
+
+    async def _zero(self, old: int, length: int) -> None:
+        """Hide what the rest of the last cluster and the backing file have there."""
+        backing = self._reader.backing
+        end = min(align_up(old, self._image.geometry.cluster_size), length)
+        if backing is not None:
+            end = min(length, max(end, backing.node.length))
+        if end <= old:
+            return
+        if self._image.geometry.version >= 3:
+            await self._discarder.pwrite_zeroes(old, end - old, 0)
+            return
+        zeroes = memoryview(bytes(_PIECE))
+        for start in range(old, end, _PIECE):
+            await self._writer.pwrite(start, zeroes[: min(_PIECE, end - start)])
+
+    async def _grow_l1(self, needed: int) -> None:
+        """Move the L1 table to where it has room for ``needed`` entries."""
+        image, header, geometry = self._image, self._image.header, self._image.geometry
+        if needed * 8 > MAX_L1_SIZE:
+            raise BlockError(errno.EFBIG)
+        first = await image.refcounts.allocate_table(geometry.clusters(needed * 8))
+        offset = first << geometry.cluster_bits
+        old_offset, old_size = header.l1_offset, len(image.l1)
+        await image.journal.write(
+            then=lambda: self._move_l1(WORD64.encode(image.l1), offset, needed)
+        )
+        image.overlap.add(overlap.ACTIVE_L1, offset, needed * 8)
+        image.overlap.remove(overlap.ACTIVE_L1, old_offset, old_size * 8)
+        if old_size:
+            image.journal.free(
+                old_offset >> geometry.cluster_bits,
+                geometry.clusters(old_size * 8),
+                discard=image.discard_other,
+            )
+
+    async def _move_l1(self, content: memoryview, offset: int, entries: int) -> None:
+        """Put a copy of the L1 table in its new place, and let the header name that.
+
+        Clusters that the copy refers to have been written before; no entry is written
+        meanwhile.
+        """
+        image, header = self._image, self._image.header
+        size = self._image.geometry.cluster_size
+        rest = bytes(align_up(entries * 8, size) - len(content))
+        await pipeline.pwrite(image.file, offset, memoryview(bytes(content) + rest))
+        await pipeline.flush(image.file)
+        image.l1.extend(array("Q", bytes(8 * (entries - len(image.l1)))))
+        before = header.l1_offset, header.l1_size
+        header.l1_offset, header.l1_size = offset, entries
+        try:
+            await image.write_header_fields()
+            await pipeline.flush(image.file)
+        except BaseException:
+            header.l1_offset, header.l1_size = before
+            raise
+
+    # -- shorter --------------------------------------------------------------------------
+
+    async def _shrink(self, length: int) -> None:
+        image, geometry = self._image, self._image.geometry
+        cluster = geometry.cluster_size
+        await self._discarder.discard_clusters(
+            align_up(length, cluster), align_up(image.size, cluster), full=True
+        )
+        first = geometry.l1_entries(length)
+        for index in range(first, len(image.l1)):
+            word = image.l1[index]
+            if not word & OFFSET_MASK:
+                continue
+            offset = word & OFFSET_MASK
+            image.l1[index] = 0
+            image.journal.l1_changed(index)
+            image.overlap.remove(overlap.ACTIVE_L2, offset, 1)
+            if word & COPIED:
+                for start in range(offset, offset + cluster, geometry.slice_bytes):
+                    image.l2.drop(start)
+            image.journal.free(offset >> geometry.cluster_bits, 1, discard=image.discard_other)
+        image.size = length
+        await self._write_size(length)
+        await image.journal.flush(everything=True)
+        if image.data is not image.file:
+            await pipeline.truncate(image.data, length)
+
+    async def _write_size(self, length: int) -> None:
+        image = self._image
+        image.header.size = length
+        await image.journal.write()
+        await image.write_header_fields()
+        await pipeline.flush(image.file)
