@@ -163,7 +163,7 @@ class BlockDriver(Generic[O]):
         super().__init_subclass__(**kwargs)
         if options is not None:
             cls.options_model = options
-        for base in getattr(cls, "__orig_bases__", ()):
+        for base in cls.__dict__.get("__orig_bases__", ()):  # its own, not those inherited
             if get_origin(base) is BlockDriver and isinstance(get_args(base)[0], type):
                 cls.options_model = get_args(base)[0]
         if name:

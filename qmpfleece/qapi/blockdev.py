@@ -9,7 +9,7 @@ Source: QAPI ``BlockdevOptions``, ``BlockdevRef``, ``BlockdevCacheOptions``.
 from functools import cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationInfo
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from qmpfleece.base.registry import Registry
@@ -67,29 +67,24 @@ def blockdev_adapter() -> TypeAdapter[Any]:
     return TypeAdapter(union)
 
 
-def validate_blockdev(value: Any, context: dict[str, Any] | None = None) -> BlockdevOptions:
+def validate_blockdev(value: Any) -> BlockdevOptions:
     """Validate a node definition.
 
     Args:
         value: The JSON object.
-        context: ``{"keyval": True}`` takes strings for numbers and booleans, as the command
-            line gives them.
 
     Raises:
         pydantic.ValidationError: It is no valid definition.
     """
-    strict = not (context or {}).get("keyval")
-    options: BlockdevOptions = blockdev_adapter().validate_python(
-        value, strict=strict, context=context
-    )
+    options: BlockdevOptions = blockdev_adapter().validate_python(value, strict=True)
     return options
 
 
-def _validate_ref(value: Any, info: ValidationInfo) -> "str | BlockdevOptions":
+def _validate_ref(value: Any) -> "str | BlockdevOptions":
     if isinstance(value, str | BlockdevOptions):
         return value
     if isinstance(value, dict):
-        return validate_blockdev(value, info.context)
+        return validate_blockdev(value)
     raise PydanticCustomError(
         "qapi_type", "Invalid parameter type, expected: {expected}", {"expected": "BlockdevRef"}
     )
@@ -105,7 +100,7 @@ class RefSchema:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(
+        return core_schema.no_info_plain_validator_function(
             _validate_ref,
             serialization=core_schema.plain_serializer_function_ser_schema(_dump_ref),
         )

@@ -11,7 +11,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, Status, fail
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
-from qmpfleece.qapi.model import Size
+from qmpfleece.qapi.model import Int64
 
 
 class RawOptions(BlockdevOptions):
@@ -25,8 +25,8 @@ class RawOptions(BlockdevOptions):
 
     driver: Literal["raw"]
     file: BlockdevRef
-    offset: Size | None = None
-    size: Size | None = None
+    offset: Int64 | None = None
+    size: Int64 | None = None
 
 
 class Raw(BlockDriver[RawOptions], name="raw"):
@@ -40,6 +40,9 @@ class Raw(BlockDriver[RawOptions], name="raw"):
 
     async def open(self, opener: Opener) -> None:
         """Open ``file`` and check that the window lies in it."""
+        for name in ("offset", "size"):
+            if (getattr(self.options, name) or 0) < 0:
+                raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
         self._offset = self.options.offset or 0
         windowed = self._offset or self.options.size is not None
         role = Role.DATA | Role.PRIMARY if windowed else Role.FILTERED | Role.PRIMARY

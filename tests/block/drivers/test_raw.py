@@ -80,6 +80,8 @@ async def test_windows_outside_the_file_are_refused_in_qemus_words(graph, disk):
         (512, 8192): "The sum of offset (512) and size (8192) has to be smaller or equal to the "
         " actual size of the containing file (8192)",
         (0, 100): "Specified size is not multiple of 512",
+        (-1, None): "Parameter 'offset' expects a non-negative number below 2^64",
+        (0, -512): "Parameter 'size' expects a non-negative number below 2^64",
     }
     for (offset, size), text in texts.items():
         window = {"offset": offset} | ({} if size is None else {"size": size})
