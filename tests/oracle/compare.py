@@ -19,7 +19,7 @@ def differences(name: str) -> list[str]:
     return [*stale, *(line.rstrip("\n") for line in diff)]
 
 
-def tests_of(module: str) -> Callable[[str], None]:
+def cases_of(module: str) -> Callable[[str], None]:
     """Make the test function for the scenarios of one module of ``scenarios/``."""
 
     @pytest.mark.oracle

@@ -1,3 +1,3 @@
 from tests.oracle import compare
 
-test_same_as_qemu = compare.tests_of("jobs")
+test_same_as_qemu = compare.cases_of("jobs")

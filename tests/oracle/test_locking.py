@@ -1,3 +1,3 @@
-from tests.oracle.compare import tests_of
+from tests.oracle.compare import cases_of
 
-test_same_as_qemu = tests_of("locking")
+test_same_as_qemu = cases_of("locking")
