@@ -47,10 +47,12 @@ class RateLimit:
             self._waiter.set_result(None)
 
     def account(self, length: int) -> None:
-        """Count bytes."""
+        """Count bytes; too many make the slice longer."""
         if self._quota:
             self._renew()
             self._dispatched += length
+            if self._dispatched >= self._quota:
+                self._end = self._start + self._dispatched / self._quota * SLICE_S
 
     def delay_s(self) -> float:
         """Return how long to wait before the next bytes, in seconds, 0 for not at all."""
@@ -59,6 +61,7 @@ class RateLimit:
         now = self._renew()
         if self._dispatched < self._quota:
             return 0.0
+        # Looked at again: the speed may have changed.
         self._end = self._start + self._dispatched / self._quota * SLICE_S
         return max(self._end - now, 0.0)
 
