@@ -104,7 +104,8 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
     """
     node = child.node
     _check_write(child, offset, length)
-    if not node.options.unmap:
+    if not node.options.unmap and isinstance(child.parent, Node):
+        # Of nodes that write to this one; what a user asks of the topmost is its own affair.
         flags &= ~ReqFlags.MAY_UNMAP
     if not length:
         return

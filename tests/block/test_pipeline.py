@@ -467,17 +467,25 @@ async def test_error_of_a_fast_zero_is_not_papered_over_by_writing(graph):
 
 
 @pytest.mark.parametrize("discard", ["unmap", "ignore"])
-async def test_zeroes_may_unmap_only_where_the_node_does(graph, discard):
+async def test_zeroes_of_a_node_above_may_unmap_only_where_the_node_does(graph, discard):
     disk = add_memory(graph, "disk", discard=discard)
     disk.zero_flags = F.MAY_UNMAP
-    edge = hold(graph, disk.node)
+    top = add_layer(graph, "top", disk.node, [])
+    hold(graph, top)
+    edge = top.children["file"]
     await pipeline.pwrite_zeroes(edge, 0, 512, F.MAY_UNMAP)
-    await pipeline.pdiscard(edge, 0, 512)
     unmap = discard == "unmap"
     assert disk.seen("zero") == [("zero", 0, 512, F.MAY_UNMAP if unmap else 0)]
-    disk.calls.clear()
     await pipeline.pdiscard(edge, 0, 512)
     assert bool(disk.seen("discard")) == unmap
+
+
+@pytest.mark.parametrize("discard", ["unmap", "ignore"])
+async def test_zeroes_of_a_user_may_unmap_in_any_case(graph, discard):
+    disk = add_memory(graph, "disk", discard=discard)
+    disk.zero_flags = F.MAY_UNMAP
+    await pipeline.pwrite_zeroes(hold(graph, disk.node), 0, 512, F.MAY_UNMAP)
+    assert disk.seen("zero") == [("zero", 0, 512, F.MAY_UNMAP)]
 
 
 @pytest.mark.parametrize("length", [1, 511, 65536, 65537, 200_000])
