@@ -122,7 +122,7 @@ class File(BlockDriver[FileOptions], name="file"):
                 " specified."
             )
         if options.pr_manager is not None:
-            raise QmpError(f"No object with id '{options.pr_manager}'")
+            raise QmpError(f"No persistent reservation manager with id '{options.pr_manager}'")
         self._queue = opener.workers.queue()
         self._queries = opener.workers.queue(limit=1)
         self._direct = node.options.cache_direct
