@@ -100,7 +100,10 @@ async def pull_into(
                     await ticker
             if screen.live:
                 meter.tick()
+        await sink.sync()
+        spent = time.monotonic() - started
         if sha256:
+            screen.say(f"reading {path} back for its SHA-256")
             digest = await sink.sha256()
         await sink.finish()
     except NbdProtocolError as error:
@@ -112,7 +115,6 @@ async def pull_into(
         raise
     finally:
         sink.discard()
-    spent = time.monotonic() - started
     screen.say(
         f"complete: {size_text(progress.copied)} copied, "
         f"{size_text(progress.size - progress.copied)} had nothing to copy, "

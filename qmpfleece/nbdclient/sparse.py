@@ -95,13 +95,21 @@ class SparseFile:
         if not self._fresh:
             await self._queue.submit(self._zero, offset, length)
 
+    async def sync(self) -> None:
+        """Bring everything to the disk.
+
+        Raises:
+            OSError: It may not be there.
+        """
+        await self._queue.submit(self._sync)
+
     async def finish(self) -> None:
         """Bring everything to the disk and give the file its name.
 
         Raises:
             OSError: It may not be on disk; the file is not renamed.
         """
-        await self._queue.submit(self._sync)
+        await self.sync()
         if self._fresh:
             await self._queue.submit(self._rename)
         self._close()
