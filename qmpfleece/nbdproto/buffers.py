@@ -10,7 +10,7 @@ from typing import Final
 from qmpfleece.base.units import KIB, MIB
 
 #: Buffers from this size on are worth keeping, in bytes.
-POOLED_SIZE: Final = 64 * KIB
+POOLED_SIZE: Final = 32 * KIB
 
 
 class Buffer:

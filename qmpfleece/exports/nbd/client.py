@@ -14,7 +14,7 @@ from qmpfleece.nbdproto.option import Negotiated
 from qmpfleece.nbdproto.transmission import Request
 
 #: Read payloads from this size on get pooled memory, in bytes.
-POOLED_READ: Final = 256 * KIB
+POOLED_READ: Final = 32 * KIB
 #: Where the payload lies in such memory: page-aligned for direct I/O, with room for the
 #: header before it.
 _PAYLOAD_AT: Final = 4 * KIB
@@ -41,11 +41,13 @@ class Client:
             (number, export.contexts[number]) for number, _ in negotiated.contexts
         )
         self._pool = pool
-        #: How many small reads in a row have looked for holes in vain, or not at all.
+        #: How many reads in a row have looked for holes in vain, and how many bytes have
+        #: been read without looking.
         self.fruitless = 0
+        self.unasked = 0
         #: What is to be sent. The owner of the socket takes it.
         self.out: list[bytes | bytearray | memoryview] = []
-        #: Memory under ``out``, or under what is on its way, to be released once sent.
+        #: Memory under ``out``, to be released once that is sent.
         self.lent: list[Buffer] = []
 
     def ok(self, request: Request) -> None:
@@ -82,7 +84,7 @@ class Client:
         return whole, whole[header:], buffer
 
     def release_lent(self) -> None:
-        """Give back the memory of replies that are sent, or that never will be."""
+        """Give back the memory of replies that will never be sent."""
         for buffer in self.lent:
             buffer.release()
         self.lent.clear()

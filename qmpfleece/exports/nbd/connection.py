@@ -14,6 +14,7 @@ import asyncio
 import enum
 import errno
 import logging
+from collections import deque
 from typing import Final, Protocol, cast
 
 from qmpfleece.base import eager
@@ -24,7 +25,7 @@ from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, refusal
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.nbdproto import const
-from qmpfleece.nbdproto.buffers import BufferPool
+from qmpfleece.nbdproto.buffers import Buffer, BufferPool
 from qmpfleece.nbdproto.handshake import ServerHandshake
 from qmpfleece.nbdproto.option import Directory, Negotiated
 from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
@@ -96,6 +97,9 @@ class Connection(asyncio.BufferedProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._bytes = 0
+        self._written = 0
+        #: Memory of replies on their way: how much is written when it is free, and the buffers.
+        self._on_way: deque[tuple[int, list[Buffer]]] = deque()
         self._reading_paused = False
         self._writing_paused = False
         self._serving = False
@@ -149,6 +153,8 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on with the client's requests."""
         self._writing_paused = False
+        if self._on_way:
+            self._reclaim()
         if self._phase is _Phase.TRANSMISSION:
             self._schedule_wake()
         else:
@@ -308,26 +314,31 @@ class Connection(asyncio.BufferedProtocol):
         assert transport is not None
         out = client.out
         if out:
+            size = sum(map(len, out))
+            self._written += size
             if len(out) == 1:
                 transport.write(out[0])
-            elif sum(map(len, out)) <= _JOIN_SIZE:
+            elif size <= _JOIN_SIZE:
                 transport.write(b"".join(out))
             else:
                 for reply in out:
                     transport.write(reply)
             out.clear()
-        if client.lent and not transport.get_write_buffer_size():
-            client.release_lent()
-        elif client.lent:
-            self._loop.call_soon(self._reclaim)
+            if client.lent:
+                self._on_way.append((self._written, client.lent))
+                client.lent = []
+        if self._on_way:
+            self._reclaim()
+            if self._on_way and not self._writing_paused:
+                self._loop.call_soon(self._reclaim)
 
     def _reclaim(self) -> None:
-        """Take back the memory of replies if all are sent; else the next send tries again."""
-        client, transport = self._client, self._transport
-        assert client is not None
-        assert transport is not None
-        if client.lent and not client.out and not transport.get_write_buffer_size():
-            client.release_lent()
+        """Take back the memory of replies that are sent."""
+        assert self._transport is not None
+        sent = self._written - self._transport.get_write_buffer_size()
+        while self._on_way and self._on_way[0][0] <= sent:
+            for buffer in self._on_way.popleft()[1]:
+                buffer.release()
 
     # -- reading on and off, the end --------------------------------------------------------
 
@@ -364,6 +375,10 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         if self._parser is not None:
             self._parser.close()
+        for _, buffers in self._on_way:
+            for buffer in buffers:
+                buffer.release()
+        self._on_way.clear()
         if self._client is not None:
             self._client.out.clear()
             self._client.release_lent()

@@ -4,21 +4,21 @@ import os
 from typing import Final
 
 from qmpfleece.base.errors import errno_of
-from qmpfleece.base.units import KIB
+from qmpfleece.base.units import MIB
 from qmpfleece.block.driver import Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
 from qmpfleece.exports.nbd.command import command
 from qmpfleece.nbdproto import const, transmission
 from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
 
-#: From this length on holes are always looked for; what is sent for them costs more.
-_LARGE: Final = 64 * KIB
 #: Most extents of one read; behind them everything is sent as data.
 _MAX_EXTENTS: Final = 64
-#: QEMU looks for holes before every structured read. Here small reads stop looking after
-#: so many that found none, and try again once in ``_RETRY``.
+#: QEMU looks for holes before every structured read. Here reads stop looking after so many
+#: that found none,
 _PATIENCE: Final = 16
-_RETRY: Final = 256
+#: and look again after so many bytes: what is sent for a hole then costs little more than
+#: the question would have.
+_RETRY: Final = 4 * MIB
 
 _pack_data_into = transmission.pack_data_into
 _DONE: Final = const.REPLY_FLAG_DONE
@@ -54,18 +54,16 @@ async def read(client: Client, request: Request) -> None:
 
 def _looks_for_holes(client: Client, request: Request) -> bool:
     """Whether asking for the block status first is likely to pay."""
-    length = request.length
-    if not length or request.flags & const.CMD_FLAG_DF:
+    if not request.length or request.flags & const.CMD_FLAG_DF:
         return False
-    if length >= _LARGE:
-        return True
-    fruitless = client.fruitless = client.fruitless + 1
-    return fruitless <= _PATIENCE or not fruitless % _RETRY
+    client.unasked += request.length
+    return client.fruitless < _PATIENCE or client.unasked >= _RETRY
 
 
 async def _read_sparse(client: Client, request: Request) -> None:
     """Answer with data chunks and hole chunks, in order of offset."""
     offset, left = request.offset, request.length
+    client.unasked = 0
     try:
         extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
     except OSError as error:
@@ -87,6 +85,8 @@ async def _read_sparse(client: Client, request: Request) -> None:
             runs.append((left, False))
     if len(runs) > 1 or runs[0][1]:
         client.fruitless = 0
+    else:
+        client.fruitless += 1
     for index, (length, zero) in enumerate(runs):
         flags = _DONE if index == len(runs) - 1 else 0
         if zero:
