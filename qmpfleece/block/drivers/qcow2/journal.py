@@ -2,7 +2,8 @@
 
 One round takes a copy of all that is dirty, in one step, and writes it::
 
-    refcount blocks -> refcount table -> [flush] -> L2 tables, L1 entries -> given-back clusters
+    refcount blocks -> [flush] -> refcount table -> [flush]
+                    -> L2 tables, L1 entries -> [flush] -> given-back clusters
 
 * What an L2 entry refers to has been written before, and its refcount too.
 * Clusters are given back by the round after the one that wrote the tables without them, and
@@ -215,12 +216,14 @@ class Journal:
             await image.write_metadata(table.offset, data, overlap.REFBLOCK)
         if work.move is not None:
             offset, data = work.move
+            await pipeline.flush(image.file)
             await image.write_metadata(offset, data, overlap.REFTABLE)
             await pipeline.flush(image.file)
             image.header.refcount_table_offset = offset
             image.header.refcount_table_clusters = len(data) >> image.geometry.cluster_bits
             await image.write_header_fields()
-        else:
+        elif work.reftable:
+            await pipeline.flush(image.file)
             await self._write_words(
                 image.header.refcount_table_offset, work.reftable, overlap.REFTABLE
             )

@@ -1,0 +1,210 @@
+"""The order of metadata writes: what is left when the process is killed, or a write fails."""
+
+import asyncio
+import contextlib
+import errno
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tools import crash
+from tests.tools.disk import Disk, content, opened, qemu_img
+
+ROOT = Path(__file__).parents[4]
+OPTIONS = ["", "cluster_size=512,refcount_bits=64", "cluster_size=4096", "lazy_refcounts=on"]
+OPTIONS += ["extended_l2=on", "compat=0.10", "cluster_size=512,refcount_bits=1"]
+SIZE = 2 << 20
+
+
+def kill_during_load(image, seed):
+    """Run the load and kill it; how many batches were announced, and how many are stable."""
+    guest = subprocess.Popen(
+        [sys.executable, "-m", "tests.tools.crash", image, str(seed)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert guest.stdout is not None
+    first = guest.stdout.readline()
+    # Any moment will do, so this is no wait for something to happen.
+    time.sleep(random.Random(seed).uniform(0, 0.4))
+    guest.kill()
+    lines = (first + guest.stdout.read()).split()
+    guest.stdout.close()
+    guest.wait()
+    announced = max(int(line[1:]) for line in lines if line.startswith(b"b"))
+    flushed = max([0, *(int(line[1:]) for line in lines if line.startswith(b"f"))])
+    return announced, flushed
+
+
+def has_corruption(image):
+    done = subprocess.run(
+        ["qemu-img", "check", "-U", "-q", "-f", "qcow2", str(image)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr + done.stdout if done.returncode not in {0, 3} else ""
+
+
+def kill_and_verify(image, options, seed):
+    option = ["-o", options] if options else []
+    qemu_img("create", "-q", "-f", "qcow2", *option, image, SIZE)
+    announced, flushed = kill_during_load(image, seed)
+    if "lazy" in options:
+        qemu_img("check", "-q", "-r", "all", image)
+    assert not has_corruption(image)
+    data = content(image, image.parent)
+    may = crash.allowed(seed, SIZE // 512, announced, flushed)
+    for sector, tags in enumerate(may):
+        block = data[sector * 512 : sector * 512 + 512]
+        tag = int.from_bytes(block[:8], "little")
+        assert block == block[:8] * 64
+        assert tag in tags, f"sector {sector} of {announced}/{flushed} batches, seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(len(OPTIONS)))
+def test_killed_guest_loses_nothing_that_was_flushed(tmp_path, seed):
+    kill_and_verify(tmp_path / "a.qcow2", OPTIONS[seed], seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_guest_killed_many_times_loses_nothing_that_was_flushed(tmp_path, seed):
+    kill_and_verify(tmp_path / "a.qcow2", OPTIONS[seed % len(OPTIONS)], seed)
+
+
+async def test_image_left_dirty_is_counted_again_when_it_is_opened(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, SIZE)
+    kill_during_load(image, 5)
+    before = content(image, tmp_path)
+    async with opened(image) as disk:
+        assert await disk.read() == before
+        await disk.write(0, b"x" * 100_000)
+    assert not has_corruption(image)
+    qemu_img("check", "-q", image)
+    assert content(image, tmp_path) == b"x" * 100_000 + before[100_000:]
+
+
+class Recorder:
+    """Keeps what reaches the file below an image: writes, and flushes as None."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.log: list[tuple[int, bytes] | None] = []
+        self._driver = disk.node.children["file"].node.driver
+        self._pwrite, self._flush = self._driver.pwrite, self._driver.flush
+        self._driver.pwrite = self._record_write
+        self._driver.pwrite_zeroes = self._record_zeroes
+        self._driver.flush = self._record_flush
+
+    async def _record_write(self, offset, buf, flags):
+        data = bytes(buf)
+        await self._pwrite(offset, buf, flags)
+        self.log.append((offset, data))
+
+    async def _record_zeroes(self, offset, length, _flags):
+        await self._record_write(offset, memoryview(bytes(length)), 0)
+
+    async def _record_flush(self):
+        await self._flush()
+        self.log.append(None)
+
+
+def put(file, writes):
+    for offset, data in writes:
+        file.seek(offset)
+        file.write(data)
+
+
+async def record_load(image, seed, count):
+    """Run some batches; the writes, and at which of them which batch was acknowledged."""
+    marks = []
+    async with opened(image) as disk:
+        recorder = Recorder(disk)
+        sectors = disk.node.length // 512
+        for number, (batch, flush) in enumerate(crash.batches(seed, sectors), 1):
+            marks.append((len(recorder.log), number, False))
+            await asyncio.gather(*(request.send(disk) for request in batch))
+            if flush or number % 5 == 0:
+                await disk.guest.flush()
+                marks.append((len(recorder.log), number, True))
+            if number == count:
+                return recorder.log[:], marks
+    raise AssertionError
+
+
+@pytest.mark.parametrize("seed", range(len(OPTIONS)))
+async def test_power_may_fail_at_any_write(tmp_path, seed):
+    await fail_power_and_verify(tmp_path, OPTIONS[seed], seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 200))
+async def test_power_may_fail_many_times_at_any_write(tmp_path, seed):
+    await fail_power_and_verify(tmp_path, OPTIONS[seed % len(OPTIONS)], seed)
+
+
+async def fail_power_and_verify(tmp_path, options, seed):
+    """Writes since the last flush of the file may be lost, each on its own."""
+    rnd = random.Random(seed)
+    image, broken = tmp_path / "a.qcow2", tmp_path / "broken.qcow2"
+    option = ["-o", options] if options else []
+    qemu_img("create", "-q", "-f", "qcow2", *option, image, SIZE)
+    empty = image.read_bytes()
+    log, marks = await record_load(image, seed, 30)
+    for _ in range(25):
+        moment = rnd.randrange(len(log) + 1)
+        stable = max((at + 1 for at in range(moment) if log[at] is None), default=0)
+        broken.write_bytes(empty)
+        with broken.open("r+b") as file:
+            put(file, [item for item in log[:stable] if item])
+            kept = [item for item in log[stable:moment] if item and rnd.random() < 0.5]
+            put(file, kept)
+        if "lazy" in options:
+            qemu_img("check", "-q", "-r", "all", broken)
+        assert not has_corruption(broken), f"seed {seed}, {moment} of {len(log)}"
+        announced = max(number for at, number, done in marks if at <= moment and not done)
+        flushed = max((number for at, number, done in marks if at <= moment and done), default=0)
+        may = crash.allowed(seed, SIZE // 512, announced, flushed)
+        data = content(broken, tmp_path)
+        for sector, tags in enumerate(may):
+            assert int.from_bytes(data[sector * 512 : sector * 512 + 8], "little") in tags
+
+
+def failing_after(working, whole):
+    """A pwrite for which the file is full after some writes."""
+    count = 0
+
+    async def pwrite(offset, buf, flags):
+        nonlocal count
+        count += 1
+        if count > working:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await whole(offset, buf, flags)
+
+    return pwrite
+
+
+async def test_flush_fails_and_later_succeeds_when_the_file_can_be_written_again(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, SIZE)
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * 65536)
+        driver = disk.node.children["file"].node.driver
+        whole = driver.pwrite
+        for working in range(4):
+            driver.pwrite = failing_after(working, whole)
+            with contextlib.suppress(OSError):
+                await disk.write(65536 * working, b"y" * 70000)
+            with contextlib.suppress(OSError):
+                await disk.guest.flush()
+            assert not has_corruption(image)
+            driver.pwrite = whole
+        await disk.guest.flush()
+        await disk.write(0, b"z" * 300_000)
+    qemu_img("check", "-q", image)
+    assert content(image, tmp_path).startswith(b"z" * 300_000)
