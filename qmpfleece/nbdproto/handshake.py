@@ -25,6 +25,8 @@ _OPTIONS: Final = {known.number: known for known in OPTIONS.values()}
 
 #: Most data that a known option is read with, in bytes; longer ones are refused unread.
 MAX_OPTION_DATA: Final = 256 << 10
+#: Most that one client is told in its handshake, in bytes: a list costs it a few bytes only.
+MAX_ANSWERS: Final = 16 << 20
 
 
 class ServerHandshake(Session):
@@ -75,7 +77,8 @@ class ServerHandshake(Session):
             data = data[skipped:]
         self._data += data
         while self.result is None and self.closed is None and self._step():
-            pass
+            if self.answered > MAX_ANSWERS:
+                self.close("too many options")
         answer = b"".join(self._out)
         self._out.clear()
         return answer

@@ -89,16 +89,19 @@ class Session:
         self.result: Negotiated | None = None
         #: Why the connection must be closed; empty text: the client said goodbye.
         self.closed: str | None = None
+        #: How many bytes have been answered so far.
+        self.answered = 0
         self._option = 0
         self._out: list[bytes] = []
 
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
+        self.answered += len(data)
         self._out.append(data)
 
     def reply(self, kind: int, data: bytes = b"") -> None:
         """Answer the current option with one reply of type ``kind`` (NBD_REP_*)."""
-        self._out.append(codec.pack_option_reply(self._option, kind, data))
+        self.send(codec.pack_option_reply(self._option, kind, data))
 
     def refuse(self, kind: int, text: str) -> None:
         """Answer the current option with an error (NBD_REP_ERR_*)."""

@@ -65,10 +65,13 @@ class RawClient:
         return pending
 
     async def finish(self, *wanted: Pending):
-        while not all(pending in self.done for pending in wanted):
+        waiting = {pending.cookie for pending in wanted} - {p.cookie for p in self.done}
+        while waiting:
             data = await self.receive()
             assert data, "hung up"
-            self.done += self.parser.feed(data)
+            found = self.parser.feed(data)
+            self.done += found
+            waiting -= {pending.cookie for pending in found}
         return wanted[0] if len(wanted) == 1 else wanted
 
     async def ask(self, *args: Any, **kwargs: Any):

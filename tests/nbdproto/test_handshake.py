@@ -263,3 +263,10 @@ def test_silent_client_has_not_spoken():
     assert not server.spoke
     server.feed(b"\0")
     assert server.spoke
+
+
+def test_client_sends_list_options_for_ever_and_is_told_a_bounded_amount():
+    server = machine(*(disk(f"{i}", description="d" * 4096) for i in range(100)))
+    told = len(server.feed(opt(3) * 1000))
+    assert server.closed == "too many options"
+    assert told < (17 << 20)

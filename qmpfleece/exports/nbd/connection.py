@@ -41,6 +41,8 @@ MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
 #: Above this much unsent data a client gets no more requests begun, in bytes.
 _HIGH_WATER: Final = 1 * MIB
 _HANDSHAKE_BUFFER: Final = 16 * KIB
+#: Most requests begun in one turn of the event loop; then others have their turn.
+_MAX_BATCH: Final = 512
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
 #: Replies are joined for one send up to this size in all, in bytes.
@@ -226,7 +228,12 @@ class Connection(asyncio.BufferedProtocol):
         assert client is not None
         self._serving = True
         unsent = 0
+        begun = 0
         while self._phase is _Phase.TRANSMISSION:
+            if begun == _MAX_BATCH:
+                self._pause_reading()
+                self._schedule_wake()
+                break
             if (
                 self._in_flight >= MAX_IN_FLIGHT
                 or self._bytes >= MAX_BYTES_IN_FLIGHT
@@ -247,6 +254,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._resume_reading()
                 break
             self._begin(client, request)
+            begun += 1
             unsent += request.length if request.type == const.CMD_READ else 0
             if unsent >= _HIGH_WATER:
                 self._send()
@@ -313,6 +321,10 @@ class Connection(asyncio.BufferedProtocol):
         assert client is not None
         assert transport is not None
         out = client.out
+        if transport.is_closing():  # the client is gone, or was answered to the end
+            out.clear()
+            client.release_lent()
+            return
         if out:
             size = sum(map(len, out))
             self._written += size
@@ -333,8 +345,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._loop.call_soon(self._reclaim)
 
     def _reclaim(self) -> None:
-        """Take back the memory of replies that are sent."""
+        """Take back the memory of replies that are sent; a closing transport may still send."""
         assert self._transport is not None
+        if self._transport.is_closing():
+            return
         sent = self._written - self._transport.get_write_buffer_size()
         while self._on_way and self._on_way[0][0] <= sent:
             for buffer in self._on_way.popleft()[1]:
@@ -343,14 +357,17 @@ class Connection(asyncio.BufferedProtocol):
     # -- reading on and off, the end --------------------------------------------------------
 
     def _pause_reading(self) -> None:
-        if not self._reading_paused and self._transport is not None:
+        assert self._transport is not None
+        if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and not self._writing_paused and self._transport is not None:
+        assert self._transport is not None
+        if self._reading_paused and not self._writing_paused:
             self._reading_paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _stop_receiving(self) -> None:
         """Take no more requests; hang up once those in flight are answered."""

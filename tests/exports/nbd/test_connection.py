@@ -343,3 +343,14 @@ async def test_memory_of_replies_is_used_again_while_the_stream_goes_on(served, 
     assert len({id(buffer.view) for buffer in taken}) < 60
     await served.delete("e", "hard")
     await until(lambda: not any(buffer.users for buffer in taken))
+
+
+async def test_client_sends_thousands_of_requests_at_once_and_others_have_their_turn(served):
+    client = await served.enter()
+    other = await served.enter()
+    for _ in range(4):
+        for _ in range(5000):
+            client.request(const.CMD_TRIM, 4 << 20, 0)
+        await client.writer.drain()
+        assert await other.read(0, 16) == served.data[:16]
+    await client.finish(*client.in_flight.values())
