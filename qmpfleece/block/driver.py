@@ -323,10 +323,23 @@ class SnapshotSource(Protocol):
         """Give up this part of the snapshot."""
         ...
 
+    def snapshot_flush(self) -> Io:
+        """Make what was given up free for good."""
+        ...
+
     def snapshot_block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return the block status of the snapshot; see ``BlockDriver.block_status``."""
+        ...
+
+
+@runtime_checkable
+class DebugPoints(Protocol):
+    """A driver that wants to know what the format above it is about to do (blkdebug)."""
+
+    def debug_event(self, event: str) -> Io:
+        """Take note of an event of QAPI ``BlkdebugEvent``; a break point suspends here."""
         ...
 
 

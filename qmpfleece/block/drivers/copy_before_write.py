@@ -327,6 +327,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         await self._copier.forget(start, end - start)
         await pipeline.pdiscard(self._target, start, end - start)
 
+    def snapshot_flush(self) -> Io:
+        """Flush the target: a format may free space only when its tables are stable."""
+        return pipeline.flush(self._target)
+
     async def snapshot_block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return where the snapshot is data and where zero; it is one layer.
 

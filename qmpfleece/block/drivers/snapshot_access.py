@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, SnapshotSource, fail
+from qmpfleece.block.driver import (
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    SnapshotSource,
+    fail,
+    succeed,
+)
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 
@@ -67,6 +75,11 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
         if source is None:
             return fail(errno.ENOTSUP)
         return source.snapshot_pdiscard(offset, length)
+
+    def flush(self) -> Io:
+        """Make discards final; without any the door does not come here."""
+        source = self._source()
+        return source.snapshot_flush() if source is not None else succeed()
 
     def block_status(
         self, offset: int, length: int, limit: int

@@ -118,3 +118,14 @@ async def test_needs_nothing_of_its_child(fleece):
 async def test_file_name_is_that_of_the_disk(fleece):
     await fleece.start()
     assert fleece.access_node.exact_filename == fleece.disk.node.exact_filename
+
+
+async def test_flush_after_a_discard_reaches_the_temporary_image(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    await fleece.client.flush()
+    assert fleece.temp.seen("flush") == []
+    await fleece.client.pdiscard(0, CLUSTER)
+    await fleece.client.flush()
+    assert fleece.temp.seen("flush") == [(0, 0)]
+    assert fleece.disk.seen("flush") == []
