@@ -8,7 +8,8 @@ or run to its first suspension (``eager``), before the loop goes on: not be give
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
@@ -19,8 +20,27 @@ from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
+from qmpfleece.qapi.blockdev import BlockdevOptions
 
 T = TypeVar("T")
+
+
+@asynccontextmanager
+async def using(graph: Graph, ref: str | BlockdevOptions, perm: Perm) -> AsyncIterator[Child]:
+    """Find or open a node and hold it with these permissions; others share everything.
+
+    Raises:
+        QmpError: There is no such node, it can't be opened, or permissions conflict.
+    """
+    node = graph.find(ref) if isinstance(ref, str) else await graph.open(ref)
+    backend = Backend(graph, perm=perm)
+    try:
+        backend.attach(node)
+        assert backend._root is not None
+        yield backend._root
+    finally:
+        await backend.detach()
+        await graph.release(node)
 
 
 class Backend:

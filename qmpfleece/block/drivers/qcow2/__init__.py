@@ -15,6 +15,7 @@ writes it in an order that leaves a valid file whenever the process ends: refcou
 tables that refer to clusters, those before clusters are given back.
 """
 
+from qmpfleece.block.drivers.qcow2.create import Qcow2CreateOptions
 from qmpfleece.block.drivers.qcow2.driver import Qcow2
 
-__all__ = ["Qcow2"]
+__all__ = ["Qcow2", "Qcow2CreateOptions"]

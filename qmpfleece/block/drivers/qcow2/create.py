@@ -16,7 +16,9 @@ from typing import Final, Literal, TypeAlias
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
 from qmpfleece.block import pipeline
+from qmpfleece.block.backend import using
 from qmpfleece.block.child import Child
+from qmpfleece.block.driver import BlockdevCreateOptions
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import FULL_LENGTH, MAX_BACKING_NAME, Header
@@ -32,15 +34,17 @@ from qmpfleece.block.drivers.qcow2.layout import (
 )
 from qmpfleece.block.drivers.qcow2.options import BlockdevQcow2Encryption
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import BlockdevRef
-from qmpfleece.qapi.model import Int64, Model, Size
+from qmpfleece.qapi.model import Int64, Size
 
 Preallocation: TypeAlias = Literal["off", "metadata", "falloc", "full"]
 _SMALL_CLUSTER_BITS: Final = 12
 _ENOUGH_ZEROES: Final = bytes(MIB)
 
 
-class Qcow2CreateOptions(Model):
+class Qcow2CreateOptions(BlockdevCreateOptions):
     """QAPI ``BlockdevCreateOptionsQcow2``.
 
     Attributes:
@@ -75,6 +79,16 @@ class Qcow2CreateOptions(Model):
     lazy_refcounts: bool | None = None
     refcount_bits: Int64 | None = None
     compression_type: Literal["zlib", "zstd"] | None = None
+
+    async def create(self, graph: Graph) -> None:
+        """Make the image in the nodes that are named or defined."""
+        perm = Perm.WRITE | Perm.RESIZE
+        async with using(graph, self.file, perm) as file:
+            if self.data_file is None:
+                await create(file, self)
+                return
+            async with using(graph, self.data_file, perm) as data:
+                await create(file, self, data=data, data_name=data.node.exact_filename)
 
 
 def check(options: Qcow2CreateOptions) -> None:
