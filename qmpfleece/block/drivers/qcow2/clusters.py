@@ -240,6 +240,7 @@ class Clusters:
         """
         place = self._slice_offset(offset)
         if place is not None:
+            await self._image.note("l2_load")
             await self._image.l2.load(place)
 
     def _slice_offset(self, offset: int) -> int | None:
@@ -334,8 +335,10 @@ class Clusters:
     async def _write_table(self, old: int, offset: int) -> None:
         image, size = self._image, self._geometry.cluster_size
         if old:
+            await image.note("l2_alloc_cow_read")
             content = memoryview(bytearray(size))
             await image.read(old, content)
+            await image.note("l2_alloc_write")
             await pipeline.pwrite(image.file, offset, content)
         elif size <= len(_ZEROES):
             await pipeline.pwrite(image.file, offset, memoryview(_ZEROES)[:size])

@@ -75,6 +75,7 @@ class Compressor:
         await self._check_free(offset)
         place = await image.refcounts.allocate_bytes(len(packed))
         try:
+            await image.note("write_compressed")
             await pipeline.pwrite(image.file, place, memoryview(packed))
             table, index = await self._place(offset)
         except BaseException:

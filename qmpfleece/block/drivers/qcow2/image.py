@@ -4,11 +4,13 @@ import errno
 import struct
 import sys
 from array import array
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
+from qmpfleece.block.driver import DebugPoints
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.journal import Journal
@@ -56,6 +58,7 @@ class Image:
         reftable_offset: Where the refcount table is to lie; the header says where it lies.
         reftable_clusters: Its size in clusters.
         size: Bytes of the disk.
+        debug: Who is to be told what happens, in the words of QAPI ``BlkdebugEvent``.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         metadata_preallocation: Whether clusters may be allocated that hold no data yet.
@@ -90,6 +93,9 @@ class Image:
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
         self.metadata_preallocation = False
+        self.debug: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        if isinstance(file.node.driver, DebugPoints):
+            self.debug = file.node.driver.debug_event
         self._signalled = False
         self._mark_due = False
 
@@ -99,6 +105,11 @@ class Image:
         return not self.node.read_only and not self.dead
 
     # -- the file -------------------------------------------------------------------------
+
+    async def note(self, event: str) -> None:
+        """Tell what is about to happen, where somebody wants to know."""
+        if self.debug is not None:
+            await self.debug(event)
 
     async def read(self, offset: int, buf: memoryview) -> None:
         """Read metadata; what lies past the end of the file is zero."""

@@ -213,8 +213,10 @@ class Journal:
     async def _write_round(self, work: _Round) -> None:
         image = self._image
         for table, data in work.blocks:
+            await image.note("refblock_update_part")
             await image.write_metadata(table.offset, data, overlap.REFBLOCK)
         if work.move is not None:
+            await image.note("reftable_grow")
             offset, data = work.move
             await pipeline.flush(image.file)
             await image.write_metadata(offset, data, overlap.REFTABLE)
@@ -223,6 +225,7 @@ class Journal:
             image.header.refcount_table_clusters = len(data) >> image.geometry.cluster_bits
             await image.write_header_fields()
         elif work.reftable:
+            await image.note("reftable_update")
             await pipeline.flush(image.file)
             await self._write_words(
                 image.header.refcount_table_offset, work.reftable, overlap.REFTABLE
@@ -234,7 +237,10 @@ class Journal:
             if image.data is not image.file:
                 await pipeline.flush(image.data)
         for table, data in work.tables:
+            await image.note("l2_update")
             await image.write_metadata(table.offset, data, overlap.ACTIVE_L2)
+        if work.l1:
+            await image.note("l1_update")
         await self._write_words(image.header.l1_offset, work.l1, overlap.ACTIVE_L1)
 
     async def _write_words(self, base: int, words: dict[int, int], kind: str) -> None:

@@ -62,6 +62,8 @@ class Reader:
                 epoch = image.journal.epoch
                 epoch.users += 1
                 try:
+                    if image.debug is not None:
+                        await image.debug("read_aio")
                     await read_padded(image.data, host, view)
                 finally:
                     epoch.users -= 1
@@ -79,6 +81,7 @@ class Reader:
         if backing is None:
             buf[:] = bytes(len(buf))
         else:
+            await self._image.note("read_backing_aio")
             await read_padded(backing, offset, buf)
 
     async def _read_compressed(self, entry: int, offset: int, buf: memoryview) -> None:
@@ -96,6 +99,7 @@ class Reader:
         epoch = image.journal.epoch
         epoch.users += 1
         try:
+            await image.note("read_compressed")
             await read_padded(image.file, place, memoryview(data))
             cluster = await self._queue.submit(
                 compression.decompress,

@@ -87,6 +87,7 @@ class Refcounts:
         return block
 
     async def _load(self, region: int) -> None:
+        await self._image.note("refblock_load")
         await self._image.blocks.load(self.table[region] & REFBLOCK_MASK)
 
     async def get(self, cluster: int) -> int:
@@ -112,6 +113,7 @@ class Refcounts:
         Raises:
             OSError: No block can be read, or the file is as large as it can get.
         """
+        await self._image.note("cluster_alloc")
         while True:
             try:
                 first, count = self._claim(wanted)
@@ -227,6 +229,7 @@ class Refcounts:
         Clusters are shared: each piece of data counts one reference.
         """
         geometry = self._image.geometry
+        await self._image.note("cluster_alloc_bytes")
         while self._tail and self._tail % geometry.cluster_size + length <= geometry.cluster_size:
             cluster = self._tail >> geometry.cluster_bits
             try:
@@ -254,6 +257,7 @@ class Refcounts:
     async def release(self, item: Free) -> None:
         """Drop one reference to each cluster of a run; no table on disk has it any more."""
         first, left = item.first, item.clusters
+        await self._image.note("cluster_free")
         while left:
             region, slot = divmod(first, self._entries)
             part = min(left, self._entries - slot)

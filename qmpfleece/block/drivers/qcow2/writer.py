@@ -90,6 +90,8 @@ class Writer:
         epoch = image.journal.epoch
         epoch.users += 1
         try:
+            if image.debug is not None:
+                await image.debug("write_aio")
             await pipeline.pwrite(image.data, host, buf)
         finally:
             epoch.users -= 1
@@ -208,11 +210,13 @@ class Writer:
         image, read = self._image, self._reader.pread
         data = buf[: plan.end - at]
         host = plan.host - plan.start
+        await image.note("write_aio")
         if plan.head == at and plan.tail == plan.end:
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.tail - plan.head <= _MERGE:
             whole = memoryview(bytearray(plan.tail - plan.head))
+            await image.note("cow_read")
             if plan.head < at:
                 await read(plan.head, whole[: at - plan.head])
             if plan.end < plan.tail:
@@ -224,7 +228,9 @@ class Writer:
         for first, last in ((plan.head, at), (plan.end, plan.tail)):
             if first < last:
                 around = memoryview(bytearray(last - first))
+                await image.note("cow_read")
                 await read(first, around)
+                await image.note("cow_write")
                 await pipeline.pwrite(image.data, host + first, around)
 
     async def _link(self, plan: _Plan) -> None:

@@ -1,0 +1,113 @@
+"""Backing files, block status, and what blkdebug is told."""
+
+import json
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from tests.tools.disk import opened, qemu_img, qemu_io
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """top -> middle (shorter) -> base (raw), with data in all of them."""
+    (tmp_path / "base.raw").write_bytes(b"\1" * 4 * MIB)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", tmp_path / "mid", "2M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "mid", "-F", "qcow2", tmp_path / "top", "4M")
+    qemu_io(tmp_path / "mid", "write -P 2 512k 512k")
+    qemu_io(tmp_path / "top", "write -P 3 1M 64k", "write -z 1536k 64k")
+    return tmp_path
+
+
+async def test_chain_is_read_through_names_relative_to_the_image(chain):
+    async with opened(chain / "top") as disk:
+        data = await disk.read()
+    assert data[: MIB // 2] == b"\1" * (MIB // 2)
+    assert data[MIB // 2 : MIB] == b"\2" * (MIB // 2)
+    assert data[MIB : MIB + 65536] == b"\3" * 65536
+    assert data[3 * MIB // 2 : 3 * MIB // 2 + 65536] == bytes(65536)
+    # Behind the end of the shorter backing file there are zeroes, not the base's data.
+    assert data[2 * MIB :] == bytes(2 * MIB)
+
+
+async def test_backing_null_shows_the_layer_alone(chain):
+    async with opened(chain / "top", backing=None) as disk:
+        data = await disk.read()
+        assert "backing" not in disk.node.children
+    assert data[:MIB] == bytes(MIB)
+    assert data[MIB : MIB + 65536] == b"\3" * 65536
+
+
+async def test_backing_may_be_another_definition(chain):
+    file = {"driver": "file", "filename": str(chain / "base.raw")}
+    async with opened(chain / "top", backing={"driver": "raw", "file": file}) as disk:
+        assert (await disk.read(0, 4096)) == b"\1" * 4096
+        assert disk.node.children["backing"].node.read_only
+
+
+async def test_backing_file_of_a_node_is_not_written(chain):
+    async with opened(chain / "top") as disk:
+        await disk.write(0, b"x" * 4 * MIB)
+    assert (chain / "base.raw").read_bytes() == b"\1" * 4 * MIB
+
+
+async def test_missing_backing_file_is_said(chain):
+    (chain / "base.raw").unlink()
+    with pytest.raises(QmpError) as refusal:
+        async with opened(chain / "mid"):
+            pass
+    assert refusal.value.desc == (
+        f"Could not open backing file: Could not open '{chain}/base.raw': No such file or"
+        " directory"
+    )
+
+
+async def test_block_status_is_that_of_qemu_img_map(chain):
+    expected = json.loads(qemu_img("map", "--output=json", "-f", "qcow2", chain / "top"))
+    async with opened(chain / "top", read_only=True) as disk:
+        offset = 0
+        ours = []
+        while offset < 4 * MIB:
+            for extent in await disk.guest.block_status(offset, 4 * MIB - offset, 100):
+                data, zero = bool(extent.flags & 1), bool(extent.flags & 2)
+                ours.append((offset, extent.length, data, zero))
+                offset += extent.length
+    theirs = [(item["start"], item["length"], item["data"], item["zero"]) for item in expected]
+    assert flatten(ours) == flatten(theirs)
+
+
+def flatten(extents):
+    """Status by 64 KiB, since neighbours may be split differently."""
+    return [status for _, length, *status in extents for _ in range(length // 65536)]
+
+
+async def test_whole_run_of_clusters_is_one_extent(tmp_path):
+    qemu_img("create", "-q", "-f", "qcow2", tmp_path / "a", "1G")
+    qemu_io(tmp_path / "a", "write 0 64M")
+    async with opened(tmp_path / "a", read_only=True) as disk:
+        extents = await disk.guest.block_status(0, 1 << 30, 100)
+    assert [extent.length for extent in extents] == [64 * MIB, 960 * MIB]
+
+
+async def test_debug_points_are_told_in_order(tmp_path):
+    qemu_img("create", "-q", "-f", "qcow2", tmp_path / "a", "1G")
+    async with opened(tmp_path / "a") as disk:
+        told = []
+
+        async def note(event):
+            told.append(event)
+
+        disk.driver.image.debug = note
+        await disk.write(0, b"x" * 512)
+        assert told == [
+            "cluster_alloc", "refblock_load", "l2_load", "cluster_alloc", "write_aio", "cow_read",
+        ]  # fmt: skip
+        told.clear()
+        await disk.guest.flush()
+        assert told == ["refblock_update_part", "l2_update", "l1_update"]
+        told.clear()
+        await disk.read(0, 4096)
+        await disk.write(0, b"x" * 512)
+        assert told == ["read_aio", "write_aio"]
