@@ -8,15 +8,20 @@ the number of set bits is kept up to date, so ``count`` costs nothing.
 """
 
 import hashlib
+import mmap
 from collections.abc import Iterator
 from typing import Final, Self
 
 from bitarray import bitarray
 
-from qmpfleece.base.units import align_down, align_up
+from qmpfleece.base.units import MIB, align_down, align_up
 
 #: Bits of a word of the serialised form.
 _WORD_BITS: Final = 64
+#: The most granules of a set: 16 TiB by 512 bytes, and 4 GiB of memory when all are set.
+MAX_GRANULES: Final = 1 << 35
+#: Bits from which on a set lies in memory mapped for it, which is not touched at first.
+_LARGE: Final = 8 * MIB
 #: Granules handled at once when two granularities meet; a multiple of the word.
 _CHUNK: Final = 1 << 16
 
@@ -26,13 +31,21 @@ def _padded(granules: int) -> int:
     return max(align_up(granules, _WORD_BITS), _WORD_BITS)
 
 
+def _zeroes(bits: int) -> bitarray:
+    """Return cleared bits; those of a large set take memory only when they are set."""
+    if bits < _LARGE:
+        return bitarray(bits, endian="little")
+    memory = mmap.mmap(-1, bits // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return bitarray(buffer=memory, endian="little")
+
+
 class GranularBits:
     """The dirty part of ``length`` bytes, in granules of ``granularity`` bytes.
 
     All offsets and lengths are bytes and must lie within ``length``; nothing here awaits.
 
     Args:
-        length: Bytes covered; the last granule may be cut short by it.
+        length: Bytes covered, at most MAX_GRANULES granules; the last may be cut short by it.
         granularity: A power of two.
     """
 
@@ -46,7 +59,7 @@ class GranularBits:
         self.granularity: Final = granularity
         self._shift: Final = granularity.bit_length() - 1
         self._size = -(-length // granularity)
-        self._bits = bitarray(_padded(self._size), endian="little")
+        self._bits = _zeroes(_padded(self._size))
         self._ones = 0
 
     def __eq__(self, other: object) -> bool:
@@ -115,7 +128,7 @@ class GranularBits:
 
     def clear(self) -> None:
         """Clear every granule."""
-        self._bits.setall(0)
+        self._bits = _zeroes(len(self._bits))
         self._ones = 0
 
     def resize(self, length: int) -> None:
@@ -124,11 +137,16 @@ class GranularBits:
         if size < self._size:
             self._ones -= self._bits.count(1, size, self._size)
             self._bits[size : self._size] = 0
-        wanted = _padded(size)
-        if wanted < len(self._bits):
-            del self._bits[wanted:]
-        else:
-            self._bits.extend(bitarray(wanted - len(self._bits), endian="little"))
+        more = _padded(size) - len(self._bits)
+        if max(_padded(size), len(self._bits)) >= _LARGE and more:
+            before, self._bits = self._bits, _zeroes(_padded(size))
+            shared = min(len(before), len(self._bits)) // 8
+            with memoryview(before) as source, memoryview(self._bits) as target:
+                target[:shared] = source[:shared]
+        elif more > 0:
+            self._bits.extend(bitarray(more, endian="little"))
+        elif more:
+            del self._bits[more:]
         self.length = length
         self._size = size
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.bitmap.bits import GranularBits
+from qmpfleece.bitmap.bits import MAX_GRANULES, GranularBits
 
 #: QEMU: BDRV_BITMAP_MAX_NAME_SIZE.
 MAX_NAME_SIZE: Final = 1023
@@ -30,6 +30,9 @@ class DirtyBitmap:
         name: None for bitmaps that drivers and jobs use themselves.
         enabled: Whether writes are recorded.
         persistent: Whether the image keeps the bitmap when it is closed.
+
+    Raises:
+        QmpError: It would be too large for memory. Differs: QEMU aborts.
     """
 
     __slots__ = (
@@ -53,6 +56,11 @@ class DirtyBitmap:
         enabled: bool = True,
         persistent: bool = False,
     ) -> None:
+        if -(-length // granularity) > MAX_GRANULES:
+            raise QmpError(
+                f"Cannot keep a bitmap of {length} bytes with granularity {granularity}: "
+                "it would be too large"
+            )
         self.granularity: Final = granularity
         self.bits = GranularBits(length, granularity)
         self.name = name

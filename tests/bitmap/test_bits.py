@@ -285,3 +285,32 @@ def test_sha256_equals_that_of_the_real_daemon_for_the_same_writes(tmp_path, len
             assert bits.sha256() == real["sha256"]
     finally:
         qsd.close()
+
+
+def resident_bytes():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_bits_that_nobody_sets_take_no_memory():
+    before = resident_bytes()
+    bits = GranularBits(16 * TIB, 512)
+    bits.set(9 * TIB, 512)
+    assert bits.serialised_size == 4 * GIB
+    assert resident_bytes() - before < 64 * MIB
+
+
+@pytest.mark.parametrize("length", [3 * GIB, 5 * GIB, 64 * GIB])
+@pytest.mark.parametrize("new", [3 * GIB + 512, 5 * GIB + 512, 64 * GIB + 512])
+def test_resizing_keeps_what_is_set_however_large(length, new):
+    bits = GranularBits(length, 512)
+    bits.set(2 * GIB, 1024)
+    bits.set(length - 512, 512)
+    bits.resize(new)
+    kept = [(2 * GIB, 1024)] + [(length - 512, 512)] * (length <= new)
+    assert list(bits.areas()) == kept
+    assert bits.count == sum(size for _, size in kept)
+    bits.set(new - 512, 512)
+    bits.clear()
+    assert list(bits.areas()) == []
+    assert bits.count == 0

@@ -121,3 +121,8 @@ def test_bitmap_is_found_by_its_name_never_an_unnamed_one(bitmap):
     assert find_bitmap([unnamed, bitmap], "b") is bitmap
     with pytest.raises(QmpError, match=r"^Dirty bitmap '' not found$"):
         find_bitmap([unnamed], "")
+
+
+def test_bitmap_too_large_for_memory_is_refused_not_tried():
+    with pytest.raises(QmpError, match="it would be too large"):
+        DirtyBitmap(1 << 62, GRANULARITY)
