@@ -210,6 +210,8 @@ class BackupJob(BlockJob, kind="backup"):
         bitmaps.remove(bitmap)
         if failed:
             heir.merge(self._copier.bitmap)
+            for req in self._copier.in_flight:  # copies for the guest, which may fail as well
+                heir.bits.set(req.offset, req.length)
 
     async def clean(self) -> None:
         """Take the filter out, and give the target back."""

@@ -5,7 +5,7 @@ import errno
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qmpfleece.bitmap.dirty import DirtyBitmap
@@ -122,7 +122,19 @@ def test_pauses_and_other_backups_change_nothing(seed, given_writes, disturbance
     run(test())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(
+    seed=0,
+    given_writes=[
+        (0, 1, "zero"),
+        (0, 129, "zero"),
+        (0, 1, "write"),
+        (0, 129, "zero"),
+        (0, 1, "write"),
+    ],
+    mode="always",
+    may_fail=0.25,
+)
 @given(
     st.integers(0, 1 << 32),
     writes,
