@@ -308,6 +308,8 @@ class Clusters:
         old = image.l1[index] & OFFSET_MASK
         if old & self._mask:
             raise image.corrupt(f"L2 table offset {hexa(old)} unaligned (L1 index: {hexa(index)})")
+        if image.l2.overfull:
+            await image.l2.make_room()
         cluster, _ = await image.refcounts.allocate(1)
         offset = cluster << geometry.cluster_bits
         try:

@@ -114,6 +114,8 @@ class Refcounts:
             OSError: No block can be read, or the file is as large as it can get.
         """
         await self._image.note("cluster_alloc")
+        if self._image.blocks.overfull:
+            await self._image.blocks.make_room()
         while True:
             try:
                 first, count = self._claim(wanted)

@@ -152,7 +152,7 @@ class TableCache:
             done = asyncio.get_running_loop().create_future()
             self._loading[offset] = done
             try:
-                await self._make_room()
+                await self.make_room()
                 raw = bytearray(self.table_bytes)
                 await self._read(offset, memoryview(raw))
                 if offset not in self._tables:
@@ -162,7 +162,17 @@ class TableCache:
                 done.set_result(None)
             return
 
-    async def _make_room(self) -> None:
+    @property
+    def overfull(self) -> bool:
+        """Whether tables that were just made have pushed the cache over its limit."""
+        return len(self._tables) > self.capacity
+
+    async def make_room(self) -> None:
+        """Drop tables until there is room for those being loaded.
+
+        Raises:
+            OSError: What is dirty could not be written.
+        """
         while len(self._tables) + len(self._loading) > self.capacity and self._tables:
             if not self._evict():
                 await self._clean()

@@ -1,0 +1,49 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmpfleece.block.drivers.qcow2 import overlap
+from qmpfleece.block.drivers.qcow2.overlap import Overlap
+
+KINDS = [overlap.HEADER, overlap.ACTIVE_L1, overlap.ACTIVE_L2, overlap.REFBLOCK]
+PLACES = st.tuples(st.sampled_from(KINDS), st.integers(0, 20000), st.integers(1, 3000))
+
+
+@given(
+    st.lists(PLACES, max_size=8, unique=True),
+    st.integers(0, 7),
+    st.integers(0, 20000),
+    st.integers(1, 5000),
+    st.sampled_from(["", *KINDS]),
+)
+def test_finds_metadata_by_cluster_as_a_search_through_all_would(
+    places, removed, offset, length, ignore
+):
+    known = Overlap(9, frozenset(KINDS))
+    for place in places:
+        known.add(*place)
+    for place in places[:removed]:
+        known.remove(*place)
+    wanted = set(range(offset >> 9, (offset + length - 1 >> 9) + 1))
+    hit = {
+        kind
+        for kind, start, size in places[removed:]
+        if kind != ignore and wanted & set(range(start >> 9, (start + size - 1 >> 9) + 1))
+    }
+    assert known.find(offset, length, ignore) == next(
+        (kind for kind in KINDS if kind in hit), None
+    )
+
+
+def test_what_is_not_looked_after_is_not_found():
+    known = Overlap(9, frozenset({overlap.HEADER}))
+    known.add(overlap.ACTIVE_L1, 0, 512)
+    known.add_many(overlap.ACTIVE_L2, [512])
+    assert known.find(0, 1024) is None
+
+
+def test_many_clusters_are_recorded_at_once():
+    known = Overlap(9, frozenset(KINDS))
+    known.add_many(overlap.ACTIVE_L2, [4096, 512])
+    assert known.find(0, 512) is None
+    assert known.find(1000, 1) == overlap.ACTIVE_L2
+    assert known.find(4097, 10000) == overlap.ACTIVE_L2
