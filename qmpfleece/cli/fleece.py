@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ def main(given: argparse.Namespace) -> int:
     async def verb() -> int:
         with ending.catching_signals() as interrupted:
             async with Fleece(settings) as fleece:
+                gc.freeze()  # collections would stop the guest's requests, see qsd
                 _introduce(fleece, settings, screen)
                 if given.run is not None:
                     return await _run(given.run, fleece, screen, interrupted)

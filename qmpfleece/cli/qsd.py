@@ -28,7 +28,8 @@ from qmpfleece.daemon import Daemon
 if TYPE_CHECKING:
     from qmpfleece.cli.options import NbdServerOptions
 
-_SECRETS_ONLY: Final = (
+#: Types of objects that QEMU has and we don't.
+_REFUSED: Final = (
     "authz-list", "authz-list-file", "authz-simple", "iothread", "main-loop", "pr-manager-helper",
     "secret_keyring", "thread-context", "throttle-group", "tls-cipher-suites", "tls-creds-anon",
     "tls-creds-psk", "tls-creds-x509",
@@ -100,11 +101,11 @@ async def _serve(given: Sequence[Option], program: str, background: Background) 
                 await daemon.unless_ended(start.process(given))
                 if daemon.ended:
                     return
+                # What exists now stays. Without this a full collection, which stops all
+                # requests, takes 20 to 50 ms; with it less than 0.1 ms.
+                gc.freeze()
                 await start.serve()
                 background.ready()
-                # What exists now stays: the collector need not look at it again.
-                gc.collect()
-                gc.freeze()
                 await daemon.wait()
         finally:
             start.close()
@@ -240,7 +241,9 @@ class _Start:
     async def _object(self, option: Option) -> None:
         tree = options.untyped(option.value, "qom-type")
         kind = tree.get("qom-type")
-        if kind in _SECRETS_ONLY:
+        if kind in _REFUSED and "id" not in tree:
+            raise QmpError("Parameter 'id' is missing")
+        if kind in _REFUSED:
             raise QmpError(f"objects of type '{kind}' are not supported")
         if kind is None:
             raise QmpError("Parameter 'qom-type' is missing")
