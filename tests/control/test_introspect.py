@@ -54,8 +54,13 @@ class Gone(Event, name="TEST_GONE"):
     id: str
 
 
+class Empty(Event, name="TEST_EMPTY"):
+    pass
+
+
 def of(handler):
-    entities = schema({"c": Command("c", handler, exclusive=True)}, {"TEST_GONE": Gone})
+    events = {"TEST_GONE": Gone, "TEST_EMPTY": Empty}
+    entities = schema({"c": Command("c", handler, exclusive=True)}, events)
     return {entity["name"]: entity for entity in entities}
 
 
@@ -80,6 +85,7 @@ def test_event_names_its_data():
     event = found["TEST_GONE"]
     assert event["meta-type"] == "event"
     assert found[event["arg-type"]]["members"] == [{"name": "id", "type": "str"}]
+    assert found["TEST_EMPTY"]["arg-type"] == "0"
 
 
 def test_arrays_alternates_and_recursion():
@@ -133,10 +139,11 @@ async def test_it_is_what_query_qmp_schema_answers(talk, ours):
     assert (await talk.ask({"execute": "query-qmp-schema"}))["return"] == ours
 
 
-#: Where we differ from QEMU 7.2 on purpose.
-DIFFERENT = {
-    "blockdev-add.min-cluster-size",  # of copy-before-write, later than 7.2
-}
+#: Where we differ from QEMU 7.2, by the end of the path.
+DIFFERENT = (
+    ".min-cluster-size",  # of copy-before-write, later than 7.2
+    ".encrypt.format=aes",  # QEMU only opens such images
+)
 
 
 class Arguments:
@@ -193,4 +200,4 @@ def test_every_argument_of_ours_is_one_of_qemu(ours):
     qemu, mine = Arguments(theirs), Arguments(ours)
     known = [name for name in COMMANDS if name in qemu.entities]
     differ = {pair for name in known for pair in mine.of(name) - qemu.of(name)}
-    assert {path for path, _ in differ} <= DIFFERENT
+    assert [path for path, _ in differ if not path.endswith(DIFFERENT)] == []

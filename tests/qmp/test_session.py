@@ -4,7 +4,7 @@ import socket
 from typing import Any, Self
 
 import pytest
-from qemu.qmp import ExecuteError
+from qemu.qmp import ExecuteError, Runstate
 
 from qmpfleece.control.command import Command
 from qmpfleece.control.commands.misc import Stop
@@ -133,7 +133,28 @@ async def test_client_that_says_all_and_closes_its_half_gets_every_reply(dispatc
         assert lines == [{"return": {}}] * 21 + [None]
 
 
-async def test_command_of_a_vanished_client_is_finished(dispatcher):
+async def test_reply_to_a_slow_command_comes_after_the_client_has_closed_its_half():
+    gate = asyncio.Event()
+
+    async def slow(_system):
+        await gate.wait()
+        return "x" * 300_000  # all three are more than the socket takes at once
+
+    async with Raw(with_commands(slow=slow)) as raw:
+        await raw.negotiate()
+        raw.writer.write(b'{"execute":"slow"}' * 3)
+        raw.writer.write_eof()
+        await until(lambda: raw.session._busy and raw.session._reader.at_eof())
+        raw.writer.transport.pause_reading()
+        gate.set()
+        await until(lambda: raw.session._requests.empty() and not raw.session._busy)
+        raw.writer.transport.resume_reading()
+        for _ in range(3):
+            assert len((await raw.line())["return"]) == 300_000
+        assert await raw.line() is None
+
+
+async def test_command_of_a_vanished_client_is_finished():
     gate = asyncio.Event()
     done = asyncio.Event()
 
@@ -141,12 +162,16 @@ async def test_command_of_a_vanished_client_is_finished(dispatcher):
         await gate.wait()
         done.set()
 
-    raw = Raw(with_commands(slow=slow))
+    dispatcher = with_commands(slow=slow)
+    raw = Raw(dispatcher)
     async with raw:
         await raw.negotiate()
         raw.writer.write(b'{"execute":"slow"}')
         await until(lambda: raw.session._busy)
         raw.writer.transport.abort()
+        dispatcher.system.bus.emit(Stop())  # it can't be sent, so the session ends
+        await until(lambda: raw.session.runstate is not Runstate.RUNNING)
+        assert not raw.task.done()
         gate.set()
     assert done.is_set()
     assert raw.task.done()
