@@ -1,0 +1,130 @@
+"""Many requests at once on the same clusters: each sees what it wrote."""
+
+import asyncio
+import random
+
+import pytest
+
+from qmpfleece.block.driver import ReqFlags
+from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+
+MIB = 1 << 20
+SIZE = 4 * MIB
+WORKERS = 12
+STRIPE = 1024
+IMAGES = {
+    "64 KiB": ("cluster_size=64k", {}),
+    "512 B, small caches": ("cluster_size=512,refcount_bits=32", {"cache_size": 4096}),
+    "2 MiB": ("cluster_size=2M", {}),
+    "subclusters": ("cluster_size=16k,extended_l2=on", {}),
+    "narrow refcounts": ("cluster_size=4k,refcount_bits=2", {"cache_size": 32768}),
+    "lazy": ("cluster_size=4k,lazy_refcounts=on", {"l2_cache_entry_size": 512}),
+}
+
+
+async def work(disk, mine, seed, rounds):
+    """Use the stripes that belong to one worker; nobody else touches them."""
+    rnd = random.Random(seed)
+    model = {}
+    for _ in range(rounds):
+        stripe = rnd.choice(mine)
+        match rnd.choice(["write", "write", "zero", "read", "flush"]):
+            case "write":
+                model[stripe] = rnd.randbytes(STRIPE)
+                await disk.write(stripe * STRIPE, model[stripe])
+            case "zero":
+                model[stripe] = bytes(STRIPE)
+                flags = rnd.choice([0, ReqFlags.MAY_UNMAP])
+                await disk.guest.pwrite_zeroes(stripe * STRIPE, STRIPE, flags)
+            case "read":
+                if stripe in model:
+                    assert await disk.read(stripe * STRIPE, STRIPE) == model[stripe]
+            case "flush":
+                await disk.guest.flush()
+    return model
+
+
+async def discard_and_rewrite(disk, start, seed):
+    """Free whole clusters and take them again, so that they change hands."""
+    rnd = random.Random(seed)
+    model = bytes(MIB)
+    for _ in range(10):
+        await disk.guest.pdiscard(start, MIB)
+        model = rnd.randbytes(MIB)
+        await disk.write(start, model)
+        assert await disk.read(start, MIB) == model
+    return model
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("creation", "node"), IMAGES.values(), ids=IMAGES)
+async def test_requests_on_the_same_clusters_keep_their_data(tmp_path, creation, node, seed):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", creation, image, SIZE + MIB)
+    async with opened(image, **node) as disk:
+        stripes = list(range(SIZE // STRIPE))[: 40 * WORKERS]
+        models = await asyncio.gather(
+            discard_and_rewrite(disk, SIZE, seed),
+            *(
+                work(disk, stripes[number::WORKERS], seed * 100 + number, 80)
+                for number in range(WORKERS)
+            ),
+        )
+        expected = bytearray(SIZE)
+        for model in models[1:]:
+            for stripe, data in model.items():
+                expected[stripe * STRIPE : (stripe + 1) * STRIPE] = data
+        expected += models[0]
+        assert await disk.read() == expected
+    check(image)
+    assert content(image, tmp_path) == expected
+
+
+async def test_write_to_a_shared_cluster_leaves_the_snapshot_alone(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    qemu_io(image, "write -P 1 0 4M")
+    qemu_img("snapshot", "-c", "before", image)
+    async with opened(image) as disk:
+        await asyncio.gather(
+            *(disk.write(start, b"\2" * 512) for start in range(0, 4 * MIB, 4096))
+        )
+        assert (await disk.read()).count(2) == 512 * 1024
+    check(image)
+    qemu_img("snapshot", "-a", "before", image)
+    assert content(image, tmp_path) == b"\1" * 4 * MIB
+    qemu_img("snapshot", "-d", "before", image)
+    check(image)
+
+
+async def test_clusters_that_were_freed_are_used_again(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "64M")
+    async with opened(image) as disk:
+        for _ in range(10):
+            await disk.write(0, b"x" * 8 * MIB)
+            await disk.guest.pdiscard(0, 8 * MIB)
+            await disk.guest.flush()
+    assert image.stat().st_size < 20 * MIB
+
+
+async def test_unknown_extension_and_header_fields_survive(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    with image.open("r+b") as file:
+        header = bytearray(file.read(512))
+        header[100:104] = (120).to_bytes(4, "big")
+        strange = b"\x12\x34\x56\x78" + (5).to_bytes(4, "big") + b"hello\0\0\0"
+        file.seek(112)
+        file.write(b"unknown!" + strange + bytes(8))
+        file.seek(0)
+        file.write(header[:112])
+        file.seek(88)
+        file.write((1 << 40).to_bytes(8, "big"))
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * 512)
+    data = image.read_bytes()[:512]
+    assert data[112:120] == b"unknown!"
+    assert strange in data
+    assert data[88:96] == bytes(8)
+    check(image)
