@@ -157,7 +157,8 @@ class BlockCopy:
         self.skip_unallocated = False
         self.on_progress: Callable[[int], None] | None = None
         self.limit_chunk(max_chunk)
-        self._memory = _Memory(max(MAX_MEMORY, cluster_size))
+        self._max_piece = max(MAX_CHUNK, target.node.driver.cluster_size)
+        self._memory = _Memory(max(MAX_MEMORY, self._max_piece))
         # A write to a target that shows what the source holds must not meet reads that
         # are on their way through the target to the source.
         shown = reaches(target.node, source.node)
@@ -373,15 +374,20 @@ class BlockCopy:
             raise CopyError(error, req, is_read=False) from error
 
     async def _read_and_write(self, req: Req) -> None:
-        length = req.length
-        await self._memory.take(length)
+        """Move the data, a huge cluster that the user wished for in pieces."""
+        end = req.offset + req.length
+        piece = min(req.length, self._max_piece)
+        await self._memory.take(piece)
         is_read = True
         try:
-            buf = memoryview(bytearray(length))
-            await pipeline.pread(self.source, req.offset, buf)
-            is_read = False
-            await pipeline.pwrite(self.target, req.offset, buf, self._write_flags)
+            buf = memoryview(bytearray(piece))
+            for offset in range(req.offset, end, piece):
+                part = buf[: end - offset]
+                is_read = True
+                await pipeline.pread(self.source, offset, part)
+                is_read = False
+                await pipeline.pwrite(self.target, offset, part, self._write_flags)
         except OSError as error:
             raise CopyError(error, req, is_read=is_read) from error
         finally:
-            self._memory.give(length)
+            self._memory.give(piece)

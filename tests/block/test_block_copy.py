@@ -14,7 +14,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm, Role
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import add_disk, settle
+from tests.tools.gate import GateDisk, add_disk, settle
 
 
 class User:
@@ -97,10 +97,20 @@ async def test_copy_takes_all_dirty_clusters_in_chunks_of_a_mebibyte(bench):
     assert sum(b.copied) == len(DATA)
 
 
-async def test_clusters_larger_than_a_chunk_are_copied_one_by_one(bench):
+async def test_cluster_larger_than_a_chunk_is_copied_whole_but_in_pieces(bench):
+    b = bench(DATA[: 7 * MIB + 512], cluster_size=4 * MIB)
+    await b.engine.copy(4 * MIB, 1)
+    mebibytes = [(n * MIB, MIB) for n in range(4, 7)]
+    assert b.target.seen("write") == [*mebibytes, (7 * MIB, 512)]
+    assert b.target.data[4 * MIB :] == b.data[4 * MIB :]
+    assert [*b.engine.bitmap.bits.areas()] == [(0, 4 * MIB)]
+
+
+async def test_cluster_of_the_target_is_written_at_once(bench, monkeypatch):
+    monkeypatch.setattr(GateDisk, "clusters", 2 * MIB)
     b = bench(DATA, cluster_size=4 * MIB)
     await b.engine.copy(0, 1)
-    assert b.target.seen("write") == [(0, 4 * MIB)]
+    assert b.target.seen("write") == [(0, 2 * MIB), (2 * MIB, 2 * MIB)]
 
 
 async def test_only_the_clusters_that_the_range_touches_are_copied(bench):
