@@ -2,6 +2,7 @@
 
 import json
 import os.path
+from contextvars import ContextVar
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -18,6 +19,10 @@ from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 _JSON: Final = "json:"
+#: Images whose backing files are being opened, topmost first: a chain must not come back.
+_CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("chain", default=())
+#: Opening goes down by recursion.
+_MAX_DEPTH: Final = 100
 
 
 async def open_backing(
@@ -44,14 +49,21 @@ async def open_backing(
         return await opener.open_child("backing", ref, Role.COW)
     if not header.backing_name:
         return None
+    above = _CHAIN.get()
+    name = _place(file)
+    if name in above or len(above) >= _MAX_DEPTH:
+        raise QmpError(f"Backing file '{header.backing_name}' creates an infinite loop.")
+    chain = _CHAIN.set((*above, name))
     try:
-        ref = await _from_header(header, file)
+        ref = await _from_header(opener, header, file)
         return await opener.open_child("backing", ref, Role.COW)
     except QmpError as error:
         raise QmpError(f"Could not open backing file: {error.desc}", error.error_class) from error
+    finally:
+        _CHAIN.reset(chain)
 
 
-async def _from_header(header: Header, file: Node) -> BlockdevOptions:
+async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOptions:
     name = header.backing_name
     raw_format = header.extension(extensions.BACKING_FORMAT)
     image_format = raw_format.decode(errors="replace") if raw_format else ""
@@ -70,8 +82,13 @@ async def _from_header(header: Header, file: Node) -> BlockdevOptions:
         name = os.path.join(os.path.dirname(base), name)
     below = {"driver": "file", "filename": name}
     if not image_format:
-        image_format = _probe(name)
+        image_format = await opener.workers.queue(limit=1).submit(_probe, name)
     return _validate({"driver": image_format, "file": below, "read-only": True})
+
+
+def _place(file: Node) -> str:
+    """Return where an image lies, so that it is known again."""
+    return os.path.abspath(file.exact_filename) if file.exact_filename else f"#{file.name}"
 
 
 def _from_json(name: str, image_format: str) -> dict[str, Any]:
@@ -106,7 +123,7 @@ def _validate(tree: dict[str, Any]) -> BlockdevOptions:
 
 
 def _probe(name: str) -> str:
-    """Return the format of an image that is not said to have one."""
+    """Return the format of an image that is not said to have one; runs on a thread."""
     try:
         with open(name, "rb") as source:
             return "qcow2" if source.read(4) == MAGIC.to_bytes(4, "big") else "raw"

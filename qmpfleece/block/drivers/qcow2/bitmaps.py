@@ -35,6 +35,7 @@ class Bitmaps:
         self._image = image
         self._offset = 0
         self._size = 0
+        self._loaded = False
         self.entries: list[Entry] = []
 
     @property
@@ -54,6 +55,7 @@ class Bitmaps:
         image = self._image
         raw = image.header.extension(extensions.BITMAPS)
         if raw is None or not image.header.autoclear & Autoclear.BITMAPS:
+            self._loaded = True
             return
         await self._read_directory(bitmaps_extension(raw))
         loaded = [await self._load_one(entry) for entry in self.entries]
@@ -64,6 +66,7 @@ class Bitmaps:
         for bitmap in loaded:
             bitmap.readonly = not image.writable
             image.node.bitmaps.insert(0, bitmap)
+        self._loaded = True
 
     async def _read_directory(self, extension: BitmapsExtension) -> None:
         image = self._image
@@ -142,6 +145,8 @@ class Bitmaps:
             OSError: The file can't be written.
         """
         image = self._image
+        if not self._loaded:
+            return  # the image was not opened to the end
         stored = self._to_store()
         old = {entry.name: entry for entry in self.entries}
         entries = list(self.entries)

@@ -36,14 +36,14 @@ async def write_compressed(disk: Disk, model: bytearray, step: Step) -> None:
         model[start : start + length] = data
 
 
-def take_snapshot(image: Path, geometry: Geometry, step: Step) -> str | None:
+def take_snapshot(image: Path, geometry: Geometry, number: int) -> str | None:
     """Have qemu-img take a snapshot, where it can."""
     # One bit counts to 1; with a data file there are no snapshots; v2 could not be resized.
     refused = {"refcount_bits=1", "refcount_bits=2", "compat=0.10"} & set(geometry.options)
     if geometry.data_file or refused:
         return None
-    qemu_img("snapshot", "-c", f"s{step.seed}", image)
-    return f"s{step.seed}"
+    qemu_img("snapshot", "-c", f"s{number}", image)
+    return f"s{number}"
 
 
 async def take(disk: Disk, model: bytearray, step: Step) -> None:
@@ -94,7 +94,7 @@ async def use(geometry: Geometry, todo: list[Step], folder: Path) -> None:
                 await disk.reopen(image, **files)
             elif step.kind == "snapshot":
                 await disk.close()
-                if name := take_snapshot(image, geometry, step):
+                if name := take_snapshot(image, geometry, len(snapshots)):
                     snapshots[name] = bytes(model)
                 await disk.open(image, **files)
             else:

@@ -64,6 +64,29 @@ async def test_missing_backing_file_is_said(chain):
     )
 
 
+async def test_backing_files_that_form_a_circle_are_refused(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    qemu_img("create", "-q", "-f", "qcow2", first, "1M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", first, "-F", "qcow2", second)
+    qemu_img("rebase", "-u", "-b", second, "-F", "qcow2", first)
+    with pytest.raises(QmpError, match="creates an infinite loop"):
+        async with opened(first, read_only=True):
+            pass
+
+
+async def test_chain_that_is_too_long_is_refused(tmp_path):
+    below = None
+    for number in range(110):
+        backing = ["-u", "-b", below, "-F", "qcow2"] if below else []
+        qemu_img("create", "-q", "-f", "qcow2", *backing, tmp_path / f"{number}", "1M")
+        below = tmp_path / f"{number}"
+    with pytest.raises(QmpError, match="Could not open backing file"):
+        async with opened(below, read_only=True):
+            pass
+    async with opened(tmp_path / "90", read_only=True) as disk:
+        assert await disk.read(0, 512) == bytes(512)
+
+
 async def test_block_status_is_that_of_qemu_img_map(chain):
     expected = json.loads(qemu_img("map", "--output=json", "-f", "qcow2", chain / "top"))
     async with opened(chain / "top", read_only=True) as disk:
