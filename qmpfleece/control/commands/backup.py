@@ -1,8 +1,8 @@
-"""blockdev-backup: back up a disk to another node while it is in use.
+"""blockdev-backup and drive-backup: back up a disk while it is in use.
 
-The command is a transaction of one action.
+Both commands are transactions of one action.
 
-Source: QAPI ``BlockdevBackup``, ``BackupCommon``.
+Source: QAPI ``BlockdevBackup``, ``DriveBackup``, ``BackupCommon``.
 """
 
 from contextlib import AsyncExitStack
@@ -13,8 +13,10 @@ from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.block_copy import MAX_WORKERS
 from qmpfleece.block.drain import drained
 from qmpfleece.block.node import Node
-from qmpfleece.control import transaction
+from qmpfleece.block.status import skip_filters
+from qmpfleece.control import images, transaction
 from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.describe import filename
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
 from qmpfleece.jobs.block_job import OnError
@@ -75,6 +77,20 @@ class BlockdevBackup(BackupCommon):
     target: str
 
 
+class DriveBackup(BackupCommon):
+    """QAPI ``DriveBackup``.
+
+    Attributes:
+        target: The file name of the image.
+        format: Its driver; that of the source by default, or what the image looks like.
+        mode: Whether the image is made.
+    """
+
+    target: str
+    format: str | None = None
+    mode: Literal["existing", "absolute-paths"] | None = None
+
+
 class BackupAction(Action):
     """Start a backup; of the job nothing is left when the transaction fails."""
 
@@ -130,6 +146,61 @@ class BlockdevBackupAction(BackupAction, type="blockdev-backup"):
 async def blockdev_backup(system: System, options: Annotated[BlockdevBackup, Boxed]) -> None:
     """Start a backup to a node, which is as large as the source."""
     await transaction.run(system, [BlockdevBackupAction(system, options)])
+
+
+class DriveBackupAction(BackupAction, type="drive-backup"):
+    """Start a backup to an image, which is made first and closed in the end."""
+
+    model: ClassVar[type[Model]] = DriveBackup
+
+    async def prepare(self) -> None:
+        """Make and open the image, and create the job."""
+        source = self.system.graph.find(self.data.device)
+        await self.hold_drained(source)
+        source.check_free()
+        target = await self._open_target(source)
+        try:
+            await self.prepare_job(source, target)
+        except BaseException:
+            await self.system.graph.release(target)
+            raise
+
+    async def _open_target(self, source: Node) -> Node:
+        """Return the target, which nobody holds yet.
+
+        An image for sync=none gets the source as its backing file: it shows the disk as it
+        was, all the time. One for sync=top gets the source's own.
+        """
+        graph, given = self.system.graph, self.data
+        layer = skip_filters(source)
+        below = source if given.sync == "none" else None
+        if given.sync == "top" and (backing := layer.children.get("backing")) is not None:
+            below = backing.node
+        image_format = given.format
+        if given.mode == "existing":
+            if image_format is None:
+                image_format = await images.probe(graph, given.target)
+        else:
+            if image_format is None:
+                image_format = source.driver.driver_name
+            named = (filename(below), below.driver.driver_name) if below is not None else None
+            await images.create_image(graph, given.target, image_format, source.length, named)
+        options = {"discard": "unmap", "detect_zeroes": "unmap"}
+        if given.sync == "none" and image_format == "qcow2":
+            options["backing"] = source.name
+        target = await images.open_image(graph, given.target, image_format, like=source, **options)
+        if given.sync == "none" and image_format != "qcow2":
+            await graph.release(target)
+            raise QmpError(
+                f"Driver '{image_format}' of node '{target.name}' does not support backing files"
+            )
+        return target
+
+
+@command("drive-backup")
+async def drive_backup(system: System, options: Annotated[DriveBackup, Boxed]) -> None:
+    """Start a backup to an image file, which is made unless it exists already."""
+    await transaction.run(system, [DriveBackupAction(system, options)])
 
 
 def backup_settings(given: BackupCommon, source: Node, target: Node) -> BackupSettings:

@@ -1,0 +1,142 @@
+"""Images by file name and format, as the older commands say it: made, probed, opened.
+
+Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
+"""
+
+import re
+import sys
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.driver import CREATE_MODELS, DRIVERS
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
+from qmpfleece.qapi.blockdev import validate_blockdev
+
+#: Formats in which an image can be made from nothing but a size and a backing file.
+_CREATABLE: Final = ("file", "raw", "qcow2")
+_PROTOCOL: Final = re.compile(r"([^:/]*):")
+_QCOW2_MAGIC: Final = b"QFI\xfb"
+
+
+def announce(text: str) -> None:
+    """Write a line to stdout at once, as QEMU does before the reply."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def path_of(filename: str) -> str:
+    """Return the path that a file name means.
+
+    Raises:
+        QmpError: It names a protocol that makes no files.
+    """
+    match = _PROTOCOL.match(filename)
+    if match is None:
+        return filename
+    if match[1] == "file":
+        return filename[len("file:") :]
+    raise QmpError(f"Unknown protocol '{match[1]}'")
+
+
+async def create_image(
+    graph: Graph,
+    filename: str,
+    image_format: str,
+    size: int,
+    backing: tuple[str, str] | None = None,
+) -> None:
+    """Make an image with the format's default options.
+
+    Args:
+        graph: Where nodes live while the image is made.
+        filename: What the user calls it.
+        image_format: The name of its driver.
+        size: Bytes of the disk.
+        backing: File name and format of the backing file, None for none.
+
+    Raises:
+        QmpError: It can't be made.
+        OSError: The same.
+    """
+    if image_format not in DRIVERS:
+        raise QmpError(f"Unknown file format '{image_format}'")
+    path = path_of(filename)
+    if image_format not in _CREATABLE:
+        raise QmpError(f"Format driver '{image_format}' does not support image creation")
+    if backing is not None and image_format != "qcow2":
+        raise QmpError(f"Backing file not supported for file format '{image_format}'")
+    announce(_announcement(filename, image_format, size, backing))
+    if image_format != "qcow2":
+        await _create(graph, driver="file", filename=path, size=size)
+        return
+    await _create(graph, driver="file", filename=path, size=0)
+    file = validate_blockdev({"driver": "file", "filename": path})
+    more = {"backing-file": backing[0], "backing-fmt": backing[1]} if backing else {}
+    await _create(graph, driver="qcow2", file=file, size=size, **more)
+
+
+async def _create(graph: Graph, **options: Any) -> None:
+    await CREATE_MODELS[options["driver"]].model_validate(options).create(graph)
+
+
+def _announcement(
+    filename: str, image_format: str, size: int, backing: tuple[str, str] | None
+) -> str:
+    text = f"Formatting '{filename}', fmt={image_format}"
+    if image_format != "qcow2":
+        return f"{text} size={size}"
+    text += f" cluster_size=65536 extended_l2=off compression_type=zlib size={size}"
+    if backing is not None:
+        text += f" backing_file={backing[0]} backing_fmt={backing[1]}"
+    return f"{text} lazy_refcounts=off refcount_bits=16"
+
+
+async def probe(graph: Graph, filename: str) -> str:
+    """Return the format that an image's first bytes tell.
+
+    Raises:
+        QmpError: It can't be opened.
+    """
+    path = path_of(filename)
+
+    def first_bytes() -> bytes:
+        try:
+            with open(path, "rb") as file:
+                return file.read(len(_QCOW2_MAGIC))
+        except (OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            raise QmpError(f"Could not open '{filename}': {text}") from error
+
+    start = await graph.workers.queue(limit=1).submit(first_bytes)
+    return "qcow2" if start == _QCOW2_MAGIC else "raw"
+
+
+async def open_image(
+    graph: Graph, filename: str, image_format: str, *, like: Node, **options: Any
+) -> Node:
+    """Open an image writable, without a name, caching like another node.
+
+    The caller attaches it to something, or releases it.
+
+    Args:
+        graph: Where.
+        filename: What the user calls it.
+        image_format: The name of its driver.
+        like: Whose cache mode is taken.
+        options: Members of the definition, ``_`` standing for ``-``.
+
+    Raises:
+        QmpError: It can't be opened.
+    """
+    if image_format not in DRIVERS:
+        raise QmpError(f"Unknown driver '{image_format}'")
+    cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
+    given: dict[str, Any] = {"driver": image_format, "cache": cache}
+    given |= {name.replace("_", "-"): value for name, value in options.items()}
+    path = path_of(filename)
+    if DRIVERS[image_format].is_protocol:
+        given["filename"] = path
+    else:
+        given["file"] = {"driver": "file", "filename": path}
+    return await graph.open(validate_blockdev(given))
