@@ -342,5 +342,5 @@ class FleecingMachine(RuleBasedStateMachine):
                 assert not self.fleece.temp.allocated.any(start, length)
 
 
-TestFleecingMachine = FleecingMachine.TestCase
+TestFleecingMachine = pytest.mark.timeout(180)(FleecingMachine.TestCase)
 TestFleecingMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -295,6 +295,32 @@ async def test_flush_reaches_writes_from_before_the_filter(fleece):
     assert fleece.disk.seen("flush") == [(0, 0)]
 
 
+def frames(coroutine):
+    """Return the names of the coroutines that await each other, outermost first."""
+    names = []
+    while hasattr(coroutine, "cr_await"):
+        names.append(coroutine.cr_code.co_name)
+        coroutine = coroutine.cr_await
+    return names
+
+
+async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    buf = memoryview(bytearray(1))
+    cases = [
+        (fleece.client.pread(0, buf), ["pread", "pread"]),  # done: from the temporary image
+        (fleece.client.pread(CLUSTER, buf), ["pread", "_pread_frozen", "pread"]),
+        (fleece.guest.pwrite(0, buf), ["pwrite", "pwrite"]),
+        (fleece.guest.pread(0, buf), ["pread", "pread"]),
+    ]
+    for disk in (fleece.disk, fleece.temp):
+        disk.stop("read", "write")
+    for request, expected in cases:
+        task = await fleece.started(request)
+        assert frames(task.get_coro()) == [*expected, expected[-1], "_pass"]
+
+
 # -- failing copies -----------------------------------------------------------------------
 
 
