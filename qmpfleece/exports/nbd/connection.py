@@ -262,7 +262,8 @@ class Connection(asyncio.BufferedProtocol):
         self._serving = False
         self._send()
         if self._phase is _Phase.CLOSING and not self._in_flight:
-            self._hang_up()
+            assert self._transport is not None
+            self._transport.close()  # once everything is sent
 
     def _begin(self, client: Client, request: Request) -> None:
         if request.type == const.CMD_DISC:
@@ -374,11 +375,6 @@ class Connection(asyncio.BufferedProtocol):
         self._phase = _Phase.CLOSING
         if not self._serving:
             self._schedule_wake()
-
-    def _hang_up(self) -> None:
-        """Close the socket once everything is sent."""
-        assert self._transport is not None
-        self._transport.close()
 
     def _lose(self) -> None:
         self._phase = _Phase.LOST

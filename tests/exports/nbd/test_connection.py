@@ -359,8 +359,9 @@ async def test_client_sends_thousands_of_requests_and_others_have_their_turn(ser
         return original(offset, buf)
 
     monkeypatch.setattr(served.disk, "pread", counted)
-    for _ in range(3000):
+    for _ in range(5000):
         client.request(const.CMD_CACHE, 0, 512)
     await client.finish(*client.in_flight.values())
-    assert sum(per_turn) == 3000
-    assert max(per_turn) <= 512
+    assert sum(per_turn) == 5000
+    # uvloop may read once more between two callbacks
+    assert max(per_turn) <= 2 * 512
