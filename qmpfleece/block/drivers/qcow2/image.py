@@ -61,7 +61,8 @@ class Image:
         debug: Who is to be told what happens, in the words of QAPI ``BlkdebugEvent``.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
-        metadata_preallocation: Whether clusters may be allocated that hold no data yet.
+        metadata_preallocation: Whether clusters may be allocated that hold no data yet;
+            None while that is not known.
     """
 
     l1: "array[int]"
@@ -92,7 +93,7 @@ class Image:
         self.reftable_clusters = header.refcount_table_clusters
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
-        self.metadata_preallocation = False
+        self.metadata_preallocation: bool | None = None
         self.debug: Callable[[str], Coroutine[Any, Any, None]] | None = None
         if isinstance(file.node.driver, DebugPoints):
             self.debug = file.node.driver.debug_event

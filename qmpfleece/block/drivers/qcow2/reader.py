@@ -8,8 +8,9 @@ from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import Extent, Status
 from qmpfleece.block.drivers.qcow2 import compression
-from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind
+from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind, Run
 from qmpfleece.block.drivers.qcow2.image import read_padded
+from qmpfleece.block.status import block_status
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
@@ -117,7 +118,7 @@ class Reader:
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return runs; see ``BlockDriver.block_status``."""
-        image, clusters = self._image, self._clusters
+        clusters = self._clusters
         extents: list[Extent] = []
         end = offset + length
         while offset < end:
@@ -125,20 +126,59 @@ class Reader:
             if run is None:
                 await clusters.load(offset)
                 continue
-            flags = _FLAGS[run.kind]
-            valid = flags & Status.OFFSET_VALID
-            host = run.host if valid else -1
-            node = image.data.node if valid else None
-            last = extents[-1] if extents else None
-            if (
-                last is not None
-                and last.flags == flags
-                and (not valid or last.host_offset + last.length == host)
-            ):
-                extents[-1] = last._replace(length=last.length + run.length)
-            elif len(extents) == limit:
-                break
-            else:
-                extents.append(Extent(run.length, flags, host, node))
-            offset += run.length
+            found = [self._extent(run)]
+            if run.kind == Kind.NORMAL and await self._may_be_empty():
+                found = await self._look_below(run, limit)
+            for extent in found:
+                if not _merge(extents, extent):
+                    if len(extents) == limit:
+                        return extents
+                    extents.append(extent)
+            offset += sum(extent.length for extent in found)
         return extents
+
+    def _extent(self, run: Run) -> Extent:
+        flags = _FLAGS[run.kind]
+        if flags & Status.OFFSET_VALID:
+            return Extent(run.length, flags, run.host, self._image.data.node)
+        return Extent(run.length, flags)
+
+    async def _may_be_empty(self) -> bool:
+        """Tell whether the file is so sparse that clusters must have been allocated ahead.
+
+        Source: QEMU looks into the file under preallocation only, as that is slow.
+        """
+        image = self._image
+        if image.metadata_preallocation is None:
+            node = image.data.node
+            occupied = await node.driver.allocated_size()
+            margin = 2 * image.geometry.cluster_size
+            image.metadata_preallocation = (
+                occupied is not None and max(occupied * 10 // 9, occupied + margin) < node.length
+            )
+        return image.metadata_preallocation
+
+    async def _look_below(self, run: Run, limit: int) -> list[Extent]:
+        """Return the extents of a run of data, with what the file knows to be zeroes."""
+        node = self._image.data.node
+        extents, host, end = [], run.host, run.host + run.length
+        for below in await block_status(node, host, run.length, limit):
+            flags = _FLAGS[Kind.NORMAL] | (below.flags & Status.ZERO)
+            extents.append(Extent(below.length, flags, host, node))
+            host += below.length
+        if host < end and host >= node.length:
+            extents.append(Extent(end - host, _FLAGS[Kind.NORMAL] | Status.ZERO, host, node))
+        return extents
+
+
+def _merge(extents: list[Extent], extent: Extent) -> bool:
+    """Lengthen the last extent by one that continues it; False if it does not."""
+    if not extents:
+        return False
+    last = extents[-1]
+    if last.flags != extent.flags or last.node is not extent.node:
+        return False
+    if extent.host_offset >= 0 and last.host_offset + last.length != extent.host_offset:
+        return False
+    extents[-1] = last._replace(length=last.length + extent.length)
+    return True

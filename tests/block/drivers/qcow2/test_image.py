@@ -1,11 +1,20 @@
 """Damage inside an image is met as qemu-io meets it, which is asked on the spot."""
 
+import asyncio
+import contextlib
+import random
 import struct
 import subprocess
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from tests.tools.disk import opened, qemu_img, qemu_io
 
@@ -145,3 +154,79 @@ async def test_image_that_was_found_corrupt_takes_no_more_requests(tmp_path, cap
         "fatal": True,
     }
     assert "Marking image as corrupt" in capsys.readouterr().err
+
+
+@cache
+def rich_image(extended):
+    """An image with all that an image can have, as bytes."""
+    with TemporaryDirectory() as folder:
+        image = Path(folder) / "a.qcow2"
+        options = "cluster_size=16k,extended_l2=on" if extended else "cluster_size=4k"
+        qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "8M")
+        qemu_io(image, "write -P 1 0 1M", "write -c -P 2 2M 64k", "write -z 3M 256k")
+        qemu_img("bitmap", "--add", image, "b")
+        qemu_img("snapshot", "-c", "s", image)
+        qemu_io(image, "write -P 3 512k 1M", "discard 0 64k")
+        return image.read_bytes()
+
+
+async def use_in_every_way(image, seed):
+    """Whatever is in the image, only errors come out."""
+    rnd = random.Random(seed)
+    async with opened(image) as disk:
+        for _ in range(30):
+            if not disk.node.length:
+                break
+            offset = rnd.randrange(min(disk.node.length, 16 << 20))
+            length = min(rnd.choice([512, 4096, 70_000]), disk.node.length - offset)
+            with contextlib.suppress(OSError):
+                match rnd.choice(["read", "write", "zero", "discard", "status", "flush"]):
+                    case "read":
+                        await disk.read(offset, length)
+                    case "write":
+                        await disk.write(offset, b"x" * length)
+                    case "zero":
+                        await disk.guest.pwrite_zeroes(offset, length)
+                    case "discard":
+                        await disk.guest.pdiscard(offset, length)
+                    case "status":
+                        await disk.guest.block_status(offset, length, 10)
+                    case "flush":
+                        await disk.guest.flush()
+
+
+WORDS = st.one_of(
+    st.sampled_from([0, 1, 0xFFFFFFFFFFFFFFFF, COPIED, 1 << 62, 512, COPIED | 4096, 1 << 56]),
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, 500).map(lambda cluster: COPIED | cluster * 4096),
+    st.integers(0, 500).map(lambda cluster: cluster * 4096),
+)
+#: Mostly the header and the tables behind it.
+PLACES = st.one_of(st.integers(4, 400), st.integers(0, 200_000), st.integers(0, 3_000_000))
+PATCHES = st.lists(st.tuples(PLACES, WORDS), min_size=1, max_size=6)
+
+
+def damage_and_use(extended, patches, seed):
+    data = bytearray(rich_image(extended))
+    for place, word in patches:
+        at = place // 4 * 4
+        if at + 8 <= len(data):
+            data[at : at + 8] = u64(word)
+    with TemporaryDirectory() as folder:
+        image = Path(folder) / "a.qcow2"
+        image.write_bytes(data)
+        with contextlib.suppress(QmpError):
+            asyncio.run(use_in_every_way(image, seed))
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=100)
+@given(st.booleans(), PATCHES, st.integers(0, 1 << 30))
+def test_random_damage_leads_to_errors_and_to_nothing_else(extended, patches, seed):
+    damage_and_use(extended, patches, seed)
+
+
+@pytest.mark.soak
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=2000)
+@given(st.booleans(), PATCHES, st.integers(0, 1 << 30))
+def test_much_random_damage_leads_to_errors_and_to_nothing_else(extended, patches, seed):
+    damage_and_use(extended, patches, seed)

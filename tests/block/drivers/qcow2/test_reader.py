@@ -87,18 +87,34 @@ async def test_chain_that_is_too_long_is_refused(tmp_path):
         assert await disk.read(0, 512) == bytes(512)
 
 
-async def test_block_status_is_that_of_qemu_img_map(chain):
-    expected = json.loads(qemu_img("map", "--output=json", "-f", "qcow2", chain / "top"))
-    async with opened(chain / "top", read_only=True) as disk:
+async def status_of(image):
+    """What our block status says, as qemu-img map puts it."""
+    found = []
+    async with opened(image, read_only=True) as disk:
         offset = 0
-        ours = []
-        while offset < 4 * MIB:
-            for extent in await disk.guest.block_status(offset, 4 * MIB - offset, 100):
+        while offset < disk.node.length:
+            length = disk.node.length - offset
+            for extent in await disk.guest.block_status(offset, length, 100):
                 data, zero = bool(extent.flags & 1), bool(extent.flags & 2)
-                ours.append((offset, extent.length, data, zero))
+                found.append((offset, extent.length, data, zero))
                 offset += extent.length
-    theirs = [(item["start"], item["length"], item["data"], item["zero"]) for item in expected]
-    assert flatten(ours) == flatten(theirs)
+    return found
+
+
+def map_of(image):
+    extents = json.loads(qemu_img("map", "--output=json", "-f", "qcow2", image))
+    return [(item["start"], item["length"], item["data"], item["zero"]) for item in extents]
+
+
+async def test_block_status_is_that_of_qemu_img_map(chain):
+    assert flatten(await status_of(chain / "top")) == flatten(map_of(chain / "top"))
+
+
+async def test_preallocated_clusters_are_zero_where_the_file_is_empty(tmp_path):
+    image = tmp_path / "a"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "64M")
+    qemu_io(image, "write 1M 64k", "write -z 2M 64k", "flush")
+    assert flatten(await status_of(image)) == flatten(map_of(image))
 
 
 def flatten(extents):

@@ -80,6 +80,81 @@ async def test_requests_on_the_same_clusters_keep_their_data(tmp_path, creation,
     assert content(image, tmp_path) == expected
 
 
+def hold(driver, verb):
+    """Let one verb of a file driver wait for an event, before it does anything."""
+    gate, whole = asyncio.Event(), getattr(driver, verb)
+
+    async def held(*arguments: object):
+        await gate.wait()
+        await whole(*arguments)
+
+    setattr(driver, verb, held)
+    return gate, lambda: setattr(driver, verb, whole)
+
+
+async def start(coroutine):
+    """Begin a request and let it run up to the gate."""
+    task = asyncio.create_task(coroutine)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_cluster_is_not_used_again_while_it_is_read(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * 65536)
+        file = disk.node.children["file"].node.driver
+        gate, let_go = hold(file, "pread")
+        reading = await start(disk.read(0, 65536))
+        let_go()
+        await disk.guest.pdiscard(0, 65536)
+        for number in range(1, 5):
+            await disk.guest.flush()
+            await disk.write(number * 65536, b"2" * 65536)
+        gate.set()
+        assert await reading == b"1" * 65536
+
+
+async def test_late_write_does_not_hit_a_cluster_that_changed_hands(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * 65536)
+        file = disk.node.children["file"].node.driver
+        gate, let_go = hold(file, "pwrite")
+        writing = await start(disk.write(0, b"3" * 65536))
+        let_go()
+        await disk.guest.pdiscard(0, 65536)
+        for number in range(1, 5):
+            await disk.guest.flush()
+            await disk.write(number * 65536, b"2" * 65536)
+        gate.set()
+        await writing
+        assert await disk.read(65536, 4 * 65536) == b"2" * 4 * 65536
+
+
+async def test_write_to_a_cluster_waits_for_the_one_that_allocates_it(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    async with opened(image) as disk:
+        await disk.write(MIB, b"0" * 512)  # so that tables exist
+        file = disk.node.children["file"].node.driver
+        gate, let_go = hold(file, "pwrite")
+        first = await start(disk.write(0, b"1" * 512))
+        let_go()
+        second = await start(disk.write(512, b"2" * 512))
+        other = await start(disk.write(65536, b"3" * 512))
+        await other
+        assert not second.done()
+        assert await disk.read(0, 1024) == bytes(1024)
+        gate.set()
+        await asyncio.gather(first, second)
+        assert await disk.read(0, 1536) == b"1" * 512 + b"2" * 512 + bytes(512)
+    check(image)
+
+
 async def test_write_to_a_shared_cluster_leaves_the_snapshot_alone(tmp_path):
     image = tmp_path / "a.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", image, "4M")
