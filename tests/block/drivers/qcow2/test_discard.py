@@ -1,0 +1,89 @@
+import pytest
+
+from qmpfleece.block.driver import ReqFlags
+from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+
+MIB = 1 << 20
+
+
+async def created(tmp_path, options="cluster_size=64k", *, backed=False):
+    image = tmp_path / "a.qcow2"
+    backing = ["-b", "base", "-F", "raw"] if backed else []
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, *backing, image, "4M")
+    return image
+
+
+async def test_discarded_clusters_are_holes_in_the_file(tmp_path):
+    image = await created(tmp_path)
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * 4 * MIB)
+        await disk.guest.flush()
+        before = image.stat().st_blocks
+        await disk.guest.pdiscard(0, 4 * MIB)
+        await disk.guest.flush()
+        assert image.stat().st_blocks < before - 7 * 1024
+    check(image)
+
+
+@pytest.mark.parametrize("passed", [False, None])
+async def test_discards_stay_in_the_image_when_they_are_not_passed_on(tmp_path, passed):
+    image = await created(tmp_path)
+    options = {"pass_discard_request": passed} if passed is not None else {"discard": "ignore"}
+    async with opened(image, **options) as disk:
+        await disk.write(0, b"x" * 4 * MIB)
+        await disk.guest.pdiscard(0, 4 * MIB)
+        await disk.guest.flush()
+        # Without discard: unmap, the node drops discards before the driver sees them.
+        assert (await disk.read()).count(b"x") == (4 * MIB if passed is None else 0)
+    assert image.stat().st_blocks >= 8 * 1024
+    check(image)
+
+
+async def test_discard_hides_the_backing_file(tmp_path):
+    (tmp_path / "base").write_bytes(b"b" * 4 * MIB)
+    image = await created(tmp_path, "cluster_size=64k", backed=True)
+    async with opened(image) as disk:
+        await disk.guest.pdiscard(65536 - 512, 2 * 65536)
+        # Whole clusters only.
+        assert await disk.read() == b"b" * 65536 + bytes(65536) + b"b" * (4 * MIB - 2 * 65536)
+    check(image)
+
+
+async def test_discard_never_uncovers_the_backing_file_of_an_old_image(tmp_path):
+    (tmp_path / "base").write_bytes(b"b" * 4 * MIB)
+    image = await created(tmp_path, "compat=v2", backed=True)
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * MIB)
+        await disk.guest.pdiscard(0, MIB)
+        assert await disk.read(0, MIB) == b"x" * MIB
+
+
+async def test_zeroes_over_data_are_fast_only_for_whole_units(tmp_path):
+    image = await created(tmp_path, "extended_l2=on,cluster_size=64k")
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * MIB)
+        await disk.guest.pwrite_zeroes(2048, 4096, ReqFlags.NO_FALLBACK)
+        with pytest.raises(OSError, match="Operation not supported"):
+            await disk.guest.pwrite_zeroes(512, 512, ReqFlags.NO_FALLBACK)
+        await disk.guest.pwrite_zeroes(512, 512)
+        expected = b"x" * 512 + bytes(512) + b"x" * 1024 + bytes(4096)
+        assert await disk.read(0, 6144) == expected
+    check(image)
+    assert content(image, tmp_path)[:6144] == expected
+
+
+async def test_zeroes_without_unmap_keep_the_clusters(tmp_path):
+    image = await created(tmp_path)
+    qemu_io(image, "write 0 64k")
+    async with opened(image) as disk:
+        await disk.guest.pwrite_zeroes(0, 65536)
+        (extent,) = await disk.guest.block_status(0, 65536, 1)
+        kept = extent.host_offset
+        await disk.write(0, b"y" * 512)
+        (extent,) = await disk.guest.block_status(0, 65536, 1)
+        assert extent.host_offset == kept >= 0
+        assert await disk.read(0, 65536) == b"y" * 512 + bytes(65024)
+        await disk.guest.pwrite_zeroes(0, 65536, ReqFlags.MAY_UNMAP)
+        (extent,) = await disk.guest.block_status(0, 65536, 1)
+        assert extent.host_offset == -1
+    check(image)
