@@ -41,13 +41,13 @@ def stopped(d: Session, **more: Any) -> None:
     d.event(PAUSED)
 
 
-def until_copied(d: Session, name: str) -> None:
+def until_copied(d: Session, name: str, byte: int = 0x11) -> None:
     """Wait until the first chunk has arrived in a target, so that the job sleeps."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with (d.dir / name).open("rb") as file:
             file.seek((1 << 20) - 1)
-            if file.read(1) == b"\x11":
+            if file.read(1) == bytes([byte]):
                 return
 
 
