@@ -20,9 +20,11 @@ setup: $(VENV)/.dev tools ## install everything for make run and make test, run 
 run: $(VENV)/.run ## the demonstration: fleece a disk while it is written to (DISK=path for your own)
 	@$(BIN)/qmpfleece demo $(if $(DISK),"$(DISK)")
 
+# Compiled first: the tests start hundreds of processes, perhaps where Python may not write.
 test: $(VENV)/.dev tools ## all checks: lint, types, layers, tests (ARGS= goes to pytest)
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/python -m compileall -q qmpfleece || status=1; \
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS) || status=1; \
 	exit $$status
 
