@@ -149,6 +149,8 @@ class BlockDriver(Generic[O]):
     write_flags: ClassVar[int] = ReqFlags.NONE
     #: The same for pwrite_zeroes.
     zero_flags: ClassVar[int] = ReqFlags.NONE
+    #: Whether ``pwrite_compressed`` is there.
+    compresses: ClassVar[bool] = False
 
     node: "Node"
     options: O
@@ -201,6 +203,10 @@ class BlockDriver(Generic[O]):
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write ``buf``; ``flags`` is a subset of ``write_flags``."""
         raise NotImplementedError
+
+    def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
+        """Write whole clusters, which hold no data yet, compressed."""
+        return fail(errno.ENOTSUP)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes cheaply; ``flags`` is a subset of ``zero_flags``.
@@ -340,6 +346,22 @@ class DebugPoints(Protocol):
 
     def debug_event(self, event: str) -> Io:
         """Take note of an event of QAPI ``BlkdebugEvent``; a break point suspends here."""
+        ...
+
+
+@runtime_checkable
+class CompressesWrites(Protocol):
+    """A driver that can store data compressed."""
+
+    def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
+        """Write whole clusters, compressed where that makes them smaller.
+
+        The last cluster of the node may be cut short by its end.
+
+        Raises:
+            OSError: ENOTSUP: this image can't; EINVAL: not whole clusters; EIO: there is
+                data already.
+        """
         ...
 
 

@@ -33,6 +33,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+    compresses = True
 
     image: Image
     _loaded = False

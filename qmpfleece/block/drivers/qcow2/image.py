@@ -133,7 +133,7 @@ class Image:
             OSError: ENOSPC: they do not fit into the first cluster.
         """
         encoded = self.header.encode()
-        padded = encoded + bytes(-len(encoded) % 512)
+        padded = encoded + bytes(self.geometry.cluster_size - len(encoded))
         await pipeline.pwrite(self.file, 0, memoryview(padded))
 
     async def write_header_fields(self) -> None:
