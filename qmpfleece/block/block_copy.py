@@ -156,6 +156,7 @@ class BlockCopy:
         self.in_flight: Final = ReqList()
         self.skip_unallocated = False
         self.on_progress: Callable[[int], None] | None = None
+        self._compresses = False
         self.limit_chunk(max_chunk)
         self._max_piece = max(MAX_CHUNK, target.node.driver.cluster_size)
         self._memory = _Memory(max(MAX_MEMORY, self._max_piece))
@@ -183,6 +184,12 @@ class BlockCopy:
         self._max_chunk = max(
             align_down(min(max_chunk, MAX_CHUNK), self.cluster_size), self.cluster_size
         )
+
+    def compress(self) -> None:
+        """Write compressed from now on, cluster by cluster; the target's driver can."""
+        assert self.target.node.driver.compresses
+        self._compresses = True
+        self.limit_chunk(self.cluster_size)
 
     def close(self) -> None:
         """Take the bitmap off the source. No copy is in flight."""
@@ -386,7 +393,10 @@ class BlockCopy:
                 is_read = True
                 await pipeline.pread(self.source, offset, part)
                 is_read = False
-                await pipeline.pwrite(self.target, offset, part, self._write_flags)
+                if self._compresses:
+                    await pipeline.pwrite_compressed(self.target, offset, part)
+                else:
+                    await pipeline.pwrite(self.target, offset, part, self._write_flags)
         except OSError as error:
             raise CopyError(error, req, is_read=is_read) from error
         finally:

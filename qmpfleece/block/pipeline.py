@@ -96,6 +96,23 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
         _finish_write(node, offset, length, request)
 
 
+async def pwrite_compressed(child: Child, offset: int, buf: memoryview) -> None:
+    """Write whole clusters, which hold no data yet, compressed.
+
+    Raises:
+        OSError: As ``pwrite``; ENOTSUP: the driver can't.
+    """
+    node = child.node
+    _check_write(child, offset, len(buf))
+    node.in_flight += 1
+    request: Req | None = None
+    try:
+        request = await _serialise(node, offset, len(buf))
+        await node.driver.pwrite_compressed(offset, buf)
+    finally:
+        _finish_write(node, offset, len(buf), request)
+
+
 async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) -> None:
     """Make a range read as zeroes.
 

@@ -98,7 +98,9 @@ class BackupJob(BlockJob, kind="backup"):
 
     def _choose_clusters(self, copier: BlockCopy) -> None:
         settings = self._settings
-        if settings.max_chunk:
+        if settings.compress:
+            copier.compress()
+        elif settings.max_chunk:
             copier.limit_chunk(settings.max_chunk)
         if settings.sync == "top":
             copier.skip_unallocated = True
@@ -260,7 +262,7 @@ def _check(settings: BackupSettings) -> None:
     """Check what can be checked before anything changes, in QEMU's order."""
     if settings.source is settings.target:
         raise QmpError("Source and target cannot be the same")
-    if settings.compress:
+    if settings.compress and not settings.target.driver.compresses:
         raise QmpError("Compression is not supported for this drive ")
     settings.source.check_free()
     settings.target.check_free()

@@ -149,3 +149,15 @@ async def test_drive_backup_is_an_action(desk, tmp_path):
     assert await desk.say("transaction", actions=actions) == {}
     await desk.until("j null")
     assert path.read_bytes() == pattern(SIZE)
+
+
+@pytest.mark.parametrize("cluster_size", ["4k", "64k", "2M"])
+async def test_compressed_backup_is_smaller_and_equal(desk, tmp_path, cluster_size):
+    path = tmp_path / "image"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster_size}", path, SIZE)
+    given = ALL | {"mode": "existing", "format": "qcow2", "compress": True}
+    assert await desk.say("drive-backup", target=str(path), **given) == {}
+    await desk.until("j null")
+    await desk.take()
+    assert read_image(path, "qcow2") == pattern(SIZE)
+    assert re.search(rb"[1-9][0-9.]*% compressed", qemu_img("check", path))
