@@ -40,6 +40,7 @@ class Puppet(Job, kind="amend"):
 
     def fail(self, code):
         self.outcome.set_exception(BlockError(code))
+        self.outcome.exception()  # nobody may be waiting for it
 
     async def prepare(self):
         self.log.append("prepare")

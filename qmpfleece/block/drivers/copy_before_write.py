@@ -19,7 +19,7 @@ Source: QAPI ``BlockdevOptionsCbw``.
 
 import asyncio
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base import eager
@@ -75,6 +75,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
 
     Attributes:
         snapshot_error: Why the snapshot can no longer be read, None while it can.
+        on_broken: Called when that changes.
     """
 
     is_filter = True
@@ -114,6 +115,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         self._timeout_s = options.cbw_timeout or 0
         self._copies: set[asyncio.Task[None]] = set()
         self.snapshot_error: OSError | None = None
+        self.on_broken: Callable[[], None] | None = None
 
     def _check_target(self) -> None:
         """Refuse a target that can't hold the disk.
@@ -241,6 +243,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
                     raise
                 if self.snapshot_error is None:
                     self.snapshot_error = error
+                    if self.on_broken is not None:
+                        self.on_broken()
             else:
                 self._done.bits.set(offset, length)
         if self._frozen:

@@ -24,11 +24,12 @@ from qmpfleece.jobs.kinds.backup import (
     BackupJob,
     BackupSettings,
     BitmapMode,
+    CbwError,
     SyncMode,
     create_backup,
 )
 from qmpfleece.jobs.txn import JobTxn
-from qmpfleece.qapi.model import Int64, Model
+from qmpfleece.qapi.model import Int64, Model, Uint32
 
 _SYNC: Final[dict[str, SyncMode]] = {
     "full": "full",
@@ -54,7 +55,7 @@ class BackupPerf(Model):
 
 
 class BackupCommon(Model):
-    """QAPI ``BackupCommon``."""
+    """QAPI ``BackupCommon``, with ``on-cbw-error`` and ``cbw-timeout`` of QEMU 10."""
 
     job_id: str | None = None
     device: str
@@ -68,6 +69,8 @@ class BackupCommon(Model):
     auto_finalize: bool | None = None
     auto_dismiss: bool | None = None
     filter_node_name: str | None = None
+    on_cbw_error: CbwError | None = None
+    cbw_timeout: Uint32 | None = None
     x_perf: BackupPerf | None = None
 
 
@@ -232,6 +235,8 @@ def backup_settings(given: BackupCommon, source: Node, target: Node) -> BackupSe
         max_chunk=perf.max_chunk or 0,
         filter_name=given.filter_node_name,
         compress=bool(given.compress),
+        on_cbw_error=given.on_cbw_error or "break-guest-write",
+        cbw_timeout=given.cbw_timeout or 0,
         on_source_error=given.on_source_error or "report",
         on_target_error=given.on_target_error or "report",
         auto_finalize=given.auto_finalize is not False,

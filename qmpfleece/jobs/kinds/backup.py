@@ -17,7 +17,7 @@ Source: QAPI ``BackupCommon``, ``MirrorSyncMode``, ``BitmapSyncMode``.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, CopyError, reaches
@@ -34,6 +34,8 @@ from qmpfleece.jobs.txn import JobTxn
 
 #: What is copied. ``incremental`` of QAPI is ``bitmap`` with bitmap mode ``on-success``.
 SyncMode = Literal["full", "top", "bitmap", "none"]
+#: QAPI ``OnCbwError``.
+CbwError = Literal["break-guest-write", "break-snapshot"]
 #: QAPI ``BitmapSyncMode``.
 BitmapMode = Literal["on-success", "never", "always"]
 
@@ -56,6 +58,8 @@ class BackupSettings:
         max_chunk: Bytes of a request at most, 0 for no wish.
         filter_name: The filter's node name.
         compress: Write compressed.
+        on_cbw_error: Whether the guest's write or the backup fails when copying for it does.
+        cbw_timeout: Seconds after which such a copy counts as failed, 0 for never.
         on_source_error: What to do when reading fails.
         on_target_error: What to do when writing fails.
         auto_finalize: Finish without being asked.
@@ -73,6 +77,8 @@ class BackupSettings:
     max_chunk: int = 0
     filter_name: str | None = None
     compress: bool = False
+    on_cbw_error: CbwError = "break-guest-write"
+    cbw_timeout: int = 0
     on_source_error: OnError = "report"
     on_target_error: OnError = "report"
     auto_finalize: bool = True
@@ -95,6 +101,7 @@ class BackupJob(BlockJob, kind="backup"):
         self._choose_clusters(self._copier)
         self._copier.on_progress = self._progress
         self._progress(0)
+        cbw.on_broken = self.interrupt
 
     def _choose_clusters(self, copier: BlockCopy) -> None:
         settings = self._settings
@@ -120,6 +127,7 @@ class BackupJob(BlockJob, kind="backup"):
         if self._settings.sync == "none":
             while not self.cancelled:
                 await self.pause_point()
+                self._check_snapshot()
                 await self.sleep(None)
             return
         if self._settings.sync == "top":
@@ -138,6 +146,7 @@ class BackupJob(BlockJob, kind="backup"):
         """
         if self.cancelled or not self._copier.length:
             return True
+        self._check_snapshot()
         if self.paused:
             return False
         self.limit.stopping = False
@@ -149,6 +158,15 @@ class BackupJob(BlockJob, kind="backup"):
             await self._failed(error)
             return False
         return not self.limit.stopping
+
+    def _check_snapshot(self) -> None:
+        """Fail when a guest write has broken the snapshot.
+
+        Raises:
+            BlockError: It has; with the errno of the copy that failed.
+        """
+        if (error := self._cbw.snapshot_error) is not None:
+            raise BlockError(errno_of(error))
 
     def interrupt(self) -> None:
         """Let requests in flight end, and begin no more."""
@@ -217,7 +235,7 @@ class BackupJob(BlockJob, kind="backup"):
 
     async def clean(self) -> None:
         """Take the filter out, and give the target back."""
-        self._copier.on_progress = None
+        self._copier.on_progress = self._cbw.on_broken = None
         node = self._cbw.node
         async with drained(node):
             nodes = self.let_go()
@@ -326,6 +344,8 @@ async def insert_filter(graph: Graph, settings: BackupSettings) -> Node:
         node_name=settings.filter_name,
         file=source.name,
         target=settings.target.name,
+        on_cbw_error=settings.on_cbw_error,
+        cbw_timeout=settings.cbw_timeout,
     )
     try:
         node = await graph.open(options)

@@ -259,6 +259,40 @@ async def test_guest_is_not_harmed_by_an_error_of_the_job(desk):
     assert guest.node.name == "disk"
 
 
+@pytest.mark.parametrize("sync", ["none", "full"])
+async def test_failed_copy_for_the_guest_breaks_the_guest_write(desk, sync):
+    guest = desk.guest("disk")
+    target = desk.disks["target"]
+    target.stops = lambda verb, offset, _length: verb == "write" and offset == 0
+    perf = {"x-perf": {"max-workers": 1, "max-chunk": CLUSTER}}
+    await desk.say("blockdev-backup", perf, speed=1, sync=sync, **ALL)
+    await settle()
+    if sync == "full":
+        target.release()
+        await settle()
+    target.errors["write"] = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        await guest.pwrite(5 * CLUSTER, memoryview(b"g" * 512))
+    target.errors.clear()
+    await guest.pwrite(5 * CLUSTER, memoryview(b"g" * 512))
+    assert (await desk.say("query-jobs"))[0]["status"] == "running"
+    assert 5 in clusters_of(desk, "target")
+
+
+@pytest.mark.parametrize("sync", ["none", "full"])
+async def test_failed_copy_for_the_guest_breaks_the_backup_on_demand(desk, sync):
+    guest = desk.guest("disk")
+    more = {"on-cbw-error": "break-snapshot", "x-perf": {"max-chunk": CLUSTER}}
+    await desk.say("blockdev-backup", more, speed=1, sync=sync, **ALL)
+    await settle()
+    desk.disks["target"].errors["write"] = errno.ENOSPC
+    await guest.pwrite(5 * CLUSTER, memoryview(b"g" * 512))
+    await desk.until("j null")
+    assert desk.events[-3]["error"] == "No space left on device"
+    assert guest.node.name == "disk"
+    assert 5 not in clusters_of(desk, "disk")
+
+
 @pytest.mark.parametrize(
     ("members", "error"),
     [
