@@ -2,6 +2,8 @@
 
 import json
 import os.path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -46,7 +48,8 @@ async def open_backing(
         ref = options.backing
         if isinstance(ref, BlockdevOptions) and ref.read_only is None:
             ref = ref.model_copy(update={"read_only": True})
-        return await opener.open_child("backing", ref, Role.COW)
+        with _said_of_backing():
+            return await opener.open_child("backing", ref, Role.COW)
     if not header.backing_name:
         return None
     above = _CHAIN.get()
@@ -55,12 +58,19 @@ async def open_backing(
         raise QmpError(f"Backing file '{header.backing_name}' creates an infinite loop.")
     chain = _CHAIN.set((*above, name))
     try:
-        ref = await _from_header(opener, header, file)
-        return await opener.open_child("backing", ref, Role.COW)
-    except QmpError as error:
-        raise QmpError(f"Could not open backing file: {error.desc}", error.error_class) from error
+        with _said_of_backing():
+            ref = await _from_header(opener, header, file)
+            return await opener.open_child("backing", ref, Role.COW)
     finally:
         _CHAIN.reset(chain)
+
+
+@contextmanager
+def _said_of_backing() -> Iterator[None]:
+    try:
+        yield
+    except QmpError as error:
+        raise QmpError(f"Could not open backing file: {error.desc}", error.error_class) from error
 
 
 async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOptions:
@@ -104,13 +114,11 @@ def _from_json(name: str, image_format: str) -> dict[str, Any]:
         into = tree
         for step in path:
             into = into.setdefault(step, {})
+            if not isinstance(into, dict):
+                raise QmpError(f"Cannot flatten JSON member '{key}'")
         into[last] = value
     if image_format:
         tree.setdefault("driver", image_format)
-    if tree.get("driver") == "file" or (
-        "driver" not in tree and "filename" in tree.get("file", {})
-    ):
-        tree = {"driver": "raw", "file": tree} if "filename" in tree else tree
     tree.setdefault("read-only", True)
     return tree
 

@@ -82,22 +82,28 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
 
     async def _open_file(self, opener: Opener) -> Header:
-        if self.options.encrypt is not None:
-            raise QmpError("Encrypted images are not supported")
         self._file = await opener.open_child("file", self.options.file, Role.IMAGE)
-        return await opening.read_header(self._file, writable=not self.node.read_only)
+        header = await opening.read_header(self._file, writable=not self.node.read_only)
+        if self.options.encrypt is not None:
+            raise QmpError(
+                "No encryption in image header, but options specified format"
+                f" '{self.options.encrypt.format}'"
+            )
+        return header
 
     async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
         given = self.options.data_file
-        if not header.data_file:
-            if header.autoclear & Autoclear.DATA_FILE_RAW:
-                raise QmpError("data-file-raw requires a data file")
-            if given is not None:
-                raise QmpError("'data-file' can only be set for images with an external data file")
-            return None
-        if given is None:
-            raise QmpError("'data-file' is required for this image")
-        return await opener.open_child("data-file", given, Role.DATA)
+        data = None
+        if given is not None:
+            data = await opener.open_child("data-file", given, Role.DATA)
+        if header.data_file:
+            if data is None:
+                raise QmpError("'data-file' is required for this image")
+        elif data is not None:
+            raise QmpError("'data-file' can only be set for images with an external data file")
+        elif header.autoclear & Autoclear.DATA_FILE_RAW:
+            raise QmpError("data-file-raw requires a data file")
+        return data
 
     async def close(self) -> None:
         """Write everything that is not written yet."""

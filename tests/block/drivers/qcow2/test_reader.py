@@ -64,6 +64,29 @@ async def test_missing_backing_file_is_said(chain):
     )
 
 
+JSON_NAMES = {
+    '{"driver": "raw", "file": {"driver": "file", "filename": "base.raw"}}': b"\1",
+    '{"driver": "raw", "file.driver": "file", "file.filename": "base.raw"}': b"\1",
+    '{"driver": "raw"}': None,
+    '{"driver": "raw", "file": 1, "file.driver": "file"}': None,
+    "[]": None,
+    "{": None,
+}
+
+
+@pytest.mark.parametrize(("name", "first"), JSON_NAMES.items())
+async def test_backing_file_may_be_named_in_json(chain, monkeypatch, name, first):
+    monkeypatch.chdir(chain)
+    qemu_img("rebase", "-u", "-b", f"json:{name}", "-F", "raw", chain / "mid")
+    if first is None:
+        with pytest.raises(QmpError, match="Could not open backing file"):
+            async with opened(chain / "mid"):
+                pass
+    else:
+        async with opened(chain / "mid") as disk:
+            assert await disk.read(0, 1) == first
+
+
 async def test_backing_files_that_form_a_circle_are_refused(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     qemu_img("create", "-q", "-f", "qcow2", first, "1M")

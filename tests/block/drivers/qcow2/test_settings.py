@@ -20,6 +20,10 @@ REFUSED = [
     {"l2-cache-entry-size": 256},
     {"l2-cache-entry-size": 128 * 1024},
     {"data-file": {"driver": "null-co"}},
+    {"data-file": "nobody"},
+    {"backing": "nobody"},
+    {"backing": {"driver": "file", "filename": "/nobody"}},
+    {"encrypt": {"format": "luks"}},
 ]
 
 
