@@ -4,6 +4,7 @@ While the image is open for writing the directory says "in use" of every bitmap,
 a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 """
 
+import errno
 import struct
 from array import array
 from typing import TYPE_CHECKING, Final
@@ -35,7 +36,8 @@ class Bitmaps:
         self._image = image
         self._offset = 0
         self._size = 0
-        self._loaded = False
+        self._claimed = False
+        self._bitmaps: list[DirtyBitmap] = []
         self.entries: list[Entry] = []
 
     @property
@@ -46,27 +48,32 @@ class Bitmaps:
     # -- loading --------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read the directory and give the node its bitmaps, marked in use if it is writable.
+        """Read the directory and the bitmaps; nothing is changed.
 
         Raises:
-            QmpError: The directory is damaged.
-            OSError: It can't be read or written.
+            QmpError: The directory or a bitmap is damaged.
         """
         image = self._image
         raw = image.header.extension(extensions.BITMAPS)
-        if raw is None or not image.header.autoclear & Autoclear.BITMAPS:
-            self._loaded = True
-            return
-        await self._read_directory(bitmaps_extension(raw))
-        loaded = [await self._load_one(entry) for entry in self.entries]
+        if raw is not None and image.header.autoclear & Autoclear.BITMAPS:
+            await self._read_directory(bitmaps_extension(raw))
+            self._bitmaps = [await self._load_one(entry) for entry in self.entries]
+
+    async def claim(self) -> None:
+        """Give the node its bitmaps, marked in use if the image is writable.
+
+        Raises:
+            OSError: That can't be written.
+        """
+        image = self._image
         if image.writable:
             for entry in self.entries:
                 entry.flags |= IN_USE
             await self._write_in_place()
-        for bitmap in loaded:
+        for bitmap in self._bitmaps:
             bitmap.readonly = not image.writable
             image.node.bitmaps.insert(0, bitmap)
-        self._loaded = True
+        self._claimed = True
 
     async def _read_directory(self, extension: BitmapsExtension) -> None:
         image = self._image
@@ -122,7 +129,7 @@ class Bitmaps:
         for word in table:
             offset = word & OFFSET_MASK
             if word & _RESERVED or offset % cluster or (offset and word & _ALL_ONES):
-                raise BlockError(22)
+                raise BlockError(errno.EINVAL)
         return table
 
     # -- storing --------------------------------------------------------------------------
@@ -145,7 +152,7 @@ class Bitmaps:
             OSError: The file can't be written.
         """
         image = self._image
-        if not self._loaded:
+        if not self._claimed:
             return  # the image was not opened to the end
         stored = self._to_store()
         old = {entry.name: entry for entry in self.entries}

@@ -33,6 +33,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
+    supports_backing = True
     compresses = True
 
     image: Image
@@ -78,6 +79,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             if header.incompatible & Incompatible.DIRTY and image.writable:
                 recount = Recount(image)
                 await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
+            await self._bitmaps.claim()
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
 

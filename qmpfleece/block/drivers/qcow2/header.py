@@ -4,6 +4,7 @@ The first cluster holds the header, its extensions and the name of the backing f
 rewritten as a whole when extensions change; unknown fields and extensions are kept.
 """
 
+import errno
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -109,7 +110,7 @@ class Header:
             self.header_length = length
         image += tail + name
         if len(image) > 1 << self.cluster_bits:
-            raise BlockError(28)
+            raise BlockError(errno.ENOSPC)
         return image
 
 

@@ -5,6 +5,7 @@ cached block, and ``journal`` writes it before anything that refers to the clust
 the table grow in the same way, in memory first.
 """
 
+import errno
 from array import array
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,6 @@ from qmpfleece.block.drivers.qcow2.tables import WORD64, Table
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
-
-_EFBIG = 27
 
 
 class _Missing(Exception):  # noqa: N818 - no error, a request for a block
@@ -208,7 +207,7 @@ class Refcounts:
                 break
             needed = max(needed + 1, region + blocks)
         if 8 * needed > MAX_REFTABLE_SIZE:
-            raise BlockError(_EFBIG)
+            raise BlockError(errno.EFBIG)
         old_offset, old_clusters = image.reftable_offset, image.reftable_clusters
         self.table.extend(
             array("Q", bytes(clusters * geometry.cluster_size - 8 * len(self.table)))
