@@ -149,6 +149,8 @@ class BlockDriver(Generic[O]):
     write_flags: ClassVar[int] = ReqFlags.NONE
     #: The same for pwrite_zeroes.
     zero_flags: ClassVar[int] = ReqFlags.NONE
+    #: Whether a child ``backing`` may be attached and detached while the node is open.
+    supports_backing: ClassVar[bool] = False
     #: Whether ``pwrite_compressed`` is there.
     compresses: ClassVar[bool] = False
 

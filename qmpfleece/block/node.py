@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.child import Child
-from qmpfleece.block.perm import Perm
+from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.blockdev import BlockdevOptions, DetectZeroes
 
@@ -159,14 +159,24 @@ class Node:
             shared &= edge.shared
         return perm, shared
 
-    def check_free(self) -> None:
-        """Refuse a command on a node that a job, say, works on.
+    def check_free(self, *, may_be_backing: bool = False) -> None:
+        """Refuse a command on a node that a job works on, or an overlay builds on.
+
+        Args:
+            may_be_backing: The command is allowed on backing files.
 
         Raises:
             QmpError: It has a blocker.
         """
-        if self.blockers:
-            raise QmpError(f"Node '{self.name}' is busy: {self.blockers[0]}")
+        reasons = list(self.blockers)
+        if not may_be_backing:
+            reasons += [
+                f"node is used as backing hd of '{edge.parent.name}'"
+                for edge in self.parents
+                if edge.role & Role.COW and isinstance(edge.parent, Node)
+            ]
+        if reasons:
+            raise QmpError(f"Node '{self.name}' is busy: {reasons[0]}")
 
     # -- background work and draining ------------------------------------------------------
 

@@ -88,7 +88,8 @@ def _announcement(
         return f"{text} size={size}"
     text += f" cluster_size=65536 extended_l2=off compression_type=zlib size={size}"
     if backing is not None:
-        text += f" backing_file={backing[0]} backing_fmt={backing[1]}"
+        name = backing[0].replace(",", ",,")
+        text += f" backing_file={name} backing_fmt={backing[1]}"
     return f"{text} lazy_refcounts=off refcount_bits=16"
 
 
@@ -113,7 +114,7 @@ async def probe(graph: Graph, filename: str) -> str:
 
 
 async def open_image(
-    graph: Graph, filename: str, image_format: str, *, like: Node, **options: Any
+    graph: Graph, filename: str, image_format: str, *, like: Node, **options: str | None
 ) -> Node:
     """Open an image writable, without a name, caching like another node.
 

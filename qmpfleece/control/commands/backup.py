@@ -160,7 +160,7 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
         """Make and open the image, and create the job."""
         source = self.system.graph.find(self.data.device)
         await self.hold_drained(source)
-        source.check_free()
+        source.check_free(may_be_backing=True)
         target = await self._open_target(source)
         try:
             await self.prepare_job(source, target)

@@ -282,8 +282,8 @@ def _check(settings: BackupSettings) -> None:
         raise QmpError("Source and target cannot be the same")
     if settings.compress and not settings.target.driver.compresses:
         raise QmpError("Compression is not supported for this drive ")
-    settings.source.check_free()
-    settings.target.check_free()
+    settings.source.check_free(may_be_backing=True)
+    settings.target.check_free(may_be_backing=True)
     if not 1 <= settings.max_workers <= _MAX_INT:
         raise QmpError(f"max-workers must be between 1 and {_MAX_INT}")
     if settings.max_chunk < 0:

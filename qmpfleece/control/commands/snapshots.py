@@ -1,0 +1,196 @@
+"""blockdev-snapshot and blockdev-snapshot-sync: put an overlay above a node that is in use.
+
+Whatever uses the node uses the overlay from then on, and the node becomes its backing file.
+
+Source: QAPI ``BlockdevSnapshot``, ``BlockdevSnapshotSync``.
+"""
+
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar, Literal
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.block_copy import reaches
+from qmpfleece.block.child import Child
+from qmpfleece.block.drain import drained
+from qmpfleece.block.node import Node
+from qmpfleece.block.perm import Perm, Role
+from qmpfleece.control import images, transaction
+from qmpfleece.control.command import command
+from qmpfleece.control.describe import filename
+from qmpfleece.control.system import System
+from qmpfleece.control.transaction import Action
+from qmpfleece.jobs.job import Job
+from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.qapi.model import Model
+
+
+class BlockdevSnapshotData(Model):
+    """QAPI ``BlockdevSnapshot``."""
+
+    node: str
+    overlay: str
+
+
+class BlockdevSnapshotSyncData(Model):
+    """QAPI ``BlockdevSnapshotSync``.
+
+    Attributes:
+        device: The device to take the snapshot of.
+        node_name: The node, instead.
+        snapshot_file: The file name of the overlay.
+        snapshot_node_name: The overlay's node name.
+        format: Its driver, qcow2 by default.
+        mode: Whether the overlay is made.
+    """
+
+    device: str | None = None
+    node_name: str | None = None
+    snapshot_file: str
+    snapshot_node_name: str | None = None
+    format: str | None = None
+    mode: Literal["existing", "absolute-paths"] | None = None
+
+
+class SnapshotAction(Action):
+    """Append an overlay."""
+
+    def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
+        super().__init__(system, data, txn)
+        self._held = AsyncExitStack()
+        self._below: Node
+        self._overlay: Node | None = None
+        self._backing: Child | None = None
+        self._moved: list[Child] = []
+
+    async def hold_drained(self, below: Node) -> None:
+        """Keep the node drained until ``clean``.
+
+        Raises:
+            QmpError: It is busy.
+        """
+        self._below = below
+        await self._held.enter_async_context(drained(below))
+        below.check_free()
+
+    def append(self, overlay: Node) -> None:
+        """Put the overlay above the node.
+
+        Raises:
+            QmpError: It can't be an overlay; nothing has changed.
+        """
+        self._overlay = overlay
+        perm, _ = overlay.users_perm()
+        if perm & Perm.CONSISTENT_READ:
+            raise QmpError("The overlay is already in use")
+        if overlay.driver.is_filter:
+            raise QmpError("Filters cannot be used as overlays")
+        if "backing" in overlay.children:
+            raise QmpError("The overlay already has a backing image")
+        if not overlay.driver.supports_backing:
+            raise QmpError("The overlay does not support backing images")
+        graph = self.system.graph
+        self._backing = graph.attach_child(overlay, "backing", Role.COW, self._below)
+        self._moved = [edge for edge in self._below.parents if _moves(edge, overlay)]
+        graph.replace_node(self._moved, overlay)
+
+    async def abort(self) -> None:
+        """Take the overlay out again."""
+        graph, overlay = self.system.graph, self._overlay
+        if overlay is None:
+            return
+        if self._backing is not None:
+            edges = [edge for edge in self._moved if edge.node is overlay]
+            graph.replace_node(edges, self._below)
+            graph.detach(self._backing)
+        self._overlay = None
+        await graph.release(overlay)
+
+    async def clean(self) -> None:
+        """Let the node go; an overlay that nobody uses and nobody has named is closed."""
+        await self._held.aclose()
+        if self._overlay is not None:
+            await self.system.graph.release(self._overlay)
+
+
+class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
+    """Append a node that is there."""
+
+    model: ClassVar[type[Model]] = BlockdevSnapshotData
+
+    async def prepare(self) -> None:
+        """Append it."""
+        below = self.system.graph.find(self.data.node)
+        overlay = self.system.graph.find(self.data.overlay)
+        await self.hold_drained(below)
+        overlay.check_free()
+        self.append(overlay)
+
+
+class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
+    """Make an image and append it."""
+
+    model: ClassVar[type[Model]] = BlockdevSnapshotSyncData
+
+    async def prepare(self) -> None:
+        """Make, open and append the image."""
+        graph, given = self.system.graph, self.data
+        device, node_name = given.device or "", given.node_name or ""
+        below = graph.get(node_name)
+        if below is None:
+            raise QmpError(f"Cannot find device='{device}' nor node-name='{node_name}'")
+        await self.hold_drained(below)
+        if given.snapshot_node_name is None:
+            raise QmpError("New overlay node-name missing")
+        if graph.get(given.snapshot_node_name) is not None:
+            raise QmpError("New overlay node-name already in use")
+        image_format = given.format or "qcow2"
+        if given.mode != "existing":
+            backing = (filename(below), below.driver.driver_name)
+            await images.create_image(
+                graph, given.snapshot_file, image_format, below.length, backing
+            )
+        options: dict[str, str | None] = {"node_name": given.snapshot_node_name}
+        if image_format == "qcow2":
+            options["backing"] = None
+        self.append(
+            await images.open_image(
+                graph, given.snapshot_file, image_format, like=below, **options
+            )
+        )
+
+
+@command("blockdev-snapshot")
+async def blockdev_snapshot(system: System, node: str, overlay: str) -> None:
+    """Put a node that is there above another one."""
+    data = BlockdevSnapshotData(node=node, overlay=overlay)
+    await transaction.run(system, [BlockdevSnapshotAction(system, data)])
+
+
+@command("blockdev-snapshot-sync")
+async def blockdev_snapshot_sync(
+    system: System,
+    snapshot_file: str,
+    device: str | None = None,
+    node_name: str | None = None,
+    snapshot_node_name: str | None = None,
+    format: str | None = None,  # noqa: A002 - the member's name
+    mode: Literal["existing", "absolute-paths"] | None = None,
+) -> None:
+    """Make an image file and put it above a node."""
+    data = BlockdevSnapshotSyncData(
+        device=device,
+        node_name=node_name,
+        snapshot_file=snapshot_file,
+        snapshot_node_name=snapshot_node_name,
+        format=format,
+        mode=mode,
+    )
+    await transaction.run(system, [BlockdevSnapshotSyncAction(system, data)])
+
+
+def _moves(edge: Child, overlay: Node) -> bool:
+    """Tell whether a user of the node is to be led to the overlay."""
+    user = edge.parent
+    if isinstance(user, Node):
+        return not reaches(overlay, user)
+    return not isinstance(user, Job)
