@@ -352,22 +352,6 @@ class DebugPoints(Protocol):
 
 
 @runtime_checkable
-class CompressesWrites(Protocol):
-    """A driver that can store data compressed."""
-
-    def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
-        """Write whole clusters, compressed where that makes them smaller.
-
-        The last cluster of the node may be cut short by its end.
-
-        Raises:
-            OSError: ENOTSUP: this image can't; EINVAL: not whole clusters; EIO: there is
-                data already.
-        """
-        ...
-
-
-@runtime_checkable
 class PersistentBitmaps(Protocol):
     """A driver whose image keeps the persistent bitmaps of its node.
 
