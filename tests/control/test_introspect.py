@@ -143,6 +143,10 @@ async def test_it_is_what_query_qmp_schema_answers(talk, ours):
 DIFFERENT = (
     ".min-cluster-size",  # of copy-before-write, later than 7.2
     ".encrypt.format=aes",  # QEMU only opens such images
+    ".cbw-timeout",  # of backups, later than 7.2
+    ".on-cbw-error",
+    ".on-cbw-error=break-guest-write",
+    ".on-cbw-error=break-snapshot",
 )
 
 
