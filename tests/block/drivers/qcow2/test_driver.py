@@ -106,9 +106,9 @@ async def use(geometry: Geometry, todo: list[Step], folder: Path) -> None:
     assert content(image, folder, geometry.tool_options(folder, image)) == model
     for name, before in snapshots.items():
         qemu_img("convert", "-O", "raw", "-l", f"snapshot.name={name}", image, folder / "old.raw")
-        # It is shown as large as the disk is now.
+        # It is shown as large as the disk is now; what follows its own end is undefined.
         old = (folder / "old.raw").read_bytes()
-        assert old == before[: len(old)] + bytes(max(0, len(old) - len(before)))
+        assert old[: len(before)] == before[: len(old)]
 
 
 @SLOW
