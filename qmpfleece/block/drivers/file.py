@@ -11,7 +11,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import BlockError, QmpError
@@ -27,6 +27,7 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile import allocation, creation, locks
+from qmpfleece.block.hostfile.known_data import KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
 from qmpfleece.qapi.model import Int64, Size
@@ -124,6 +125,7 @@ class File(BlockDriver[FileOptions], name="file"):
         if options.pr_manager is not None:
             raise QmpError(f"No persistent reservation manager with id '{options.pr_manager}'")
         self._queue = opener.workers.queue()
+        self._known_data = KnownData()
         self._queries = opener.workers.queue(limit=1)
         self._direct = node.options.cache_direct
         self._nowait = 0 if self._direct else os.RWF_NOWAIT
@@ -222,7 +224,7 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         """Deallocate, or convert to unwritten extents."""
-        await self._queue.submit(self._zero, offset, length, flags)
+        await self._making_holes(self._queue.submit(self._zero, offset, length, flags))
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Deallocate."""
@@ -241,7 +243,7 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def truncate(self, length: int) -> None:
         """Cut or extend the file, sparsely."""
-        await self._queue.submit(os.ftruncate, self._fd, length)
+        await self._making_holes(self._queue.submit(os.ftruncate, self._fd, length))
 
     def block_status(
         self, offset: int, length: int, limit: int
@@ -307,11 +309,26 @@ class File(BlockDriver[FileOptions], name="file"):
         )
 
     async def _discard(self, offset: int, length: int) -> None:
-        await self._queue.submit(allocation.discard, self._fd, offset, length)
+        call = self._queue.submit(allocation.discard, self._fd, offset, length)
+        await self._making_holes(call)
+
+    async def _making_holes(self, call: Awaitable[None]) -> None:
+        self._known_data.forget()
+        try:
+            await call
+        finally:
+            self._known_data.forget()
 
     async def _status(self, offset: int, length: int, limit: int) -> list[Extent]:
+        if self._known_data.covers(offset, length):
+            return [Extent(length, allocation.DATA, offset, self.node)]
+        token = self._known_data.ask()
         runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)
-        return [Extent(run, flags, start, self.node) for run, flags, start in runs]
+        start, flags, end = runs[-1]
+        if flags == allocation.DATA and end < allocation.FAR:
+            self._known_data.learn(token, start, end)
+        runs[-1] = (start, flags, min(end, offset + length))
+        return [Extent(end - start, flags, start, self.node) for start, flags, end in runs]
 
     # -- permissions --------------------------------------------------------------------------
 

@@ -27,7 +27,10 @@ _NOT_SUPPORTED: Final = {
     errno.ENODEV,
 }
 
-_DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+#: The status of data in a file.
+DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+#: Where a run ends whose end is not known.
+FAR: Final = 1 << 63
 _ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
 
 
@@ -98,33 +101,34 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool =
 
 
 def extents(fd: int, offset: int, length: int, limit: int) -> list[tuple[int, int, int]]:
-    """Return up to ``limit`` runs ``(length, status flags, offset)`` from ``offset`` on."""
+    """Return up to ``limit`` runs ``(start, status flags, end)`` from ``offset`` on.
+
+    The last one may reach past the range asked for; its end is ``FAR`` if nobody knows it.
+    """
     end = offset + length
     runs: list[tuple[int, int, int]] = []
     while offset < end and len(runs) < limit:
         flags, until = _run(fd, offset)
-        until = min(until, end)
-        runs.append((until - offset, flags, offset))
+        runs.append((offset, flags, until))
         offset = until
     return runs
 
 
 def _run(fd: int, offset: int) -> tuple[int, int]:
     """Return the status at ``offset`` and where it ends, for all we know."""
-    far = 1 << 63
     try:
         data = os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a hole up to the end of the file, or past it
-            return _ZERO, far
-        return _DATA, far
+            return _ZERO, FAR
+        return DATA, FAR
     if data > offset:
         return _ZERO, data
     try:
         hole = os.lseek(fd, offset, os.SEEK_HOLE)
     except OSError:  # the file has become shorter
-        return _DATA, far
-    return _DATA, hole if hole > offset else far
+        return DATA, FAR
+    return DATA, hole if hole > offset else FAR
 
 
 def _zero_device(fd: int, offset: int, length: int, *, unmap: bool, fast: bool) -> None:

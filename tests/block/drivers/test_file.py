@@ -506,6 +506,23 @@ async def test_block_status_is_the_files(attach, tmp_path):
     assert all(extent.node is backend.node for extent in extents)
 
 
+@pytest.mark.parametrize("hole", ["discard", "zeroes", "truncate"])
+async def test_block_status_knows_of_holes_made_since_it_was_last_asked(attach, image, hole):
+    os.sync()
+    backend = await attach(image, discard="unmap", perm=ALL)
+    first = await backend.block_status(0, 64 * KIB, 1)
+    assert not first[0].flags & Status.ZERO
+    match hole:
+        case "discard":
+            await backend.pdiscard(0, 64 * KIB)
+        case "zeroes":
+            await backend.pwrite_zeroes(0, 64 * KIB, ReqFlags.MAY_UNMAP)
+        case _:
+            await backend.node.driver.truncate(0)
+    again = await backend.block_status(0, 64 * KIB, 1)
+    assert again[0].flags & Status.ZERO
+
+
 # -- errors ---------------------------------------------------------------------------------
 
 

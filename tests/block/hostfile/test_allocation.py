@@ -87,16 +87,16 @@ def test_extents_are_the_files_data_and_holes(path, fd):
     allocation.discard(fd, 4 * BLOCK, 2 * BLOCK)
     os.ftruncate(fd, 2 * SIZE)
     assert allocation.extents(fd, 0, 2 * SIZE, 100) == [
-        (BLOCK, ZERO, 0),
-        (3 * BLOCK, DATA, BLOCK),
-        (2 * BLOCK, ZERO, 4 * BLOCK),
-        (10 * BLOCK, DATA, 6 * BLOCK),
-        (SIZE, ZERO, SIZE),
+        (0, ZERO, BLOCK),
+        (BLOCK, DATA, 4 * BLOCK),
+        (4 * BLOCK, ZERO, 6 * BLOCK),
+        (6 * BLOCK, DATA, SIZE),
+        (SIZE, ZERO, allocation.FAR),
     ]
-    assert allocation.extents(fd, 10, 3, 100) == [(3, ZERO, 10)]
-    assert allocation.extents(fd, BLOCK + 1, 1, 100) == [(1, DATA, BLOCK + 1)]
+    assert allocation.extents(fd, 10, 3, 100) == [(10, ZERO, BLOCK)]
+    assert allocation.extents(fd, BLOCK + 1, 1, 100) == [(BLOCK + 1, DATA, 4 * BLOCK)]
     assert len(allocation.extents(fd, 0, 2 * SIZE, 2)) == 2
-    assert allocation.extents(fd, 10 * SIZE, 512, 1) == [(512, ZERO, 10 * SIZE)]
+    assert allocation.extents(fd, 10 * SIZE, 512, 1) == [(10 * SIZE, ZERO, allocation.FAR)]
 
 
 @settings(max_examples=50, deadline=None)
@@ -115,13 +115,13 @@ def test_extents_are_without_gap_and_say_zero_only_of_zeroes(blocks, offset, len
         at = offset
         runs = allocation.extents(file.fileno(), offset, length, limit)
         assert 1 <= len(runs) <= limit
-        for run, flags, start in runs:
+        for start, flags, end in runs:
             assert start == at
-            assert run > 0
-            assert bool(flags & Status.ZERO) == (b"x" not in content[at : at + run])
-            at += run
-        assert at <= offset + length
-        assert len(runs) == limit or at == offset + length
+            assert end > start
+            assert bool(flags & Status.ZERO) == (b"x" not in content[start:end])
+            at = end
+        assert all(start < offset + length for start, _, _ in runs)
+        assert len(runs) == limit or at >= offset + length
 
 
 def test_error_carries_its_number(tmp_path):
@@ -179,7 +179,7 @@ def test_block_devices_are_discarded_and_zeroed(loop_device):
         with pytest.raises(OSError, match="not supported"):  # not whole sectors
             allocation.write_zeroes(fd, 100, 100, unmap=False)
         os.fsync(fd)
-        assert allocation.extents(fd, 0, 1 << 20, 10) == [(1 << 20, DATA, 0)]
+        assert allocation.extents(fd, 0, 1 << 20, 10) == [(0, DATA, allocation.FAR)]
     finally:
         os.close(fd)
     assert image.read_bytes() == bytes(262144) + b"x" * ((1 << 20) - 262144)
