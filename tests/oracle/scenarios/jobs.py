@@ -297,3 +297,14 @@ def create_what_cannot_be_created(d: Session) -> None:
     d.qmp("blockdev-create", options={"driver": "file", "filename": "x", "size": 512})
     d.raw(json.dumps({"execute": "blockdev-create", "arguments": {"job-id": 1}}))
     d.qmp("query-jobs")
+
+
+@scenario
+def job_while_its_nodes_get_other_users(d: Session) -> None:
+    disks(d)
+    backup(d, sync="none")
+    d.qmp("blockdev-add", driver="raw", node_name="over", file="target")
+    d.qmp("blockdev-del", node_name="over")
+    jobs(d)
+    d.qmp("block-job-cancel", device="j")
+    d.event(NULL)
