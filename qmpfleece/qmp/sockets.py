@@ -1,17 +1,13 @@
 """Sockets to listen on and to connect to, with QEMU's words for what can go wrong."""
 
 import asyncio
-import errno
 import os
 import socket
-import stat
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
+from qmpfleece.base import sockets
 from qmpfleece.base.errors import QmpError
-
-#: The kernel's limit for the path of a unix socket, its final zero included.
-_PATH_BYTES: Final = 108
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +34,12 @@ class TcpAddress:
 Address: TypeAlias = UnixAddress | TcpAddress
 
 
-def _unix(address: UnixAddress) -> socket.socket:
-    if len(os.fsencode(address.path)) >= _PATH_BYTES:
+def _check(address: UnixAddress) -> None:
+    if not sockets.fits_unix(address.path):
         raise QmpError(
             f"UNIX socket path '{address.path}' is too long\n"
-            f"Path must be less than {_PATH_BYTES} bytes"
+            f"Path must be less than {sockets.UNIX_PATH_BYTES} bytes"
         )
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that an earlier process left. Differs: QEMU removes any file."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise QmpError(f"Failed to bind socket to {path}: Address already in use")
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise QmpError(f"Failed to unlink socket {path}: {error.strerror}") from error
-
-
-async def _resolve(
-    address: TcpAddress, flags: int
-) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(
-            address.host or None, address.port, type=socket.SOCK_STREAM, flags=flags
-        )
-    except OSError as error:
-        raise QmpError(f"address resolution failed for {address}: {error.strerror}") from error
-    return [(socket.AddressFamily(family), where) for family, _, _, _, where in found]
 
 
 async def listen(address: Address) -> socket.socket:
@@ -79,39 +49,14 @@ async def listen(address: Address) -> socket.socket:
         QmpError: The address can't be used; QEMU's text.
     """
     if isinstance(address, UnixAddress):
-        sock = _unix(address)
-        try:
-            _remove_stale(address.path)
-            sock.bind(address.path)
-            sock.listen()
-        except OSError as error:
-            sock.close()
-            raise QmpError(f"Failed to bind socket to {address.path}: {error.strerror}") from error
-        except QmpError:
-            sock.close()
-            raise
-    else:
-        sock = await _listen_tcp(address)
-    sock.setblocking(False)
-    return sock
-
-
-async def _listen_tcp(address: TcpAddress) -> socket.socket:
+        _check(address)
+        return sockets.listen_unix(address.path, address.path)
     failure = f"address resolution failed for {address}"
-    for family, where in await _resolve(address, socket.AI_PASSIVE):
-        sock = socket.socket(family, socket.SOCK_STREAM)
+    for where in await sockets.resolve(address.host, address.port, flags=socket.AI_PASSIVE):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(where)
-            sock.listen()
+            return sockets.listen_tcp(*where)
         except OSError as error:
-            sock.close()
-            what = "find an available port" if error.errno == errno.EADDRINUSE else "bind socket"
-            failure = f"Failed to {what}: {error.strerror}"
-        else:
-            return sock
+            failure = sockets.tcp_failure(error)
     raise QmpError(failure)
 
 
@@ -123,11 +68,13 @@ async def connect(address: Address) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixAddress):
-        targets: list[tuple[socket.socket, Any]] = [(_unix(address), address.path)]
+        _check(address)
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        targets: list[tuple[socket.socket, Any]] = [(unix, address.path)]
     else:
         targets = [
             (socket.socket(family, socket.SOCK_STREAM), where)
-            for family, where in await _resolve(address, 0)
+            for family, where in await sockets.resolve(address.host, address.port)
         ]
     failure = ""
     for index, (sock, where) in enumerate(targets):

@@ -4,15 +4,14 @@ A name that stands for several addresses, such as localhost, is listened on at a
 Texts are QEMU's.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
 import socket
-import stat
 import tempfile
 from typing import Any, Final
 
+from qmpfleece.base import sockets
 from qmpfleece.base.errors import QmpError
 from qmpfleece.exports.options import (
     FdSocketAddress,
@@ -20,10 +19,6 @@ from qmpfleece.exports.options import (
     ListenAddress,
     UnixSocketAddress,
 )
-
-#: The kernel's limit for the path of a unix socket, its final zero included.
-_PATH_BYTES: Final = 108
-_BACKLOG: Final = 128
 
 
 class Listener:
@@ -71,46 +66,21 @@ def _listen_unix(address: UnixSocketAddress) -> Listener:
     if address.abstract:
         name = b"\0" + os.fsencode(path)
         if not address.tight and address.tight is not None:
-            name = name.ljust(_PATH_BYTES, b"\0")
+            name = name.ljust(sockets.UNIX_PATH_BYTES, b"\0")
         where: str | bytes = name
     else:
         where = path
-    if len(os.fsencode(path)) >= _PATH_BYTES:
+    if not sockets.fits_unix(path):
         raise QmpError(f"UNIX socket path '{path}' is too long")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if not address.abstract:
-            _remove_stale(path)
-        sock.bind(where)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        return Listener(sock, None if address.abstract else path)
-    except OSError as error:
-        sock.close()
-        raise QmpError(f"Failed to bind socket to {path}: {error.strerror}") from error
-    except QmpError:
-        sock.close()
-        raise
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that an earlier process left. Differs: QEMU removes any file."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise QmpError(f"Failed to bind socket to {path}: Address already in use")
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise QmpError(f"Failed to unlink socket {path}: {error.strerror}") from error
+    return Listener(sockets.listen_unix(where, path), None if address.abstract else path)
 
 
 async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
     shown = f"{address.host}:{address.port}"
     listeners: list[Listener] = []
     failure = f"address resolution failed for {shown}"
-    for family, where in await _resolve(address, shown):
-        if listeners and not int(address.port or "0"):
+    for family, where in await _resolve(address):
+        if listeners and not where[1]:
             # A port of the system's choice: the same one for all addresses.
             port = listeners[0].sock.getsockname()[1]
         else:
@@ -119,8 +89,7 @@ async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
             sock = _bind(address, family, (where[0], port, *where[2:]))
             listeners.append(Listener(sock))
         except OSError as error:
-            what = "find an available port" if error.errno == errno.EADDRINUSE else "bind socket"
-            failure = f"Failed to {what}: {error.strerror}"
+            failure = sockets.tcp_failure(error)
     if not listeners:
         raise QmpError(failure)
     return listeners
@@ -132,26 +101,15 @@ def _bind(
     """Return a socket that listens at the first free port from ``port`` up to ``to``."""
     last = max(address.to or 0, where[1])
     for port in range(where[1], last + 1):
-        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((where[0], port, *where[2:]))
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
+            return sockets.listen_tcp(family, (where[0], port, *where[2:]))
         except OSError as error:
-            sock.close()
             if error.errno != errno.EADDRINUSE or port == last:
                 raise
-        else:
-            return sock
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-async def _resolve(
-    address: InetSocketAddress, shown: str
-) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+async def _resolve(address: InetSocketAddress) -> list[sockets.Where]:
     flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if address.numeric else 0)
     family = socket.AF_UNSPEC
     if address.ipv4 is False and address.ipv6 is False:
@@ -160,17 +118,7 @@ async def _resolve(
         family = socket.AF_INET
     elif address.ipv4 is False or (address.ipv6 and not address.ipv4):
         family = socket.AF_INET6
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            address.host or None,
-            address.port,
-            family=family,
-            type=socket.SOCK_STREAM,
-            flags=flags,
-        )
-    except OSError as error:
-        raise QmpError(f"address resolution failed for {shown}: {error.strerror}") from error
-    return [(socket.AddressFamily(where[0]), where[4]) for where in found]
+    return await sockets.resolve(address.host, address.port, family=family, flags=flags)
 
 
 def _take_descriptor(text: str) -> Listener:

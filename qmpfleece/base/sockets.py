@@ -1,0 +1,113 @@
+"""What listening needs wherever it is done, with QEMU's words for what can go wrong."""
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from typing import Any, Final, TypeAlias
+
+from qmpfleece.base.errors import QmpError
+
+#: The kernel's limit for the path of a unix socket, its final zero included.
+UNIX_PATH_BYTES: Final = 108
+BACKLOG: Final = 128
+
+#: An address family and what ``bind`` and ``connect`` take for it.
+Where: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+def fits_unix(path: str) -> bool:
+    """Tell whether a unix socket can have this path."""
+    return len(os.fsencode(path)) < UNIX_PATH_BYTES
+
+
+def listen_unix(path: str | bytes, shown: str) -> socket.socket:
+    """Return a non-blocking socket that listens at a path, or at an abstract name (bytes).
+
+    A socket file that an earlier process left there is removed. Differs: QEMU removes any
+    file.
+
+    Args:
+        path: Where to listen; checked by ``fits_unix``.
+        shown: The path in messages.
+
+    Raises:
+        QmpError: The path can't be used.
+    """
+    if isinstance(path, str):
+        _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise QmpError(f"Failed to bind socket to {shown}: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise QmpError(f"Failed to bind socket to {path}: Address already in use")
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise QmpError(f"Failed to unlink socket {path}: {error.strerror}") from error
+
+
+async def resolve(
+    host: str,
+    port: str,
+    *,
+    family: socket.AddressFamily = socket.AF_UNSPEC,
+    flags: int = 0,
+) -> list[Where]:
+    """Return the addresses that a host and a port stand for.
+
+    Args:
+        host: A name or number; ``""`` for all interfaces, or this host.
+        port: A number or service name.
+        family: Restricts the search.
+        flags: AI_* of getaddrinfo(3).
+
+    Raises:
+        QmpError: There are none.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            host or None, port, family=family, type=socket.SOCK_STREAM, flags=flags
+        )
+    except OSError as error:
+        raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
+    return [(socket.AddressFamily(family), where) for family, _, _, _, where in found]
+
+
+def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.socket:
+    """Return a non-blocking socket that listens at a resolved address.
+
+    Raises:
+        OSError: It can't be had; ``tcp_failure`` words it.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def tcp_failure(error: OSError) -> str:
+    """Return QEMU's words for why ``listen_tcp`` has failed."""
+    what = "find an available port" if error.errno == errno.EADDRINUSE else "bind socket"
+    return f"Failed to {what}: {error.strerror}"

@@ -1,0 +1,51 @@
+"""Listening sockets and QEMU's words for what can go wrong."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from qmpfleece.base import sockets
+from qmpfleece.base.errors import QmpError
+
+
+def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    sockets.listen_unix(path, path).close()
+    with sockets.listen_unix(path, path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+
+
+def test_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    with pytest.raises(QmpError, match="Address already in use"):
+        sockets.listen_unix(str(path), str(path))
+    assert path.read_text() == "precious"
+
+
+def test_missing_folder_is_named_in_the_error(tmp_path: Path) -> None:
+    path = str(tmp_path / "none" / "s")
+    with pytest.raises(QmpError, match=r"Failed to bind socket to .*/none/s: No such file"):
+        sockets.listen_unix(path, path)
+
+
+def test_path_of_108_bytes_does_not_fit() -> None:
+    assert sockets.fits_unix("x" * 107)
+    assert not sockets.fits_unix("x" * 108)
+    assert not sockets.fits_unix("é" * 54)
+
+
+async def test_taken_port_is_worded_as_qemu_does() -> None:
+    [where] = await sockets.resolve("127.0.0.1", "0", flags=socket.AI_PASSIVE)
+    with sockets.listen_tcp(*where) as first:
+        with pytest.raises(OSError, match="in use") as caught:
+            sockets.listen_tcp(where[0], first.getsockname())
+        assert sockets.tcp_failure(caught.value) == (
+            "Failed to find an available port: Address already in use"
+        )
+
+
+async def test_unknown_service_is_an_address_failure() -> None:
+    with pytest.raises(QmpError, match="address resolution failed for 127.0.0.1:nosuch"):
+        await sockets.resolve("127.0.0.1", "nosuch")
