@@ -47,5 +47,5 @@ async def test_taken_port_is_worded_as_qemu_does() -> None:
 
 
 async def test_unknown_service_is_an_address_failure() -> None:
-    with pytest.raises(QmpError, match="address resolution failed for 127.0.0.1:nosuch"):
+    with pytest.raises(QmpError, match=r"address resolution failed for 127\.0\.0\.1:nosuch"):
         await sockets.resolve("127.0.0.1", "nosuch")
