@@ -77,6 +77,28 @@ class BlockPuppet(BlockJob, kind="stream"):
             await self.sleep(None)
 
 
+class SlowToStop(BlockJob, kind="commit"):
+    """A block job whose work goes on, when it is interrupted, until ``may_stop`` is set."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.may_stop = asyncio.Event()
+
+    async def run(self):
+        while not self.cancelled:
+            await self.pause_point()
+            await self.work(self._work_slowly())
+
+    async def _work_slowly(self):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.may_stop.wait()
+
+    async def clean(self):
+        self.let_go()
+
+
 class Stage:
     """A manager, and the events as short texts."""
 

@@ -6,11 +6,12 @@ import errno
 import pytest
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block.drain import drained
 from qmpfleece.block.graph import Graph
 from qmpfleece.jobs.status import JobStatus
 from qmpfleece.jobs.txn import JobTxn
-from tests.jobs.conftest import BlockPuppet, Puppet, Sleeper
-from tests.tools.gate import settle
+from tests.jobs.conftest import BlockPuppet, Puppet, Sleeper, SlowToStop
+from tests.tools.gate import add_disk, settle
 
 
 async def test_a_job_that_ends_well_passes_all_states(stage):
@@ -155,6 +156,30 @@ async def test_block_job_keeps_its_speed_and_refuses_a_negative_one(stage):
     with pytest.raises(QmpError, match=r"^Parameter 'speed' expects a non-negative value$"):
         job.set_speed(-1)
     assert job.speed == 5
+
+
+async def test_drain_waits_until_the_job_has_paused(stage):
+    graph = Graph(None)
+    disk = add_disk(graph, "disk", bytes(512))
+    job = stage.add(SlowToStop(graph, "j"), start=False)
+    job.hold("main node", disk.node)
+    job.start()
+    await stage.take()
+
+    async def drain():
+        async with drained(disk.node):
+            assert job.status is JobStatus.PAUSED
+
+    draining = asyncio.ensure_future(drain())
+    assert await stage.take() == []
+    assert not draining.done()
+    job.may_stop.set()
+    await draining
+    assert await stage.take() == ["j paused", "j running"]
+    job.may_stop.set()
+    await job.user_cancel()
+    await stage.manager.close()
+    assert not disk.node.in_flight
 
 
 @pytest.mark.parametrize(

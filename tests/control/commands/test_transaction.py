@@ -93,6 +93,8 @@ async def test_failed_transaction_restores_bitmaps_exactly(desk, last, error):
         on("enable", "c"),
         ("block-dirty-bitmap-merge", merge),
         on("clear", "b"),
+        on("clear", "c"),
+        on("disable", "c"),
         on("remove", "gone"),
         last,
     )
