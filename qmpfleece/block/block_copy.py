@@ -21,6 +21,7 @@ from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.units import KIB, MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline, status
+from qmpfleece.block.buffers import Buffers
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.node import Node
@@ -71,32 +72,6 @@ class Throttle(Protocol):
     async def pause(self, seconds: float) -> None:
         """Wait that long, or less when the limit is changed meanwhile."""
         ...
-
-
-class _Memory:
-    """A bound on the buffers of all copies in flight."""
-
-    __slots__ = ("_free", "_waiters")
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._waiters: list[asyncio.Future[None]] = []
-
-    async def take(self, length: int) -> None:
-        """Wait until ``length`` bytes are free and take them. Cancellation-safe."""
-        while length > self._free:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-        self._free -= length
-
-    def give(self, length: int) -> None:
-        """Give bytes back."""
-        self._free += length
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def reaches(top: Node, below: Node) -> bool:
@@ -159,7 +134,7 @@ class BlockCopy:
         self._compresses = False
         self.limit_chunk(max_chunk)
         self._max_piece = max(MAX_CHUNK, target.node.driver.cluster_size)
-        self._memory = _Memory(max(MAX_MEMORY, self._max_piece))
+        self._buffers = Buffers(max(MAX_MEMORY, self._max_piece))
         # A write to a target that shows what the source holds must not meet reads that
         # are on their way through the target to the source.
         shown = reaches(target.node, source.node)
@@ -384,10 +359,9 @@ class BlockCopy:
         """Move the data, a huge cluster that the user wished for in pieces."""
         end = req.offset + req.length
         piece = min(req.length, self._max_piece)
-        await self._memory.take(piece)
+        buf = await self._buffers.take(piece)
         is_read = True
         try:
-            buf = memoryview(bytearray(piece))
             for offset in range(req.offset, end, piece):
                 part = buf[: end - offset]
                 is_read = True
@@ -400,4 +374,4 @@ class BlockCopy:
         except OSError as error:
             raise CopyError(error, req, is_read=is_read) from error
         finally:
-            self._memory.give(piece)
+            self._buffers.give(buf)
