@@ -154,17 +154,23 @@ class StatusLine:
     def __init__(self, screen: Screen, live: "Live | None") -> None:
         self._screen = screen
         self._live = live
-        self._shown = ""
+        self._said = ""
         self._when = -PLAIN_S
         self.interval_s: Final = 0.25 if live is not None else 1.0
 
-    def show(self, text: str) -> None:
-        """Show ``text`` instead of what was shown before."""
+    def show(self, text: str, spent: str = "") -> None:
+        """Show ``text`` instead of what was shown before.
+
+        Args:
+            text: What there is to know.
+            spent: The time gone by; it alone is no reason for another plain line.
+        """
+        whole = f"{text}, {spent}" if spent else text
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(text, style="cyan"), refresh=True)
-        elif text != self._shown and time.monotonic() - self._when >= PLAIN_S:
-            self._screen.say(text)
+            self._live.update(Text(whole, style="cyan"), refresh=True)
+        elif text != self._said and time.monotonic() - self._when >= PLAIN_S:
+            self._screen.say(whole)
             self._when = time.monotonic()
-        self._shown = text
+            self._said = text

@@ -70,7 +70,7 @@ async def _watch(fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
                 if now.broken and not warned:
                     _warn(now, screen)
                     warned = True
-                line.show(status_text(now, time.monotonic() - started))
+                line.show(status_text(now), time_text(time.monotonic() - started))
                 await asyncio.wait(
                     ends, timeout=line.interval_s, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -80,12 +80,12 @@ async def _watch(fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
         await asyncio.wait(ends)
 
 
-def status_text(status: Status, spent_s: float) -> str:
-    """Return the live line."""
+def status_text(status: Status) -> str:
+    """Return the live line, without the time gone by."""
     clients = f"{status.clients} client{'' if status.clients == 1 else 's'}"
     text = (
         f"{size_text(status.copied)} saved, {size_text(status.temp_used)} temporary space, "
-        f"{clients}, {time_text(spent_s)}"
+        f"{clients}"
     )
     return f"{text} - SNAPSHOT LOST" if status.broken else text
 

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from qmpfleece.base.units import MIB
+from qmpfleece.cli import display
 from qmpfleece.cli.display import Screen
 from qmpfleece.nbdclient.copy import Progress
 from tests.tools.programs import QMPFLEECE
@@ -63,6 +64,26 @@ def test_a_plain_status_line_is_written_when_it_changes_but_not_often():
         for number in range(100):
             line.show(f"{number} clusters")
     assert stream.getvalue() == "0 clusters\n"
+
+
+def test_time_alone_writes_no_plain_status_line(monkeypatch):
+    monkeypatch.setattr(display, "PLAIN_S", 0.0)
+    stream = io.StringIO()
+    with Screen(stream).status() as line:
+        line.show("1 client", "1 s")
+        line.show("1 client", "2 s")
+        line.show("2 clients", "3 s")
+    assert stream.getvalue() == "1 client, 1 s\n2 clients, 3 s\n"
+
+
+def test_a_plain_status_line_catches_up_with_what_came_too_often(monkeypatch):
+    stream = io.StringIO()
+    with Screen(stream).status() as line:
+        line.show("0 clients")
+        line.show("1 client")
+        monkeypatch.setattr(display, "PLAIN_S", 0.0)
+        line.show("1 client")
+    assert stream.getvalue() == "0 clients\n1 client\n"
 
 
 def test_a_quiet_screen_says_nothing():
