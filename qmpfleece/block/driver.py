@@ -343,15 +343,6 @@ class SnapshotSource(Protocol):
 
 
 @runtime_checkable
-class DebugPoints(Protocol):
-    """A driver that wants to know what the format above it is about to do (blkdebug)."""
-
-    def debug_event(self, event: str) -> Io:
-        """Take note of an event of QAPI ``BlkdebugEvent``; a break point suspends here."""
-        ...
-
-
-@runtime_checkable
 class PersistentBitmaps(Protocol):
     """A driver whose image keeps the persistent bitmaps of its node.
 

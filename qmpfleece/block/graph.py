@@ -278,6 +278,8 @@ class Graph:
 
     def _link(self, child: Child) -> None:
         child.node.parents.append(child)
+        if isinstance(child.parent, Node):
+            child.parent.find_listener()
         for _ in range(child.node.quiesced):
             child.parent.drained_begin()
 
@@ -286,6 +288,8 @@ class Graph:
 
     def _unlink_from(self, node: Node, child: Child) -> None:
         node.parents.remove(child)
+        if isinstance(child.parent, Node):
+            child.parent.find_listener()
         for _ in range(node.quiesced):
             child.parent.drained_end()
 

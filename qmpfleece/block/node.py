@@ -5,6 +5,7 @@ A node has a driver rather than being one, so that no driver can override the do
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
@@ -65,7 +66,7 @@ class Node:
 
     Fixed at open: ``name``, ``driver``, ``given``, ``options`` (but ``read_only``, which
     falls back under auto-read-only), ``request_alignment``.
-    Changes only in ``graph``: ``children``, ``parents``, ``monitor_owned``.
+    Changes only in ``graph``: ``children``, ``parents``, ``monitor_owned``, ``debug``.
     Changes only in ``pipeline``: ``in_flight``, ``tracked``, ``serialising``, ``write_gen``,
     ``flushed_gen``.
 
@@ -88,6 +89,10 @@ class Node:
             below to this node, so that it must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
+        listener: Who wants to be told what happens to this node and what is about to happen
+            to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
+        debug: The listener of the primary child, whom this node tells what it is about to
+            do; None as a rule, so that telling costs nothing.
         blockers: Why commands must leave the node alone, newest first; see ``check_free``.
     """
 
@@ -97,11 +102,13 @@ class Node:
         "bitmaps",
         "blockers",
         "children",
+        "debug",
         "driver",
         "flushed_gen",
         "given",
         "in_flight",
         "length",
+        "listener",
         "monitor_owned",
         "name",
         "options",
@@ -128,6 +135,8 @@ class Node:
         self.bitmaps: list[DirtyBitmap] = []
         self.blockers: list[str] = []
         self.in_flight = 0
+        self.listener: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self.debug: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.tracked = ReqList()
         self.serialising = ReqList()
         self.tracks = False
@@ -150,6 +159,19 @@ class Node:
     def exact_filename(self) -> str:
         """A plain file name that would open the node alike, or ``""``."""
         return self.driver.exact_filename()
+
+    @property
+    def primary_child(self) -> Child | None:
+        """The child that this node mainly consists of, None if there is none."""
+        for child in self.children.values():
+            if child.role & Role.PRIMARY:
+                return child
+        return None
+
+    def find_listener(self) -> None:
+        """Learn whom to tell, after an edge has changed."""
+        primary = self.primary_child
+        self.debug = primary.node.listener if primary is not None else None
 
     def users_perm(self) -> tuple[Perm, Perm]:
         """Return what all users together need, and what all of them share."""

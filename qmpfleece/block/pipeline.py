@@ -229,8 +229,13 @@ def _set_length(node: Node, length: int) -> None:
 
 async def _flush_node(node: Node) -> None:
     generation = node.write_gen
+    debug = node.debug if not node.options.read_only else None
+    if debug is not None:
+        await debug("flush_to_os")
     if not node.options.cache_no_flush and node.flushed_gen != generation:
         await node.driver.flush()
+        if debug is not None:  # of a node with a child, that was for its metadata
+            await debug("flush_to_disk")
         node.flushed_gen = generation
     unflushed = node.driver.unflushed_children
     for child in tuple(node.children.values()):
@@ -295,15 +300,32 @@ async def _pwrite_unaligned(node: Node, offset: int, buf: memoryview, flags: int
     driver = node.driver
     start, end = align_down(offset, align), align_up(offset + len(buf), align)
     bounce = memoryview(bytearray(end - start))
-    if start < offset or end - start == align:
-        await driver.pread(start, bounce[:align])
-    if end > offset + len(buf) and end - start > align:
-        await driver.pread(end - align, bounce[-align:])
+    head, tail = start < offset, offset + len(buf) < end
+    if end - start == align:
+        await _tell(node, "pwritev_rmw_head" * head, "pwritev_rmw_tail" * tail)
+        await driver.pread(start, bounce)
+        await _tell(node, "pwritev_rmw_after_head" * head, "pwritev_rmw_after_tail" * tail)
+    else:
+        if head:
+            await _tell(node, "pwritev_rmw_head")
+            await driver.pread(start, bounce[:align])
+            await _tell(node, "pwritev_rmw_after_head")
+        if tail:
+            await _tell(node, "pwritev_rmw_tail")
+            await driver.pread(end - align, bounce[-align:])
+            await _tell(node, "pwritev_rmw_after_tail")
     bounce[offset - start : offset - start + len(buf)] = buf
     await driver.pwrite(start, bounce, flags & driver.write_flags)
     if flags & FUA and not driver.write_flags & FUA:
         node.write_gen += 1
         await _flush_node(node)
+
+
+async def _tell(node: Node, *events: str) -> None:
+    """Tell the node's own driver, if it listens, what happens to it; empty events don't."""
+    if node.listener is not None:
+        for event in filter(None, events):
+            await node.listener(event)
 
 
 # -- requests that must not overlap -------------------------------------------------------

@@ -10,11 +10,15 @@ from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.node import Node
 from qmpfleece.qapi.encode import encode
 from qmpfleece.qapi.nodes import BlockdevCacheInfo, BlockDeviceInfo, BlockDirtyInfo, ImageInfo
+from qmpfleece.qapi.order import ordered
 
 #: Drivers that know about their image themselves (QEMU: those that implement get_info).
 _INFORMED: Final = frozenset({"file", "host_device", "qcow2"})
 #: Drivers that take over the name of their child although they are no filters.
 _NAMED_AS_CHILD: Final = frozenset({"snapshot-access"})
+
+#: Options that a plain file name tells.
+_SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
 
 
 @runtime_checkable
@@ -38,7 +42,7 @@ def filename(node: Node) -> str:
         return filename(below.node)
     exact = node.exact_filename
     if exact and (driver.is_protocol or (below is not None and below.node.driver.is_protocol)):
-        decided = [name for name in _strong_options(node) if name != "filename"]
+        decided = set(_strong_options(node)) - _SAID_IN_FILENAME
         if not decided:
             return exact
     return "json:" + encode(full_options(node)).decode("ascii")
@@ -50,6 +54,11 @@ def _strong_options(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = node.given.model_dump(
         by_alias=True, mode="json", include=fields, exclude_unset=True, exclude_none=True
     )
+    for name in [name for name, value in found.items() if isinstance(value, list)]:
+        for index, item in enumerate(found.pop(name)):
+            # Each copy of an object turns members of one bucket round; this is QEMU's last.
+            for key in reversed(ordered(item)):
+                found[f"{name}.{index}.{key}"] = item[key]
     return found
 
 
@@ -71,7 +80,7 @@ def filtered_or_backing(node: Node) -> Node | None:
 
 def _is_informed(node: Node) -> bool:
     driver = node.driver
-    below = node.children.get("file")
+    below = driver.filtered_child or node.children.get("file")
     if below is not None and (driver.is_filter or driver.driver_name == "raw"):
         return _is_informed(below.node)
     return driver.driver_name in _INFORMED

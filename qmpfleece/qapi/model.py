@@ -32,6 +32,7 @@ class Model(BaseModel):
 
 
 Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
+Int32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 Uint64 = Annotated[int, Field(ge=0, lt=1 << 64)]
 Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Uint16 = Annotated[int, Field(ge=0, lt=1 << 16)]

@@ -104,12 +104,23 @@ def _replies_first(entries: list[Entry]) -> list[Entry]:
             while at > since_reply and result[at - 1].is_event:
                 at -= 1
         elif entry.command in _JOB_GOES_ON_AFTER_REPLY and '<- {"return"' in entry.text:
-            while at > since_reply and _OF_THE_JOB.search(result[at - 1].text):
+            while at > since_reply and (
+                _OF_THE_JOB.search(result[at - 1].text) or _stopped_by_error(result[:at])
+            ):
                 at -= 1
         result.insert(at, entry)
         if entry.wire:
             since_reply = len(result)
     return result
+
+
+def _stopped_by_error(entries: list[Entry]) -> bool:
+    """Tell whether the last event is that a job pauses for the error in the event before."""
+    return (
+        len(entries) > 1
+        and '"status": "paused"' in entries[-1].text
+        and '"event": "BLOCK_JOB_ERROR"' in entries[-2].text
+    )
 
 
 def _events_first(entries: list[Entry]) -> list[Entry]:

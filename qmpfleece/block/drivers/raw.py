@@ -68,11 +68,14 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         """Read from the window."""
         if offset + len(buf) > self._size:
             return self._pread_tail(offset, buf)
-        return pipeline.pread(self._file, self._offset + offset, buf)
+        request = pipeline.pread(self._file, self._offset + offset, buf)
+        return request if self.node.debug is None else self._told("read_aio", request)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the window."""
         request = pipeline.pwrite(self._file, self._offset + offset, buf, flags)
+        if self.node.debug is not None:
+            request = self._told("write_aio", request)
         if offset + len(buf) > self._size:
             return self._past_end(offset + len(buf), request)
         return request
@@ -95,6 +98,15 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         if self.options.size is not None:
             return fail(errno.ENOTSUP)
         return self._truncate(length)
+
+    async def _told(self, event: str, request: Io) -> None:
+        """Do ``request`` once who listens below knows of it (blkdebug)."""
+        try:
+            if self.node.debug is not None:
+                await self.node.debug(event)
+            await request
+        finally:
+            request.close()
 
     async def _past_end(self, end: int, request: Io) -> None:
         """Write past the end, which a format above may do, unless the size was given."""
@@ -135,5 +147,6 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         """Read where the last sector reaches past a window of odd length."""
         inside = max(0, self._size - offset)
         if inside:
-            await pipeline.pread(self._file, self._offset + offset, buf[:inside])
+            request = pipeline.pread(self._file, self._offset + offset, buf[:inside])
+            await self._told("read_aio", request)
         buf[inside:] = bytes(len(buf) - inside)

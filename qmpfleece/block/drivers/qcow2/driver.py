@@ -229,4 +229,5 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         sizes = [await self._file.node.driver.allocated_size()]
         if self.image.data is not self._file:
             sizes.append(await self.image.data.node.driver.allocated_size())
-        return sum(size or 0 for size in sizes)
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import DebugPoints
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.journal import Journal
@@ -58,7 +57,6 @@ class Image:
         reftable_offset: Where the refcount table is to lie; the header says where it lies.
         reftable_clusters: Its size in clusters.
         size: Bytes of the disk.
-        debug: Who is to be told what happens, in the words of QAPI ``BlkdebugEvent``.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         metadata_preallocation: Whether clusters may be allocated that hold no data yet;
@@ -94,9 +92,6 @@ class Image:
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
         self.metadata_preallocation: bool | None = None
-        self.debug: Callable[[str], Coroutine[Any, Any, None]] | None = None
-        if isinstance(file.node.driver, DebugPoints):
-            self.debug = file.node.driver.debug_event
         self._signalled = False
         self._mark_due = False
 
@@ -104,6 +99,11 @@ class Image:
     def writable(self) -> bool:
         """Whether the image may be changed."""
         return not self.node.read_only and not self.dead
+
+    @property
+    def debug(self) -> Callable[[str], Coroutine[Any, Any, None]] | None:
+        """Who is to be told what happens, in the words of QAPI ``BlkdebugEvent``."""
+        return self.node.debug
 
     # -- the file -------------------------------------------------------------------------
 

@@ -161,14 +161,16 @@ async def test_debug_points_are_told_in_order(tmp_path):
         async def note(event):
             told.append(event)
 
-        disk.driver.image.debug = note
+        disk.driver.node.debug = note
         await disk.write(0, b"x" * 512)
         assert told == [
             "cluster_alloc", "refblock_load", "l2_load", "cluster_alloc", "write_aio", "cow_read",
         ]  # fmt: skip
         told.clear()
         await disk.guest.flush()
-        assert told == ["refblock_update_part", "l2_update", "l1_update"]
+        assert told == [
+            "flush_to_os", "refblock_update_part", "l2_update", "l1_update", "flush_to_disk",
+        ]  # fmt: skip
         told.clear()
         await disk.read(0, 4096)
         await disk.write(0, b"x" * 512)

@@ -1,0 +1,149 @@
+"""The config file of blkdebug: groups of ``name = "value"`` lines.
+
+::
+
+    [inject-error]
+    event = "read_aio"
+    errno = "28"
+
+Source: QEMU's behaviour with such files, observed.
+"""
+
+import re
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.drivers.blkdebug.rules import (
+    EVENTS,
+    IO_TYPES,
+    BlkdebugInjectErrorOptions,
+    BlkdebugSetStateOptions,
+)
+
+#: What each group may hold: the kind of each parameter.
+_GROUPS: Final[dict[str, dict[str, str]]] = {
+    "inject-error": {
+        "event": "event",
+        "state": "number",
+        "iotype": "iotype",
+        "errno": "number",
+        "sector": "number",
+        "once": "bool",
+        "immediately": "bool",
+    },
+    "set-state": {"event": "event", "state": "number", "new_state": "number"},
+}
+_GROUP: Final = re.compile(r'\[([^\s\]"]+)(?:\s+"([^\]"]*)")?\]')
+_ASSIGNMENT: Final = re.compile(r'\s*(\S{1,63})(?:\s*=\s*"([^"]*))?')
+_IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_NUMBER: Final = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|[0-9]+)")
+_SWITCHES: Final = {"on": True, "yes": True, "true": True, "y": True} | dict.fromkeys(
+    ("off", "no", "false", "n"), False
+)
+#: Longer files are no rules; nothing is read from them.
+_MAX_BYTES: Final = 1 << 20
+
+_Found = tuple[list[BlkdebugInjectErrorOptions], list[BlkdebugSetStateOptions]]
+
+
+def read_config(path: str) -> _Found:
+    """Read the rules in a file; runs on a thread.
+
+    Raises:
+        QmpError: It can't be read, or is no such file.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise QmpError(f"Could not read blkdebug config file: {why}") from error
+    if len(text) > _MAX_BYTES:
+        raise QmpError("Could not read blkdebug config file: File too large")
+    return parse_config(text)
+
+
+def parse_config(text: str) -> _Found:
+    """Return the rules in the text of a config file.
+
+    Raises:
+        QmpError: Something in it is wrong.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {name: [] for name in _GROUPS}
+    ids: set[tuple[str, str]] = set()
+    current: dict[str, Any] | None = None
+    kinds: dict[str, str] = {}
+    for line in text.split("\n"):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            kinds, current = _begin(line, groups, ids)
+            continue
+        match = _ASSIGNMENT.match(line)
+        if current is None or match is None:
+            raise QmpError("no group defined")
+        name, value = match[1], match[2] or ""
+        if name not in kinds:
+            raise QmpError(f"Invalid parameter '{name}'")
+        current[name] = _value(name, value, kinds[name])
+    return (
+        [BlkdebugInjectErrorOptions(**_checked(rule)) for rule in groups["inject-error"]],
+        [
+            BlkdebugSetStateOptions(**{"new_state": 0} | _checked(rule))
+            for rule in groups["set-state"]
+        ],
+    )
+
+
+def _begin(
+    line: str, groups: dict[str, list[dict[str, Any]]], ids: set[tuple[str, str]]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Start the group of a line ``[name]`` or ``[name "id"]``."""
+    match = _GROUP.match(line)
+    name = match[1] if match is not None else line[1:].split(None, 1)[0].rstrip("]")
+    if name not in groups:
+        raise QmpError(f"There is no option group '{name}'")
+    if match is None or (match[2] is not None and not _IDENTIFIER.fullmatch(match[2])):
+        raise QmpError("Parameter 'id' expects an identifier")
+    if match[2] is not None:
+        if (name, match[2]) in ids:
+            raise QmpError(f"Duplicate ID '{match[2]}' for {name}")
+        ids.add((name, match[2]))
+    rule: dict[str, Any] = {}
+    groups[name].append(rule)
+    return _GROUPS[name], rule
+
+
+def _value(name: str, text: str, kind: str) -> Any:
+    if kind == "bool":
+        if text not in _SWITCHES:
+            raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
+        return _SWITCHES[text]
+    if kind != "number":
+        return text  # looked at when the whole file has been read
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise QmpError(f"Parameter '{name}' expects a number")
+    octal = len(match[2]) > 1 and match[2].isdigit() and match[2].startswith("0")
+    try:
+        number = int(match[2], 8 if octal else 0)
+    except ValueError as error:
+        raise QmpError(f"Parameter '{name}' expects a number") from error
+    if number >= 1 << 64:
+        raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
+    number = -number if match[1] == "-" else number
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)  # as C keeps it
+
+
+def _checked(rule: dict[str, Any]) -> dict[str, Any]:
+    """Check the words in a rule.
+
+    Raises:
+        QmpError: One is missing or unknown.
+    """
+    if "event" not in rule:
+        raise QmpError("Missing event name for rule")
+    for name, known in (("event", EVENTS), ("iotype", IO_TYPES)):
+        if name in rule and rule[name] not in known:
+            raise QmpError(f"invalid parameter value: {rule[name]}")
+    return rule
