@@ -127,6 +127,18 @@ class Backend:
             return self._later(lambda root: pipeline.pwrite_zeroes(root, offset, length, flags))
         return pipeline.pwrite_zeroes(self._root, offset, length, flags)
 
+    def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
+        """Write whole clusters compressed; see ``pipeline.pwrite_compressed``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.pwrite_compressed(root, offset, buf))
+        return pipeline.pwrite_compressed(self._root, offset, buf)
+
+    def truncate(self, length: int) -> Io:
+        """Change the node's size; see ``pipeline.truncate``."""
+        if self._quiesced or self._root is None:
+            return self._later(lambda root: pipeline.truncate(root, length))
+        return pipeline.truncate(self._root, length)
+
     def pdiscard(self, offset: int, length: int) -> Io:
         """Say that a range is no longer needed; see ``pipeline.pdiscard``."""
         if self._quiesced or self._root is None:

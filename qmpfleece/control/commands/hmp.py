@@ -1,0 +1,123 @@
+"""human-monitor-command: the few commands of the human monitor that tests of disks need."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.control.command import command
+from qmpfleece.control.commands.resize import block_resize
+from qmpfleece.control.monitor import info
+from qmpfleece.control.monitor.lines import BadLineError, Line
+from qmpfleece.control.monitor.output import print_out
+from qmpfleece.control.qemu_io.numbers import parse_size
+from qmpfleece.control.qemu_io.run import run_line
+from qmpfleece.control.system import System
+from qmpfleece.qapi.model import Int64
+
+Handler = Callable[[System, str], Awaitable[str]]
+
+
+async def _qemu_io(system: System, text: str) -> str:
+    line = Line("qemu-io", text)
+    by_device = line.option("d")
+    line.no_options()
+    name = line.word("block device name")
+    words = line.word("string")
+    line.end()
+    node = None if by_device else system.graph.get(name)
+    if by_device:
+        return f"Error: Device '{name}' not found\n"
+    if node is None:
+        return f"Error: Cannot find device='' nor node-name='{name}'\n"
+    try:
+        await print_out(system.graph.workers, await run_line(system.graph, node, words))
+    except QmpError as error:
+        return f"{error.desc}\n"
+    return ""
+
+
+async def _block_resize(system: System, text: str) -> str:
+    line = Line("block_resize", text)
+    line.no_options()
+    device = line.word("block device name")
+    given = line.optional()
+    if given is None:
+        raise line.invalid("invalid size")
+    try:
+        size = parse_size(given if given[-1].isalpha() else f"{given}M")
+    except QmpError as error:
+        raise line.invalid("invalid size") from error
+    line.end()
+    try:
+        await block_resize(system, device=device, size=size)
+    except QmpError as error:
+        return f"Error: {error.desc}\n"
+    return ""
+
+
+async def _info(system: System, text: str) -> str:
+    name, _, rest = text.strip().partition(" ")
+    line = Line(name, rest, f"info {name}")
+    if name == "block-jobs":
+        line.end()
+        return info.block_jobs(system)
+    if name == "block":
+        nodes = line.option("n")
+        verbose = line.option("v")
+        wanted = line.optional()
+        line.end()
+        if wanted is None and not nodes:
+            return ""  # devices, of which there are none
+        return await info.named_nodes(system, wanted, verbose=verbose)
+    return f"unknown command: 'info {name}'\n" if name else _USAGE["info"]
+
+
+async def _help(system: System, text: str) -> str:
+    del system
+    name = text.strip().partition(" ")[0]
+    if not name:
+        return "".join(_USAGE[key] for key in sorted(_USAGE))
+    return _USAGE.get(name, f"unknown command: '{name}'\n")
+
+
+_HANDLERS: Final[dict[str, Handler]] = {
+    "qemu-io": _qemu_io,
+    "block_resize": _block_resize,
+    "info": _info,
+    "help": _help,
+}
+_USAGE: Final = {
+    "qemu-io": 'qemu-io [-d] [device] "[command]" -- run a qemu-io command on a block device\n'
+    "\t\t\t-d: [device] is a device ID rather than a drive ID or node name\n",
+    "block_resize": "block_resize device size -- resize a block image\n",
+    "info": "info block [-n] [-v] [device] -- show info of one block device or all block devices"
+    " (-n: show named nodes; -v: show details)\n"
+    "info block-jobs  -- show progress of ongoing block device operations\n",
+    "help": "help [cmd] -- show the help\n",
+}
+
+
+@command("human-monitor-command")
+async def human_monitor_command(
+    system: System, *, command_line: str, cpu_index: Int64 | None = None
+) -> str:
+    """Run a command of the human monitor and return what it says.
+
+    Args:
+        system: What to work on.
+        command_line: The command with its arguments.
+        cpu_index: Taken, as QEMU does; there are no processors.
+    """
+    del cpu_index
+    name, _, rest = command_line.strip().partition(" ")
+    if not name:
+        return ""
+    handler = _HANDLERS.get(name)
+    if handler is None:
+        return f"unknown command: '{name}'\r\n"
+    try:
+        text = await handler(system, rest)
+    except BadLineError as error:
+        await print_out(system.graph.workers, error.output)
+        text = error.desc
+    return text.replace("\n", "\r\n")

@@ -1,0 +1,1 @@
+"""The human monitor: command lines in, text out."""

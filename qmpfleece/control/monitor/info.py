@@ -1,0 +1,98 @@
+"""``info block`` and ``info block-jobs``."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from qmpfleece.block.node import Node
+from qmpfleece.control.describe import device_info
+from qmpfleece.control.system import System
+from qmpfleece.jobs.block_job import BlockJob
+from qmpfleece.qapi.nodes import ImageInfo
+from qmpfleece.qapi.order import ordered
+
+
+def block_jobs(system: System) -> str:
+    """Describe the jobs that work on nodes, newest first."""
+    jobs = [job for job in system.jobs.jobs() if isinstance(job, BlockJob)]
+    return (
+        "".join(
+            f"Type {job.kind}, device {job.id}: Completed {job.current} of {job.total} bytes,"
+            f" speed limit {job.speed} bytes/s\n"
+            for job in jobs
+        )
+        or "No active jobs\n"
+    )
+
+
+async def named_nodes(system: System, name: str | None, *, verbose: bool) -> str:
+    """Describe one node, or all of them."""
+    chosen = [node for node in system.graph.nodes() if name is None or node.name == name]
+    parts = [await _node(node, verbose=verbose) for node in chosen]
+    return ("\n" if name is not None and parts else "") + "\n".join(parts)
+
+
+async def _node(node: Node, *, verbose: bool) -> str:
+    info = await device_info(node, flat=False)
+    lines = [
+        f"{node.name}: {info.file} ({info.drv}{', read-only' if info.ro else ''})",
+        "    Cache mode:       writeback"
+        + (", direct" if info.cache.direct else "")
+        + (", ignore flushes" if info.cache.no_flush else ""),
+    ]
+    if info.backing_file is not None:
+        depth = info.backing_file_depth
+        lines.append(f"    Backing file:     {info.backing_file} (chain depth: {depth})")
+    if info.detect_zeroes != "off":
+        lines.append(f"    Detect zeroes:    {info.detect_zeroes}")
+    if verbose:
+        lines += ["", "Images:"]
+        image: ImageInfo | None = info.image
+        while image is not None:
+            lines += _image(image)
+            image = image.backing_image
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _short(value: int) -> str:
+    """Return a size with three significant digits."""
+    power = next((p for p in (60, 50, 40, 30, 20, 10) if value >= 1000 << p - 10), 0)
+    unit = {0: "B", 10: "KiB", 20: "MiB", 30: "GiB", 40: "TiB", 50: "PiB", 60: "EiB"}[power]
+    return f"{value / (1 << power):0.3g} {unit}"
+
+
+def _image(info: ImageInfo) -> list[str]:
+    lines = [
+        f"image: {info.filename}",
+        f"file format: {info.format}",
+        f"virtual size: {_short(info.virtual_size)} ({info.virtual_size} bytes)",
+        "disk size: " + ("unavailable" if info.actual_size is None else _short(info.actual_size)),
+    ]
+    if info.cluster_size:
+        lines.append(f"cluster_size: {info.cluster_size}")
+    if info.backing_filename is not None:
+        full = info.full_backing_filename
+        actual = f" (actual path: {full})" if full and full != info.backing_filename else ""
+        lines.append(f"backing file: {info.backing_filename}{actual}")
+    if info.backing_filename_format is not None:
+        lines.append(f"backing file format: {info.backing_filename_format}")
+    if info.format_specific is not None:
+        lines.append("Format specific information:")
+        lines += _tree(info.format_specific.get("data", {}), 1)
+    return lines
+
+
+def _tree(value: Any, depth: int) -> list[str]:
+    """Print members, or items, one below the other."""
+    if isinstance(value, dict):
+        pairs: Iterable[tuple[str | int, Any]] = [(key, value[key]) for key in ordered(value)]
+    else:
+        pairs = enumerate(value)
+    lines = []
+    for key, item in pairs:
+        label = f"[{key}]" if isinstance(key, int) else key.replace("-", " ")
+        if isinstance(item, dict | list):
+            lines += [f"{'    ' * depth}{label}:", *_tree(item, depth + 1)]
+        else:
+            shown = str(item).lower() if isinstance(item, bool) else item
+            lines.append(f"{'    ' * depth}{label}: {shown}")
+    return lines

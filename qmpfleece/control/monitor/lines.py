@@ -1,0 +1,113 @@
+"""Command lines of the human monitor: their words, and what is wrong with them.
+
+Source: what ``human-monitor-command`` of QEMU 7.2 says.
+"""
+
+from qmpfleece.base.errors import QmpError
+
+_ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+
+
+class BadLineError(QmpError):
+    """A line that can't be read; ``output`` is for the terminal of the program.
+
+    Args:
+        desc: What is said to whoever sent it.
+        output: What the program prints.
+    """
+
+    def __init__(self, desc: str, output: str = "") -> None:
+        super().__init__(desc)
+        self.output = output
+
+
+class Line:
+    """The arguments of one command line.
+
+    Args:
+        name: The command, for messages.
+        text: What follows it.
+        topic: What its help is asked under.
+    """
+
+    def __init__(self, name: str, text: str, topic: str = "") -> None:
+        self._name = name
+        self._topic = topic or name
+        self._rest = text.lstrip()
+
+    def _bad(self, what: str, output: str = "") -> BadLineError:
+        return BadLineError(f'{what}\nTry "help {self._topic}" for more information\n', output)
+
+    def option(self, letter: str) -> bool:
+        """Take ``-letter`` if it comes next.
+
+        Raises:
+            BadLineError: Another option comes; one that may come later is left where it is.
+        """
+        if self._rest[:1] != "-":
+            return False
+        if self._rest[1:2] != letter:
+            return False
+        self._rest = self._rest[2:].lstrip()
+        return True
+
+    def no_options(self) -> None:
+        """Make sure that no option comes next.
+
+        Raises:
+            BadLineError: One does.
+        """
+        if self._rest[:1] == "-" and self._rest[1:2].isalpha():
+            raise self._bad(f"{self._name}: unsupported option -{self._rest[1]}")
+
+    def word(self, missing: str) -> str:
+        """Take a word, or a string in quotes.
+
+        Raises:
+            BadLineError: There is none; ``missing`` names what was expected.
+        """
+        found = self.optional()
+        if found is None:
+            raise self._bad(f"{self._name}: {missing} expected")
+        return found
+
+    def optional(self) -> str | None:
+        """Take a word if there is one; a string that doesn't end is an error."""
+        if not self._rest:
+            return None
+        if self._rest[0] != '"':
+            found, _, _ = self._rest.partition(" ")
+            self._rest = self._rest[len(found) :].lstrip()
+            return found
+        return self._quoted()
+
+    def _quoted(self) -> str:
+        found: list[str] = []
+        letters = iter(enumerate(self._rest[1:], 1))
+        for index, letter in letters:
+            if letter == '"':
+                self._rest = self._rest[index + 1 :].lstrip()
+                return "".join(found)
+            if letter != "\\":
+                found.append(letter)
+                continue
+            _, escaped = next(letters, (0, ""))
+            if escaped not in _ESCAPES:
+                raise self._bad(
+                    f"{self._name}: string expected", f"unsupported escape code: '\\{escaped}'\n"
+                )
+            found.append(_ESCAPES[escaped])
+        raise self._bad(f"{self._name}: string expected", "unterminated string\n")
+
+    def invalid(self, what: str) -> BadLineError:
+        """Return the error for a word that is no good."""
+        return self._bad(what)
+
+    def end(self) -> None:
+        """Make sure that nothing follows.
+
+        Raises:
+            BadLineError: Something does.
+        """
+        if self._rest:
+            raise self._bad(f"{self._name}: extraneous characters at the end of line")

@@ -1,0 +1,218 @@
+"""The commands of qemu-io that look at an image, resize it, or set break points."""
+
+import asyncio
+import errno
+import os
+from typing import Final, Protocol, runtime_checkable
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.units import SECTOR
+from qmpfleece.block.perm import Perm
+from qmpfleece.control.qemu_io.command import IO_COMMANDS, Call, IoCommand, RefusedError, register
+from qmpfleece.control.qemu_io.numbers import parse_size, size_text
+from qmpfleece.control.resize import resize
+
+#: Runs asked for in one call.
+_LIMIT: Final = 256
+#: How often wait_break looks, in seconds: nothing tells when a request was suspended.
+_LOOK_S: Final = 0.002
+
+
+class BreakPoints(Protocol):
+    """Where requests can be suspended. Each raises OSError when it can't be done."""
+
+    def add_break(self, event: str, tag: str) -> None:
+        """Suspend the next request in which the event happens."""
+
+    def remove_break(self, tag: str) -> None:
+        """Forget the break points of a tag and resume its requests."""
+
+    def resume(self, tag: str) -> None:
+        """Let one suspended request go on."""
+
+    def is_suspended(self, tag: str) -> bool:
+        """Tell whether a request is suspended."""
+
+
+@runtime_checkable
+class _HasRules(Protocol):
+    """The driver blkdebug."""
+
+    rules: BreakPoints
+
+
+def _break_points(call: Call) -> BreakPoints | None:
+    """Return those of the first blkdebug at or below the node."""
+    node = call.backend.node
+    while node is not None:
+        if node.driver.driver_name == "blkdebug" and isinstance(node.driver, _HasRules):
+            return node.driver.rules
+        below = node.driver.filtered_child or node.children.get("file")
+        node = None if below is None else below.node
+    return None
+
+
+def _points(call: Call, refusal: str) -> BreakPoints:
+    points = _break_points(call)
+    if points is None:
+        raise QmpError(f"{refusal}: {os.strerror(errno.ENOTSUP)}")
+    return points
+
+
+async def _break(call: Call) -> str:
+    refusal = "Could not set breakpoint"
+    try:
+        _points(call, refusal).add_break(*call.words)
+    except OSError as error:
+        raise QmpError(f"{refusal}: {error.strerror}") from error
+    return ""
+
+
+async def _remove_break(call: Call) -> str:
+    refusal = f"Could not remove breakpoint {call.words[0]}"
+    try:
+        _points(call, refusal).remove_break(call.words[0])
+    except OSError as error:
+        raise QmpError(f"{refusal}: {error.strerror}") from error
+    return ""
+
+
+async def _resume(call: Call) -> str:
+    refusal = "Could not resume request"
+    try:
+        _points(call, refusal).resume(call.words[0])
+    except OSError as error:
+        raise QmpError(f"{refusal}: {error.strerror}") from error
+    return ""
+
+
+async def _wait_break(call: Call) -> str:
+    """Wait until a request is suspended.
+
+    Differs: where no break point can be, QEMU waits for ever and answers nothing any more.
+    """
+    points = _points(call, "Could not wait for breakpoint")
+    while not points.is_suspended(call.words[0]):  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(_LOOK_S)
+    return ""
+
+
+async def _runs(call: Call, offset: int, length: int) -> list[tuple[int, bool]]:
+    """Return runs of equal allocation in the node itself."""
+    found: list[tuple[int, bool]] = []
+    end = offset + length
+    while offset < end:
+        for run, depth in await call.backend.allocation_depth(offset, end - offset, _LIMIT):
+            allocated = depth == 1
+            if found and found[-1][1] == allocated:
+                found[-1] = (found[-1][0] + run, allocated)
+            else:
+                found.append((run, allocated))
+            offset += run
+    return found
+
+
+async def _map(call: Call) -> str:
+    lines: list[str] = []
+    offset = 0
+    try:
+        runs = await _runs(call, 0, call.backend.length)
+    except OSError as error:
+        raise QmpError(f"Failed to get allocation status: {error.strerror}") from error
+    for length, allocated in runs:
+        what = "    allocated" if allocated else "not allocated"
+        lines.append(
+            f"{size_text(length)} (0x{length:x}) bytes {what} at offset"
+            f" {size_text(offset)} (0x{offset:x})\n"
+        )
+        offset += length
+    return "".join(lines)
+
+
+async def _alloc(call: Call) -> str:
+    offset = parse_size(call.words[0])
+    length = parse_size(call.words[1]) if len(call.words) > 1 else SECTOR
+    try:
+        inside = max(0, min(length, call.backend.length - offset))
+        runs = await _runs(call, offset, inside)
+    except OSError as error:
+        raise QmpError(f"is_allocated failed: {error.strerror}") from error
+    count = sum(run for run, allocated in runs if allocated)
+    return f"{count}/{length} bytes allocated at offset {size_text(offset)}\n"
+
+
+async def _length(call: Call) -> str:
+    return f"{size_text(call.backend.length)}\n"
+
+
+async def _truncate(call: Call) -> str:
+    length = parse_size(call.words[0])
+    if call.options.get("m", "off") != "off":
+        raise RefusedError("Preallocation is not supported when resizing")
+    try:
+        await resize(call.backend, length)
+    except QmpError as error:
+        raise RefusedError(error.desc) from error
+    return ""
+
+
+async def _help(call: Call) -> str:
+    if not call.words:
+        commands = {command.name: command for command in IO_COMMANDS.values()}
+        return "".join(f"{name} {commands[name].usage}\n" for name in sorted(commands))
+    found = IO_COMMANDS.get(call.words[0])
+    if found is None:
+        raise QmpError(f"command {call.words[0]} not found")
+    return f"{found.name} {found.usage}\n"
+
+
+register(
+    IoCommand(
+        "break",
+        _break,
+        "event tag -- sets a breakpoint on event and tags the stopped request as tag",
+        least=2,
+        most=2,
+    )
+)
+register(
+    IoCommand(
+        "remove_break",
+        _remove_break,
+        "tag -- remove a breakpoint by tag",
+        least=1,
+        most=1,
+    )
+)
+register(IoCommand("resume", _resume, "tag -- resumes the request tagged as tag", least=1, most=1))
+register(
+    IoCommand(
+        "wait_break", _wait_break, "tag -- waits for the suspension of a request", least=1, most=1
+    )
+)
+register(IoCommand("map", _map, " -- prints the allocated areas of a file"))
+register(
+    IoCommand(
+        "alloc",
+        _alloc,
+        "offset [count] -- checks if offset is allocated in the file",
+        least=1,
+        most=2,
+    ),
+    "a",
+)
+register(IoCommand("length", _length, " -- gets the length of the current file"), "l")
+register(
+    IoCommand(
+        "truncate",
+        _truncate,
+        "[-m prealloc_mode] off -- truncates the current file at the given offset",
+        "m:",
+        least=1,
+        most=3,
+        words=(1, 1),
+        perm=Perm.WRITE | Perm.RESIZE,
+    ),
+    "t",
+)
+register(IoCommand("help", _help, "[command] -- help for one or all commands", most=1), "?")

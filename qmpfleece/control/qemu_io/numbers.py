@@ -1,0 +1,120 @@
+"""Numbers as qemu-io reads and prints them.
+
+Source: what qemu-io 7.2 accepts and says; the tests ask it.
+"""
+
+import re
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+
+_SIZE: Final = re.compile(
+    r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]*))?)"
+    r"(?P<unit>[bBkKmMgGtTpPeE]?)"
+)
+_BYTE: Final = re.compile(
+    r"\s*\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))"
+)
+_UNITS: Final = "bkmgtpe"
+_MAX: Final = (1 << 63) - 1
+_PRINTED: Final = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+#: From here on a time is printed with hours and minutes, in seconds.
+_MINUTE_S: Final = 60
+
+
+def parse_size(text: str) -> int:
+    """Return a number of bytes: decimal or hexadecimal, with a unit, with a fraction.
+
+    Raises:
+        QmpError: It is none; worded as qemu-io does.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise QmpError(
+            f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
+        )
+    power = _UNITS.index(match["unit"].lower() or "b")
+    if match["hex"]:
+        value = int(match["hex"], 16) << 10 * power
+    else:
+        value = int(match["whole"]) << 10 * power
+        fraction = float(f"0.{match['part'] or 0}")
+        if fraction and not power:
+            raise QmpError(
+                f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
+            )
+        value += int(fraction * (1 << 10 * power) + 0.5)
+    if value > _MAX:
+        raise QmpError(f"Parsing error: argument too large -- {text}")
+    return value
+
+
+def parse_pattern(text: str) -> int:
+    """Return a pattern byte; decimal, ``0x`` hexadecimal or octal with a leading zero.
+
+    Raises:
+        QmpError: It is none.
+    """
+    match = _BYTE.fullmatch(text)
+    if match is not None:
+        base = 16 if match["hex"] else 8 if match["octal"] else 10
+        value = int(match["hex"] or match["octal"] or match["decimal"], base)
+        if value <= 0xFF:
+            return value
+    raise QmpError(f"{text} is not a valid pattern byte")
+
+
+def size_text(value: float) -> str:
+    """Return a number of bytes for people: ``64 KiB``, ``1.500 MiB``, ``3 bytes``."""
+    for power, unit in _PRINTED:
+        if value >= 1 << power:
+            return f"{_trimmed(f'{value / (1 << power):.3f}')} {unit}"
+    return f"{_trimmed(f'{value:f}')} bytes"
+
+
+def _trimmed(text: str) -> str:
+    """Cut a fraction off that begins with three zeroes, as QEMU does."""
+    return text.partition(".000")[0]
+
+
+def report(
+    verb: str, offset: int, length: int, seconds: float, *, quiet: bool, machine: bool
+) -> str:
+    """Return the lines about one request that was done.
+
+    Args:
+        verb: ``read``, ``wrote``, ``discard``.
+        offset: In bytes.
+        length: In bytes.
+        seconds: How long it took.
+        quiet: Say nothing.
+        machine: One line of numbers separated by commas.
+    """
+    if quiet:
+        return ""
+    seconds = max(seconds, 1e-6)
+    minutes, rest = divmod(seconds, 60)
+    fixed = (
+        f"{int(minutes) // 60}:{int(minutes) % 60:02d}:{int(rest):02d}.{int(rest * 100) % 100:02d}"
+    )
+    if machine:
+        return f"{length},1,{fixed},{length / seconds:.3f},{1 / seconds:.3f}\n"
+    took = f"{int(rest):02d}.{int(rest * 100) % 100:02d} sec" if seconds < _MINUTE_S else fixed
+    return (
+        f"{verb} {length}/{length} bytes at offset {offset}\n"
+        f"{size_text(length)}, 1 ops; {took}"
+        f" ({size_text(length / seconds)}/sec and {1 / seconds:.4f} ops/sec)\n"
+    )
+
+
+def dump(data: bytes, offset: int) -> str:
+    """Return a hexadecimal dump, 16 bytes a line."""
+    lines = []
+    for start in range(0, len(data), 16):
+        part = data[start : start + 16]
+        codes = "".join(f"{byte:02x} " for byte in part)
+        shown = "".join(
+            chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else "." for byte in part
+        )
+        lines.append(f"{offset + start:08x}:  {codes} {shown}\n")
+    return "".join(lines)

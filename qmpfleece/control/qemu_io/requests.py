@@ -1,0 +1,218 @@
+"""The commands of qemu-io that are requests: read, write, discard, flush."""
+
+import asyncio
+import errno
+import time
+from pathlib import Path
+from typing import Final
+
+from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.perm import Perm
+from qmpfleece.control.qemu_io.command import Call, IoCommand, register
+from qmpfleece.control.qemu_io.numbers import dump, parse_pattern, parse_size, report
+
+#: The longest request in bytes. Source: QEMU, BDRV_REQUEST_MAX_BYTES.
+_MAX_REQUEST: Final = 2147483136
+_DEFAULT_PATTERN: Final = 0xCD
+#: Lengths of several vectors follow each other.
+_ANY: Final = (2, 1 << 20)
+
+
+def _length(text: str) -> int:
+    length = parse_size(text)
+    if length > _MAX_REQUEST:
+        raise QmpError(f"length cannot exceed {_MAX_REQUEST}, given {text}")
+    return length
+
+
+def _total(words: list[str]) -> int:
+    return sum(_length(word) for word in words)
+
+
+def _done(call: Call, verb: str, offset: int, length: int, started: float) -> str:
+    seconds = time.monotonic() - started
+    return report(verb, offset, length, seconds, quiet=call.has("q"), machine=call.has("C"))
+
+
+def _verify(call: Call, data: bytes, offset: int) -> str:
+    """Compare what was read with the pattern; return what there is to say."""
+    if not call.has("P"):
+        return ""
+    pattern = parse_pattern(call.options["P"])
+    start = parse_size(call.options.get("s", "0"))
+    length = parse_size(call.options["l"]) if call.has("l") else len(data) - start
+    if data[start : start + length] == bytes([pattern]) * length:
+        return ""
+    return f"Pattern verification failed at offset {offset + start}, {length} bytes\n"
+
+
+async def _read_vector(call: Call, verb: str) -> str:
+    if call.has("P"):
+        parse_pattern(call.options["P"])
+    offset, length = parse_size(call.words[0]), _total(call.words[1:])
+    if call.has("P"):
+        start = parse_size(call.options.get("s", "0"))
+        if start + parse_size(call.options.get("l", "0")) > length:
+            raise QmpError("pattern verification range exceeds end of read data")
+    if call.has("b"):
+        raise QmpError("read failed: Operation not supported")
+    if call.has("i"):
+        raise QmpError("injecting invalid read request")
+    started = time.monotonic()
+    data = bytearray()
+    try:
+        if offset + length > call.backend.length:
+            raise BlockError(errno.EIO)  # before memory is taken for what isn't there
+        data = bytearray(length)
+        await call.backend.pread(offset, memoryview(data))
+    except OSError as error:
+        raise QmpError(f"{verb} failed: {error.strerror}") from error
+    text = _verify(call, bytes(data), offset)
+    ended = _done(call, "read", offset, length, started)
+    if call.has("q"):
+        return text
+    return text + (dump(bytes(data), offset) if call.has("v") else "") + ended
+
+
+async def _read(call: Call) -> str:
+    if not call.has("P") and (call.has("s") or call.has("l")):
+        raise QmpError(f"read {_READ_USAGE}")
+    return await _read_vector(call, "read")
+
+
+async def _readv(call: Call) -> str:
+    return await _read_vector(call, "readv")
+
+
+def _check_write(call: Call) -> None:
+    if call.has("b") and call.has("z"):
+        raise QmpError("-b and -z cannot be specified at the same time")
+    if call.has("f") and (call.has("b") or call.has("c")):
+        raise QmpError("-f and -b or -c cannot be specified at the same time")
+    if call.has("n") and not call.has("z"):
+        raise QmpError("-n requires -z to be specified")
+    if call.has("u") and not call.has("z"):
+        raise QmpError("-u requires -z to be specified")
+
+
+def _flags(call: Call) -> int:
+    flags = ReqFlags.FUA if call.has("f") else ReqFlags.NONE
+    if call.has("u"):
+        flags |= ReqFlags.MAY_UNMAP
+    if call.has("n"):
+        flags |= ReqFlags.NO_FALLBACK
+    return flags
+
+
+async def _write_vector(call: Call, verb: str, *, source: bytes = b"") -> str:
+    pattern = parse_pattern(call.options["P"]) if call.has("P") else _DEFAULT_PATTERN
+    offset, length = parse_size(call.words[0]), _total(call.words[1:])
+    backend = call.backend
+    started = time.monotonic()
+    try:
+        if call.has("b"):
+            raise BlockError(errno.ENOTSUP)
+        if offset + length > backend.length:
+            raise BlockError(errno.EIO)
+        if call.has("z"):
+            await backend.pwrite_zeroes(offset, length, _flags(call))
+        else:
+            data = memoryview(
+                (source * (length // len(source) + 1))[:length]
+                if source
+                else bytes([pattern]) * length
+            )
+            if call.has("c"):
+                await backend.pwrite_compressed(offset, data)
+            else:
+                await backend.pwrite(offset, data, _flags(call))
+    except OSError as error:
+        raise QmpError(f"{verb} failed: {error.strerror}") from error
+    return _done(call, "wrote", offset, length, started)
+
+
+def _load(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(_MAX_REQUEST)
+
+
+async def _write(call: Call) -> str:
+    _check_write(call)
+    if sum(call.has(letter) for letter in "zPs") > 1:
+        raise QmpError("Only one of -z, -P, and -s can be specified at the same time")
+    source = b""
+    if call.has("s"):
+        try:
+            source = await asyncio.to_thread(_load, call.options["s"])
+        except OSError as error:
+            raise QmpError(f"{call.options['s']}: {error.strerror}") from error
+        if not source:
+            raise QmpError(f"{call.options['s']}: file is empty")
+    return await _write_vector(call, "write", source=source)
+
+
+async def _writev(call: Call) -> str:
+    return await _write_vector(call, "writev")
+
+
+async def _aio_write(call: Call) -> str:
+    _check_write(call)
+    if call.has("z") and len(call.words) > _ANY[0]:
+        raise QmpError("-z supports only a single length parameter")
+    if call.has("i"):
+        raise QmpError("injecting invalid write request")
+    return await _write_vector(call, "aio_write")
+
+
+async def _discard(call: Call) -> str:
+    offset, length = parse_size(call.words[0]), _length(call.words[1])
+    started = time.monotonic()
+    try:
+        await call.backend.pdiscard(offset, length)
+    except OSError as error:
+        raise QmpError(f"discard failed: {error.strerror}") from error
+    return _done(call, "discard", offset, length, started)
+
+
+async def _flush(call: Call) -> str:
+    try:
+        await call.backend.flush()
+    except OSError as error:
+        raise QmpError(f"flush failed: {error.strerror}") from error
+    return ""
+
+
+async def _aio_flush(call: Call) -> str:
+    """Wait for the requests under way: on a node they have ended with their command."""
+    del call
+    return ""
+
+
+_READ_USAGE: Final = (
+    "[-abCqv] [-P pattern [-s off] [-l len]] off len"
+    " -- reads a number of bytes at a specified offset"
+)
+_WRITE_USAGE: Final = (
+    "[-bcCfnquz] [-P pattern | -s source_file] off len"
+    " -- writes a number of bytes at a specified offset"
+)
+_READV: Final = "[-Cqv] [-P pattern] off len [len..] -- reads bytes into several buffers"
+_WRITEV: Final = "[-Cfq] [-P pattern] off len [len..] -- writes bytes from several buffers"
+_AIO_READ: Final = "[-Ciqv] [-P pattern] off len [len..] -- asynchronously reads a number of bytes"
+_AIO_WRITE: Final = (
+    "[-Cfiquz] [-P pattern] off len [len..] -- asynchronously writes a number of bytes"
+)
+_DISCARD: Final = "[-Cq] off len -- discards a number of bytes at a specified offset"
+
+register(IoCommand("read", _read, _READ_USAGE, "bCl:pP:qs:v", 2, None, (2, 2)), "r")
+register(
+    IoCommand("write", _write, _WRITE_USAGE, "bcCfnpP:qs:uz", 2, None, (2, 2), Perm.WRITE), "w"
+)
+register(IoCommand("readv", _readv, _READV, "CP:qv", 2, None, _ANY))
+register(IoCommand("writev", _writev, _WRITEV, "CfqP:", 2, None, _ANY, Perm.WRITE))
+register(IoCommand("aio_read", _readv, _AIO_READ, "CP:iqv", 2, None, _ANY))
+register(IoCommand("aio_write", _aio_write, _AIO_WRITE, "CfiP:quz", 2, None, _ANY, Perm.WRITE))
+register(IoCommand("discard", _discard, _DISCARD, "Cq", 2, None, (2, 2), Perm.WRITE), "d")
+register(IoCommand("flush", _flush, " -- flush all in-core file state to disk"), "f")
+register(IoCommand("aio_flush", _aio_flush, " -- completes all outstanding aio requests"))

@@ -1,0 +1,45 @@
+"""Running one line of qemu-io on a node."""
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.base.registry import import_siblings
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
+from qmpfleece.control.qemu_io.command import IO_COMMANDS, IoCommand, RefusedError, call, find
+
+
+async def run_line(graph: Graph, node: Node, line: str) -> str:
+    """Run a command and return its output, which may be what went wrong.
+
+    Args:
+        graph: Where the node lives.
+        node: What to act on; held with the command's permissions meanwhile.
+        line: The command with its arguments.
+
+    Raises:
+        QmpError: The node can't be used so, or not resized: to be told to whoever asks.
+    """
+    if not IO_COMMANDS:
+        import_siblings("qmpfleece.control.qemu_io")
+    try:
+        found = find(line)
+    except QmpError as error:
+        return f"{error.desc}\n"
+    if found is None:
+        return ""
+    command, arguments = found
+    backend = Backend(graph, perm=command.perm)
+    try:
+        backend.attach(node)
+        return await _run(command, arguments, backend)
+    finally:
+        await backend.detach()
+
+
+async def _run(command: IoCommand, arguments: list[str], backend: Backend) -> str:
+    try:
+        return await command.handler(call(command, arguments, backend))
+    except RefusedError:
+        raise
+    except QmpError as error:
+        return f"{error.desc}\n"
