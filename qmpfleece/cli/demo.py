@@ -204,7 +204,10 @@ def _make_sample(path: Path) -> None:
 
 
 def _copy_disk(source: Path, target: Path) -> None:
-    """Copy a disk, sharing its blocks where the file system can, and leaving holes out."""
+    """Copy a disk, sharing its blocks where the file system can, and leaving holes out.
+
+    Its end is filled up with zeroes to a whole sector, as a guest sees it.
+    """
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
             size = reader.seek(0, os.SEEK_END)
@@ -213,6 +216,7 @@ def _copy_disk(source: Path, target: Path) -> None:
             writer.truncate(size)
             with contextlib.suppress(OSError):
                 fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+                writer.truncate(size + -size % 512)
                 return
             used = min(os.fstat(reader.fileno()).st_blocks * 512 or size, size)
             # The copy, what is pulled, and what is saved.
@@ -222,6 +226,7 @@ def _copy_disk(source: Path, target: Path) -> None:
                     f"'{source}', what is pulled, and what is saved"
                 )
             _copy_data(reader.fileno(), writer.fileno(), size)
+            writer.truncate(size + -size % 512)
     except OSError as error:
         raise Failure(f"cannot copy '{source}': {error.strerror}") from error
 

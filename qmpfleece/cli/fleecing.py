@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drivers.copy_before_write import CopyBeforeWrite
 from qmpfleece.cli import ending
 from qmpfleece.cli.ending import Failure
 from qmpfleece.daemon import Daemon
 from qmpfleece.nbdclient.uri import NbdUri
 from qmpfleece.qmp.sockets import UnixAddress
+
+#: After this many seconds a temporary image is too slow for a guest to wait for it; guests give up
+#: on a disk after 30.
+SLOW_S: Final = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,8 @@ class Settings:
         nbd: ``unix:PATH`` or ``HOST:PORT``; None for a socket in a directory of our own.
         qmp: The monitor's socket; None for one beside NBD's.
         on_error: Who suffers when saving old data fails.
-        timeout_s: When saving old data counts as failed, 0 for never.
+        timeout_s: When saving old data counts as failed, in seconds, 0 for never. None for what
+            keeps the guest from harm: ``SLOW_S`` if the snapshot is to suffer, else never.
     """
 
     disk: Path
@@ -45,7 +51,14 @@ class Settings:
     nbd: str | None = None
     qmp: Path | None = None
     on_error: str = "break-snapshot"
-    timeout_s: int = 0
+    timeout_s: int | None = None
+
+    @property
+    def cbw_timeout_s(self) -> int:
+        """``cbw-timeout`` of the filter, in seconds."""
+        if self.timeout_s is not None:
+            return self.timeout_s
+        return SLOW_S if self.on_error == "break-snapshot" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +100,17 @@ class Fleece:
             temp = self._open_temp(stack)
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpfleece-")))
             await stack.enter_async_context(self.daemon)
-            await self._build(temp)
             address, server = _nbd_address(self._settings.nbd, sockets / "nbd.sock")
-            await self._export(address)
+            try:
+                await self._build(temp)
+                self._watch(temp, stack)
+                await self._export(address)
+            except QmpError as error:
+                raise Failure(_lock_error(self._settings, error.desc)) from error
             self.qmp_path = self._settings.qmp or sockets / "qmp.sock"
             await self.daemon.qmp.listen(UnixAddress(str(self.qmp_path)))
             self.guest_uri = str(_named(server, "guest"))
             self.uri = str(_named(server, "snapshot"))
-            self._temp = temp
             self._stack.push_async_exit(stack.pop_all())
         return self
 
@@ -103,14 +119,11 @@ class Fleece:
 
     def status(self) -> Status:
         """Return how it goes. No I/O but a look at the temporary file's size."""
-        node = self.daemon.system.graph.find("fl-cbw")
-        assert isinstance(node.driver, CopyBeforeWrite)
-        _, done = node.bitmaps[:2]
         return Status(
-            copied=done.count,
-            temp_used=self._temp.stat().st_blocks * 512,
+            copied=self._done.count,
+            temp_used=os.fstat(self._temp).st_blocks * 512,
             clients=self.daemon.system.exports.nbd.connections,
-            broken=node.driver.broken_because,
+            broken=self._filter.broken_because,
         )
 
     # -- building -----------------------------------------------------------------------------
@@ -144,10 +157,13 @@ class Fleece:
         add = self.daemon.execute
         file = {"driver": _protocol(settings.disk), "filename": str(settings.disk)}
         common = {"discard": "unmap"}
-        await add(
-            "blockdev-add",
-            common | {"driver": settings.format, "node-name": "disk", "file": file | common},
-        )
+        try:
+            await add(
+                "blockdev-add",
+                common | {"driver": settings.format, "node-name": "disk", "file": file | common},
+            )
+        except QmpError as error:
+            raise Failure(_open_error(settings.disk, error.desc)) from error
         self.size = self.daemon.system.graph.find("disk").length
         _lengthen(temp, self.size)
         await add(
@@ -163,13 +179,26 @@ class Fleece:
                 "file": "disk",
                 "target": "temp",
                 "on-cbw-error": settings.on_error,
-                "cbw-timeout": settings.timeout_s,
+                "cbw-timeout": settings.cbw_timeout_s,
             },
         )
         await add(
             "blockdev-add",
             common | {"driver": "snapshot-access", "node-name": "fl-access", "file": "fl-cbw"},
         )
+
+    def _watch(self, temp: Path, stack: contextlib.AsyncExitStack) -> None:
+        """Hold on to what the status is read from.
+
+        Names would not do: over QMP anybody may delete the node or give it more bitmaps, and the
+        file may lose its name, while the guest goes on.
+        """
+        node = self.daemon.system.graph.find("fl-cbw")
+        assert isinstance(node.driver, CopyBeforeWrite)
+        self._filter = node.driver
+        _, self._done = node.bitmaps
+        self._temp = os.open(temp, os.O_PATH)
+        stack.callback(os.close, self._temp)
 
     async def _export(self, address: dict[str, Any]) -> None:
         add = self.daemon.execute
@@ -196,6 +225,19 @@ def _check_disk(path: Path) -> None:
         raise Failure(f"cannot open '{path}': {error.strerror}") from error
     if stat.S_ISDIR(mode):
         raise Failure(f"cannot open '{path}': it is a directory")
+
+
+def _open_error(path: Path, desc: str) -> str:
+    """Return why a disk can't be opened, with its name, which not all of QEMU's texts have."""
+    return desc if str(path) in desc else f"cannot open '{path}': {desc}"
+
+
+def _lock_error(settings: Settings, desc: str) -> str:
+    """Return why the files can't be written to, with what QEMU's texts leave out."""
+    if not desc.endswith(" lock"):
+        return desc
+    files = f"'{settings.disk}'" + (f" or '{settings.temp}'" if settings.temp else "")
+    return f"{desc}; is another process using {files}?"
 
 
 def _is_regular(path: Path) -> bool:

@@ -94,9 +94,9 @@ def _add_fleece(parser: argparse.ArgumentParser) -> None:
     add(
         "--timeout",
         type=seconds,
-        default=0,
         metavar="S",
-        help="seconds after which saving old data counts as failed (default: 0, never)",
+        help="seconds after which saving old data counts as failed, 0 for never "
+        "(default: 15; never with break-guest-write)",
     )
 
 

@@ -17,7 +17,7 @@ def test_the_demonstration_proves_itself_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("size", [5 * MIB + 512, 512])
+@pytest.mark.parametrize("size", [5 * MIB + 512, 512, MIB + 1])
 def test_one_s_own_disk_is_only_read(tmp_path, size):
     disk = tmp_path / "own.raw"
     content = os.urandom(size)

@@ -1,9 +1,11 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from qmpfleece.base.units import MIB
+from qmpfleece.cli.fleecing import Settings
 from tests.tools.programs import QMPFLEECE, Qmp, needs, run, running
 
 SIZE = 16 * MIB
@@ -74,6 +76,43 @@ def test_it_runs_until_ctrl_c_and_leaves_the_disk_only(tmp_path, disk, temp):
     assert os.listdir(tmp_path) == ["disk.raw"]
 
 
+@needs("qemu-io")
+def test_the_guest_goes_on_without_what_the_status_tells_of(tmp_path, disk):
+    options = ["--nbd", "unix:nbd.sock", "--qmp", "qmp.sock", "--temp", "temp"]
+    with running(QMPFLEECE, "fleece", "disk.raw", *options, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        (tmp_path / "temp").unlink()
+        with Qmp(tmp_path / "qmp.sock") as qmp:
+            qmp.execute("block-dirty-bitmap-add", node="fl-cbw", name="mine")
+            qmp.execute("block-export-del", id="snapshot", mode="hard")
+            qmp.execute("block-export-del", id="guest", mode="hard")
+            qmp.execute("blockdev-del", **{"node-name": "fl-access"})
+            qmp.execute("blockdev-del", **{"node-name": "fl-cbw"})
+            qmp.execute("blockdev-add", **{"driver": "null-co", "node-name": "fl-cbw"})
+            more = {"type": "nbd", "id": "again", "node-name": "disk", "writable": True}
+            qmp.execute("block-export-add", **more)
+        # Longer than the status is looked at.
+        write = ["write -P 1 0 64k", "sleep 1200", "write -P 1 0 64k"]
+        words = [word for command in write for word in ("-c", command)]
+        uri = "nbd+unix:///disk?socket=nbd.sock"
+        assert run("qemu-io", "-f", "raw", *words, uri, folder=tmp_path).returncode == 0
+        status, _, errors = program.end(signal.SIGINT)
+    assert (status, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({}, 15),
+        ({"on_error": "break-guest-write"}, 0),
+        ({"timeout_s": 0}, 0),
+        ({"on_error": "break-guest-write", "timeout_s": 3}, 3),
+    ],
+)
+def test_a_slow_temporary_image_never_holds_the_guest_for_long_by_default(options, seconds):
+    assert Settings(disk=Path("disk.raw"), **options).cbw_timeout_s == seconds
+
+
 def test_quit_over_qmp_ends_it(tmp_path, disk):
     with running(QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", folder=tmp_path) as program:
         program.wait_for(tmp_path / "qmp.sock")
@@ -90,6 +129,7 @@ def test_a_disk_in_use_is_refused(tmp_path, disk):
         done = fleece(disk, folder=tmp_path)
         assert done.returncode == 1
         assert done.stderr.startswith("qmpfleece fleece: Failed to get ")
+        assert done.stderr.endswith(f" lock; is another process using '{disk}'?\n")
         assert program.end()[0] == 0
 
 
@@ -98,7 +138,8 @@ def test_a_disk_in_use_is_refused(tmp_path, disk):
     [
         (["none"], 1, "cannot open 'none': No such file or directory"),
         (["."], 1, "cannot open '.': it is a directory"),
-        (["disk.raw", "--format", "bogus"], 1, "Parameter 'driver' does not accept value 'bogus'"),
+        (["disk.raw", "--format", "bogus"], 1, "cannot open 'disk.raw': "
+         "Parameter 'driver' does not accept value 'bogus'"),
         (["disk.raw", "--temp", "disk.raw"], 1,
          "'disk.raw' holds data already; give a new or an empty file"),
         (["disk.raw", "--temp", "no/such"], 1,
