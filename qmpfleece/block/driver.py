@@ -178,6 +178,17 @@ class BlockDriver(Generic[O]):
         self.node = node
         self.options = options
 
+    @classmethod
+    def definition_of(cls, name: str) -> dict[str, Any] | None:
+        """Return the definition of the node that the file name ``DRIVER:name`` means.
+
+        None if no file name means a node of this driver.
+
+        Raises:
+            QmpError: The name is wrong.
+        """
+        return None
+
     # -- opening, closing ---------------------------------------------------------------------
 
     async def open(self, opener: Opener) -> None:

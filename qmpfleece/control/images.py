@@ -3,19 +3,23 @@
 Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
 """
 
-import re
 import sys
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block.driver import CREATE_MODELS, DRIVERS
+from qmpfleece.block.driver import (
+    CREATE_MODELS,
+    DRIVERS,
+)
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
-from qmpfleece.qapi.blockdev import validate_blockdev
+from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, validate_blockdev
 
 #: Formats in which an image can be made from nothing but a size and a backing file.
 _CREATABLE: Final = ("file", "raw", "qcow2")
-_PROTOCOL: Final = re.compile(r"([^:/]*):")
 _QCOW2_MAGIC: Final = b"QFI\xfb"
 
 
@@ -23,20 +27,6 @@ def announce(text: str) -> None:
     """Write a line to stdout at once, as QEMU does before the reply."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def path_of(filename: str) -> str:
-    """Return the path that a file name means.
-
-    Raises:
-        QmpError: It names a protocol that makes no files.
-    """
-    match = _PROTOCOL.match(filename)
-    if match is None:
-        return filename
-    if match[1] == "file":
-        return filename[len("file:") :]
-    raise QmpError(f"Unknown protocol '{match[1]}'")
 
 
 async def create_image(
@@ -61,9 +51,12 @@ async def create_image(
     """
     if image_format not in DRIVERS:
         raise QmpError(f"Unknown file format '{image_format}'")
-    path = path_of(filename)
+    definition = file_definition(filename)
     if image_format not in _CREATABLE:
         raise QmpError(f"Format driver '{image_format}' does not support image creation")
+    if definition["driver"] != "file":
+        raise QmpError(f"Protocol driver '{definition['driver']}' does not support image creation")
+    path = definition["filename"]
     if backing is not None and image_format != "qcow2":
         raise QmpError(f"Backing file not supported for file format '{image_format}'")
     announce(_announcement(filename, image_format, size, backing))
@@ -99,7 +92,7 @@ async def probe(graph: Graph, filename: str) -> str:
     Raises:
         QmpError: It can't be opened.
     """
-    path = path_of(filename)
+    path = innermost_filename(file_definition(filename))
 
     def first_bytes() -> bytes:
         try:
@@ -135,9 +128,20 @@ async def open_image(
     cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
     given: dict[str, Any] = {"driver": image_format, "cache": cache}
     given |= {name.replace("_", "-"): value for name, value in options.items()}
-    path = path_of(filename)
-    if DRIVERS[image_format].is_protocol:
-        given["filename"] = path
+    definition = file_definition(filename)
+    members = BLOCKDEV_MODELS[image_format].model_fields
+    if image_format == definition["driver"]:
+        given |= definition
+    elif "filename" in members:
+        given["filename"] = filename
+    elif "image" in members:
+        given["image"] = definition
+    elif DRIVERS[image_format].is_protocol:
+        raise QmpError(f"The only allowed filename for this driver is '{image_format}://'")
     else:
-        given["file"] = {"driver": "file", "filename": path}
-    return await graph.open(validate_blockdev(given))
+        given["file"] = definition
+    try:
+        options_of_node = validate_blockdev(given)
+    except ValidationError as error:
+        raise QmpError(str(error.errors(include_url=False)[0]["msg"])) from error
+    return await graph.open(options_of_node)

@@ -350,3 +350,37 @@ def blkdebug_permissions(d: Session) -> None:
     add(d, "n", take_child_perms=["consistent-read"])
     add(d, "n", take_child_perms=["write-unchanged", "resize"])
     query(d)
+
+
+@scenario
+def blkdebug_file_names(d: Session) -> None:
+    path = d.file("t.raw", SIZE)
+    (d.dir / "c.conf").write_text('[set-state]\nevent = "none"\nnew_state = "2"\n')
+    config = d.path("c.conf")
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=SIZE)
+    for name in (
+        f"blkdebug:{path}",
+        f"blkdebug:zz:{path}",
+        "blkdebug::zz:a",
+        "blkdebug::/nowhere",
+    ):
+        more = {"sync": "none", "target": name, "mode": "existing", "format": "raw"}
+        d.qmp("drive-backup", job_id="j", device="n", **more)
+    d.qmp("drive-backup", job_id="j", device="n", sync="none", target=f"blkdebug::{path}")
+    more = {"sync": "full", "target": path, "mode": "existing", "format": "null-co"}
+    d.qmp("drive-backup", job_id="j", device="n", **more)
+    for name in (
+        "p",
+        f"blkdebug::{path}",
+        f"blkdebug:{config}:{path}",
+        "blkdebug:a",
+        "blkdebug::z:a",
+    ):
+        image = d.path("a.qcow2")
+        d.tool(
+            "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "raw", image, "1M"
+        )
+        file = {"driver": "file", "filename": image}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+        query(d)
+        d.qmp("blockdev-del", node_name="q")

@@ -10,19 +10,26 @@ write; QEMU 7.2 goes on with whatever was in memory.
 
 import errno
 from collections.abc import Iterator
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import MIB, align_down
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags
+from qmpfleece.block.driver import (
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    ReqFlags,
+)
 from qmpfleece.block.drivers.blkdebug.config import read_config
 from qmpfleece.block.drivers.blkdebug.rules import (
     BlkdebugInjectErrorOptions,
     BlkdebugSetStateOptions,
     Rules,
 )
+from qmpfleece.block.hostfile.names import file_definition
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -37,6 +44,8 @@ _PERMS: Final = {
     "write-unchanged": Perm.WRITE_UNCHANGED,
     "resize": Perm.RESIZE,
 }
+#: How often a file name may say ``blkdebug:``.
+_MAX_NESTED: Final = 16
 _INT_MAX: Final = (1 << 31) - 1
 _ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
 
@@ -154,6 +163,19 @@ class Blkdebug(BlockDriver[BlkdebugOptions], name="blkdebug"):
         self._max_zero = sizes["max-write-zero"]
         self._discard_unit = max(sizes["opt-discard"], given, 1)
         self._max_discard = sizes["max-discard"]
+
+    @classmethod
+    def definition_of(cls, name: str) -> dict[str, Any]:
+        """Return what ``blkdebug:CONFIG:FILE`` means; the config may be empty."""
+        config, colon, image = name.partition(":")
+        if not colon:
+            raise QmpError("blkdebug requires both config file and image path")
+        if image.count("blkdebug:") > _MAX_NESTED:
+            raise QmpError("File name too long")
+        if not image:
+            raise QmpError("The 'file' block driver requires a file name")
+        given = {"driver": "blkdebug", "image": file_definition(image)}
+        return given | {"config": config} if config else given
 
     # -- what happens -------------------------------------------------------------------------
 

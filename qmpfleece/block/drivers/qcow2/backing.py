@@ -16,6 +16,7 @@ from qmpfleece.block.drivers.qcow2 import extensions
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.layout import MAGIC
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
@@ -81,18 +82,15 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
         raise QmpError(f"Unknown driver '{image_format}'")
     if name.startswith(_JSON):
         return _validate(_from_json(name, image_format))
-    if name.startswith("file:"):
-        name = name[5:]
-    elif ":" in name.split("/")[0]:
-        raise QmpError(f"Unknown protocol '{name.split(':')[0]}'")
-    if not os.path.isabs(name):
+    below = file_definition(name)
+    if below["driver"] == "file" and not os.path.isabs(below["filename"]):
         base = file.exact_filename
         if not base:
             raise QmpError(f"Cannot use relative backing file names for '{file.name}'")
-        name = os.path.join(os.path.dirname(base), name)
-    below = {"driver": "file", "filename": name}
+        below["filename"] = os.path.join(os.path.dirname(base), below["filename"])
     if not image_format:
-        image_format = await opener.workers.queue(limit=1).submit(_probe, name)
+        path = innermost_filename(below)
+        image_format = await opener.workers.queue(limit=1).submit(_probe, path)
     return _validate({"driver": image_format, "file": below, "read-only": True})
 
 
