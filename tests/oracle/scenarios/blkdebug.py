@@ -384,3 +384,10 @@ def blkdebug_file_names(d: Session) -> None:
         d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
         query(d)
         d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
+def blkdebug_block_is_not_read_for_a_part_of_it(d: Session) -> None:
+    add(d, align=4096, inject_error=[rule(iotype="read")])
+    export(d)
+    ask(d, "x", "write 512 512")
