@@ -243,7 +243,8 @@ async def test_config_is_read_and_its_rules_come_first(graph, disk, tmp_path):
 
 async def test_of_several_changes_of_state_the_first_counts(graph, disk):
     changes = [rule("read_aio", state=1, new_state=2), rule("read_aio", new_state=3)]
-    errors = [rule("write_aio", state=2, errno=28), rule("write_aio", state=3, errno=5)]
+    of_writes = {"event": "write_aio", "iotype": "write"}
+    errors = [of_writes | {"state": 2, "errno": 28}, of_writes | {"state": 3, "errno": 5}]
     edge = await raw_above(graph, set_state=changes, inject_error=errors)
     assert [await read(edge), await write(edge)] == [0, 28]
     assert [await read(edge), await write(edge)] == [0, 5]
