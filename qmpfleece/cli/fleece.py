@@ -64,8 +64,10 @@ async def _watch(fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
     ]
     try:
         with screen.status() as line:
-            warned = False
-            while not any(end.done() for end in ends):
+            warned = over = False
+            while not over:
+                # What happened just before the end is told as well.
+                over = any(end.done() for end in ends)
                 now = fleece.status()
                 if now.broken and not warned:
                     _warn(now, screen)

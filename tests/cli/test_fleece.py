@@ -1,3 +1,6 @@
+import asyncio
+import errno
+import io
 import os
 import signal
 from pathlib import Path
@@ -5,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from qmpfleece.base.units import MIB
-from qmpfleece.cli.fleecing import Settings
+from qmpfleece.cli.display import Screen
+from qmpfleece.cli.ending import Interrupted
+from qmpfleece.cli.fleece import _watch
+from qmpfleece.cli.fleecing import Fleece, Settings
 from tests.tools.programs import QMPFLEECE, Qmp, needs, run, running
 
 SIZE = 16 * MIB
@@ -111,6 +117,24 @@ def test_the_guest_goes_on_without_what_the_status_tells_of(tmp_path, disk):
 )
 def test_a_slow_temporary_image_never_holds_the_guest_for_long_by_default(options, seconds):
     assert Settings(disk=Path("disk.raw"), **options).cbw_timeout_s == seconds
+
+
+def test_a_snapshot_lost_just_before_the_end_is_told_of(disk):
+    stream = io.StringIO()
+
+    async def lose_and_end() -> None:
+        interrupted = Interrupted()
+        async with Fleece(Settings(disk=disk)) as fleece:
+            watching = asyncio.create_task(_watch(fleece, Screen(stream), interrupted))
+            await asyncio.sleep(0)
+            assert " saved" in stream.getvalue()
+            driver = fleece.daemon.system.graph.find("fl-cbw").driver
+            driver.snapshot_error = OSError(errno.ENOSPC, "No space left on device")
+            interrupted.event.set()
+            await watching
+
+    asyncio.run(lose_and_end())
+    assert "warning: the snapshot is lost: " in stream.getvalue()
 
 
 def test_quit_over_qmp_ends_it(tmp_path, disk):
