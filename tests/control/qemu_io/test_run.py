@@ -1,0 +1,54 @@
+"""Lines of qemu-io on a node: break points, permissions, and what is left behind."""
+
+import pytest
+
+from qmpfleece.control.qemu_io.run import run_line
+from tests.tools.desk import Desk
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    desk = Desk()
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    await desk.say("blockdev-add", driver="file", node_name="file", filename=f"{tmp_path}/disk")
+    await desk.say("blockdev-add", driver="blkdebug", node_name="debug", image="file")
+    await desk.say("blockdev-add", driver="raw", node_name="disk", file="debug")
+    yield desk
+    await desk.close()
+
+
+@pytest.fixture
+def io(desk):
+    async def io(line, node="disk"):
+        return await run_line(desk.graph, desk.graph.find(node), line)
+
+    return io
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("break nosuch A", "Could not set breakpoint: No such file or directory\n"),
+        ("remove_break A", "Could not remove breakpoint A: No such file or directory\n"),
+        ("resume A", "Could not resume request: No such file or directory\n"),
+    ],
+)
+async def test_a_break_point_that_is_not_there_is_named(io, line, text):
+    assert await io(line) == text
+
+
+async def test_no_break_point_is_set_where_no_blkdebug_is(io):
+    said = await io("break read_aio A", "file")
+    assert said == "Could not set breakpoint: Operation not supported\n"
+
+
+async def test_waiting_without_blkdebug_does_not_wait_for_ever(io):
+    said = await io("wait_break A", "file")
+    assert said == "Could not wait for breakpoint: Operation not supported\n"
+
+
+async def test_a_node_is_held_only_while_its_command_runs(desk, io):
+    await io("write -P 1 0 512")
+    await io("read 2M 1")
+    await io("read nonsense 1")
+    assert desk.graph.find("disk").parents == []
