@@ -80,11 +80,10 @@ async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
     listeners: list[Listener] = []
     failure = f"address resolution failed for {shown}"
     for family, where in await _resolve(address):
-        if listeners and not where[1]:
+        port = where[1]
+        if listeners and not port:
             # A port of the system's choice: the same one for all addresses.
             port = listeners[0].sock.getsockname()[1]
-        else:
-            port = where[1]
         try:
             sock = _bind(address, family, (where[0], port, *where[2:]))
             listeners.append(Listener(sock))
