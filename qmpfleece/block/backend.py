@@ -107,6 +107,19 @@ class Backend:
                 self._graph.detach(root)
             await self._graph.release(node)
 
+    async def let_go(self) -> None:
+        """Let go of the node without waiting for the requests of others.
+
+        The caller has no request of its own in flight; so a command ends although a break
+        point suspends somebody's request.
+        """
+        root = self._root
+        if root is None:
+            return
+        self._root = None
+        self._graph.detach(root)
+        await self._graph.release(root.node)
+
     # -- requests -----------------------------------------------------------------------------
 
     def pread(self, offset: int, buf: memoryview) -> Io:

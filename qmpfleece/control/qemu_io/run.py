@@ -33,7 +33,7 @@ async def run_line(graph: Graph, node: Node, line: str) -> str:
         backend.attach(node)
         return await _run(command, arguments, backend)
     finally:
-        await backend.detach()
+        await backend.let_go()
 
 
 async def _run(command: IoCommand, arguments: list[str], backend: Backend) -> str:

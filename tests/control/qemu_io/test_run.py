@@ -1,9 +1,12 @@
 """Lines of qemu-io on a node: break points, permissions, and what is left behind."""
 
+import asyncio
+
 import pytest
 
 from qmpfleece.control.qemu_io.run import run_line
 from tests.tools.desk import Desk
+from tests.tools.gate import settle
 
 
 @pytest.fixture
@@ -23,6 +26,36 @@ def io(desk):
         return await run_line(desk.graph, desk.graph.find(node), line)
 
     return io
+
+
+async def test_a_break_point_suspends_the_next_request_until_it_is_resumed(desk, io):
+    assert await io("break read_aio A") == ""
+    guest = desk.guest("disk")
+    request = desk.later(guest.pread(0, memoryview(bytearray(512))))
+    assert await io("wait_break A") == ""
+    assert not request.done()
+    assert await io("resume A") == ""
+    await request
+
+
+async def test_waiting_for_a_break_ends_when_a_request_comes(desk, io):
+    await io("break write_aio A")
+    waiting = desk.later(io("wait_break A"))
+    await settle()
+    assert not waiting.done()
+    request = desk.later(desk.guest("disk").pwrite(0, memoryview(bytes(512))))
+    assert await waiting == ""
+    assert not request.done()
+    assert await io("resume A") == ""
+    await request
+
+
+async def test_removing_a_break_point_resumes_what_it_has_suspended(desk, io):
+    await io("break read_aio A")
+    request = desk.later(desk.guest("disk").pread(0, memoryview(bytearray(512))))
+    await io("wait_break A")
+    assert await io("remove_break A") == ""
+    await request
 
 
 @pytest.mark.parametrize(
@@ -51,4 +84,14 @@ async def test_a_node_is_held_only_while_its_command_runs(desk, io):
     await io("write -P 1 0 512")
     await io("read 2M 1")
     await io("read nonsense 1")
+    assert desk.graph.find("disk").parents == []
+
+
+async def test_a_cancelled_command_lets_the_node_go(desk, io):
+    await io("break read_aio A")
+    reading = asyncio.ensure_future(io("aio_read 0 512"))
+    await io("wait_break A")
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
     assert desk.graph.find("disk").parents == []
