@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Golden-output tests that run against qmpfleece-qemu and against the real QEMU."""
