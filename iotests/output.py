@@ -36,6 +36,26 @@ def log(message: Any, *, indent: int | None = None) -> None:
     say(json.dumps(message, sort_keys=True, indent=indent))
 
 
+def log_command(request: dict[str, Any]) -> None:
+    """Print a command: its name first, then its arguments, sorted and with `-` in all names.
+
+    The few nested members that QAPI spells with `_` are printed with `-` too.
+    """
+    shown = {"execute": request["execute"]}
+    if "arguments" in request:
+        shown["arguments"] = _tidy(request["arguments"])
+    say(json.dumps(shown))
+
+
+def _tidy(value: Any) -> Any:
+    """Sort members by name at every depth and hyphenate the names."""
+    if isinstance(value, dict):
+        return {key.replace("_", "-"): _tidy(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_tidy(item) for item in value]
+    return value
+
+
 def heading(text: str) -> None:
     """Print the heading of a step, set off by empty lines."""
     say(f"\n--- {text} ---\n")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
-TESTS: Final = ("image-fleecing",)
+TESTS: Final = ("image-fleecing", "257")
 #: Implementation -> the program that a test starts.
 PROGRAMS: Final = {"qmpfleece": "qmpfleece-qemu", "qemu": "qemu-system-x86_64"}
 NOT_RUN: Final = 77

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from iotests.output import SCRATCH, log, say, scratch
+from iotests.output import SCRATCH, log, log_command, say, scratch
 
 #: Seconds that any single answer or event may take.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 30.0
 #: Only the devices asked for, and a CPU that never runs: no KVM, and no guest that would write.
 QUIET: Final = ("-nodefaults", "-display", "none", "-S")
 
@@ -118,7 +118,7 @@ class VM:
 
     def qmp_log(self, command: str, **arguments: Any) -> Message:
         """Print a command, run it, and print its reply."""
-        log(_request(command, arguments))
+        log_command(_request(command, arguments))
         reply = self.qmp(command, **arguments)
         log(reply)
         return reply
