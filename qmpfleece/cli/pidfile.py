@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -23,19 +24,28 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self._path: Final = Path(path).absolute()
         try:
-            self._fd = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            self._fd = self._make()
         except OSError as error:
             raise QmpError(
                 f"cannot create PID file: Could not create '{path}': {error.strerror}"
             ) from error
+
+    def _make(self) -> int:
+        """Put a locked, written file in place in one step: nobody sees it empty."""
+        held = _lock_existing(self._path)
+        fd, name = tempfile.mkstemp(prefix=".pid-", dir=self._path.parent)
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._fd)
-            reason = os.strerror(errno.EAGAIN)
-            raise QmpError(f"cannot create PID file: Cannot lock pid file: {reason}") from error
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, b"%d\n" % os.getpid())
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(fd, b"%d\n" % os.getpid())
+            os.rename(name, self._path)
+        except OSError:
+            os.close(fd)
+            os.unlink(name)
+            raise
+        finally:
+            if held is not None:
+                os.close(held)
+        return fd
 
     def remove(self) -> None:
         """Remove the file, unless somebody else already has."""
@@ -43,3 +53,18 @@ class PidFile:
             if os.stat(self._path).st_ino == os.fstat(self._fd).st_ino:
                 self._path.unlink()
         os.close(self._fd)
+
+
+def _lock_existing(path: Path) -> int | None:
+    """Return a locked descriptor of the file that is there, None if there is none."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        reason = os.strerror(errno.EAGAIN)
+        raise QmpError(f"cannot create PID file: Cannot lock pid file: {reason}") from error
+    return fd

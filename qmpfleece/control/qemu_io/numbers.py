@@ -30,23 +30,24 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise QmpError(
-            f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
-        )
+        raise _suffix_error(text)
+    number = int(match["hex"], 16) if match["hex"] else int(match["whole"])
+    if number >> 64 and (match["unit"] or match["part"] is not None):
+        raise _suffix_error(text)  # qemu-io gives up at the number, and the rest is too much
     power = _UNITS.index(match["unit"].lower() or "b")
-    if match["hex"]:
-        value = int(match["hex"], 16) << 10 * power
-    else:
-        value = int(match["whole"]) << 10 * power
-        fraction = float(f"0.{match['part'] or 0}")
-        if fraction and not power:
-            raise QmpError(
-                f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
-            )
-        value += int(fraction * (1 << 10 * power) + 0.5)
+    fraction = float(f"0.{match['part'] or 0}")
+    if fraction and not power:
+        raise _suffix_error(text)
+    value = (number << 10 * power) + int(fraction * (1 << 10 * power) + 0.5)
     if value > _MAX:
         raise QmpError(f"Parsing error: argument too large -- {text}")
     return value
+
+
+def _suffix_error(text: str) -> QmpError:
+    return QmpError(
+        f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
+    )
 
 
 def parse_pattern(text: str) -> int:

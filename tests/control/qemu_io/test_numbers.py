@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qmpfleece.base.errors import QmpError
@@ -46,6 +46,8 @@ def by_qemu(texts):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(sizes | garbage, min_size=1, max_size=40))
+@example(["18446744073709551616", "18446744073709551616k", "18446744073709551616.", "16E"])
+@example(["0x10000000000000000", "0x10000000000000000k", "18446744073709551615k"])
 def test_sizes_are_understood_as_by_qemu_io(texts):
     ours = [parsed(text) for text in texts]
     for text, mine, theirs in zip(texts, ours, by_qemu(texts), strict=True):
