@@ -130,7 +130,7 @@ class _Demo:
         spent = time.monotonic() - started
         await guest.flush()
         await guest.close()
-        status = await fleece.status()
+        status = fleece.status()
         say(
             f"   guest: {written.count} writes, {size_text(written.size)} in {time_text(spent)}; "
             f"{size_text(status.copied)} saved before being overwritten"

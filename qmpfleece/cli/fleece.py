@@ -68,7 +68,7 @@ async def _watch(fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
             while not over:
                 # What happened just before the end is told as well.
                 over = any(end.done() for end in ends)
-                now = await fleece.status()
+                now = fleece.status()
                 if now.broken and not warned:
                     _warn(now, screen)
                     warned = True
@@ -113,7 +113,7 @@ async def _run(
     try:
         while not ended.done():
             await asyncio.wait({ended, stop}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-            now = await fleece.status()
+            now = fleece.status()
             if now.broken and not warned:
                 _warn(now, screen)
                 warned = True
