@@ -31,7 +31,7 @@ FAIL_SECOND_READ: Final[dict[str, Any]] = {
 }
 
 
-class Mismatch(Exception):  # noqa: N818 - it is what the test finds, not how it breaks
+class MismatchError(Exception):
     """A bitmap or a backup does not hold what it must."""
 
 
@@ -106,7 +106,7 @@ class Disk:
             expected: Clusters.
 
         Raises:
-            Mismatch: There is no such bitmap, or it has more or fewer of them.
+            MismatchError: There is no such bitmap, or it has more or fewer of them.
         """
         say(f"\n= Checking Bitmap {name or '(anonymous)'} =")
         found = [
@@ -117,7 +117,7 @@ class Disk:
         have = sum(bitmap["count"] for bitmap in found) // CLUSTER
         text = f"expecting {expected} dirty sectors; have {have}."
         if len(found) != 1 or have != expected:
-            raise Mismatch(text)
+            raise MismatchError(text)
         say(f"{text} OK!")
 
     def add_target(self, node: str, path: str) -> None:
@@ -269,13 +269,13 @@ def compare(first: str, second: str, *, same: bool = True) -> None:
     """Compare two images.
 
     Raises:
-        Mismatch: They are identical and should not be, or the other way round.
+        MismatchError: They are identical and should not be, or the other way round.
     """
     found = identical(first, second)
     outcome = "Identical" if found else "Mismatch"
     text = f'qemu_img compare "{first}" "{second}" ==> {outcome}'
     if found != same:
-        raise Mismatch(text)
+        raise MismatchError(text)
     say(f"{text}, OK!")
 
 
@@ -321,7 +321,7 @@ def run_refusals() -> None:
                 disk.start_backup("api_job", "backup_target", sync=sync, **arguments)
                 say()
         if vm.bitmaps() != before or vm.command("query-jobs"):
-            raise Mismatch("a refused command left something behind")
+            raise MismatchError("a refused command left something behind")
 
 
 def main() -> None:

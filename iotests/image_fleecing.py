@@ -14,7 +14,7 @@ import dataclasses
 from typing import Final
 
 from iotests.output import heading, log, say, scratch
-from iotests.programs import create, qemu_img, qemu_io
+from iotests.programs import create, qemu_img, qemu_io, qemu_io_write
 from iotests.vm import VM
 
 #: (byte, offset, length) as qemu-io's read and write take them.
@@ -119,8 +119,7 @@ class Run:
         if self.case.bitmap:
             qemu_img("bitmap", "--add", self.base, "bitmap0")
         for byte, offset, length in BEFORE:
-            command = f"write -P{byte} {offset} {length}"
-            assert not qemu_io(self.base, command, write=True)
+            qemu_io_write(self.base, f"write -P{byte} {offset} {length}")
         create(self.temp, self.temp_format)
         if self.case.push:
             create(self.target)

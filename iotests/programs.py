@@ -46,7 +46,22 @@ def identical(first: str, second: str) -> bool:
     return done.returncode == 0
 
 
-def qemu_io(image: str, command: str, *, fmt: str = "qcow2", write: bool = False) -> str:
-    """Run one qemu-io command on an image or an NBD URI; return the text of its failure, or ""."""
-    done = _run("qemu-io", *(() if write else ("-r",)), "-f", fmt, "-c", command, image)
+def qemu_io(image: str, command: str, *, fmt: str = "qcow2") -> str:
+    """Run one reading qemu-io command on an image or an NBD URI.
+
+    Returns:
+        What qemu-io says when it failed or read other bytes than expected; else nothing.
+    """
+    done = _run("qemu-io", "-r", "-f", fmt, "-c", command, image)
     return done.stdout + done.stderr if done.returncode else ""
+
+
+def qemu_io_write(image: str, command: str) -> None:
+    """Run one writing qemu-io command on a qcow2 image that nobody else has open.
+
+    Raises:
+        ProgramError: It failed.
+    """
+    done = _run("qemu-io", "-f", "qcow2", "-c", command, image)
+    if done.returncode:
+        raise ProgramError(f"qemu-io {command}: {done.stdout}{done.stderr}")

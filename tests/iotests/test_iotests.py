@@ -1,0 +1,131 @@
+"""The iotests with real QEMU, and what their runner does when all is not well."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iotests import runner
+from iotests.runner import NOT_RUN, PROGRAMS, TESTS
+
+ROOT = Path(__file__).resolve().parents[2]
+#: QEMU's own expected output, where it lies beside the checkout.
+REFERENCE = ROOT.parent / "shared" / "reference"
+
+needs_qemu = pytest.mark.skipif(
+    runner.find(PROGRAMS["qemu"]) is None, reason=f"needs {PROGRAMS['qemu']}"
+)
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "iotests" / "run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@needs_qemu
+@pytest.mark.parametrize("name", TESTS)
+def test_real_qemu_prints_what_was_recorded(name):
+    done = run("--impl", "qemu", name)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(f"{name}: pass (")
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="QEMU's own .out files are not here")
+@pytest.mark.parametrize("name", TESTS)
+def test_what_was_recorded_is_qemus_own_expected_output(name):
+    out = f"{name}.out"
+    assert (ROOT / "iotests" / out).read_bytes() == (REFERENCE / out).read_bytes()
+
+
+@needs_qemu
+def test_a_difference_is_shown_and_makes_the_run_fail(tmp_path):
+    recorded = (ROOT / "iotests" / "image-fleecing.out").read_text()
+    (tmp_path / "image-fleecing.out").write_text(
+        recorded.replace('"offset": 393216', '"offset": 393217')
+    )
+    done = run("--impl", "qemu", "--reference", tmp_path, "image-fleecing")
+    assert done.returncode == 1
+    assert "image-fleecing: FAILED, the output differs" in done.stdout
+    removed, added = (
+        [line for line in done.stdout.splitlines() if line.startswith(sign + "{")] for sign in "-+"
+    )
+    assert len(removed) == len(added) == 1
+    assert removed[0][1:].replace("393217", "393216") == added[0][1:]
+
+
+@needs_qemu
+def test_a_missing_recording_is_no_success(tmp_path):
+    done = run("--impl", "qemu", "--reference", tmp_path, "image-fleecing")
+    assert done.returncode == 1
+    assert "+Done" in done.stdout.splitlines()
+
+
+def test_a_program_that_ends_at_once_fails_the_test_and_its_text_is_shown(tmp_path):
+    program = tmp_path / "broken"
+    program.write_text("#!/bin/sh\necho broken: no such machine >&2\nexit 3\n")
+    program.chmod(0o755)
+    status, _output, errors = runner.run_test("257", str(program))
+    assert status == 1
+    assert "the program ended with status 3" in errors
+    assert "broken: no such machine" in errors
+
+
+def test_a_test_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    program = tmp_path / "silent"
+    program.write_text(f"#!/bin/sh\nexec >{fifo}\necho started\nexec sleep 1000\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(runner, "TIME_LIMIT", 4)
+    with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb") as held:
+        status, _output, _errors = runner.run_test("257", str(program))
+        os.set_blocking(held.fileno(), True)
+        # The end comes only when the program has gone.
+        assert held.read() == b"started\n"
+    assert status is None
+
+
+@pytest.mark.skipif(
+    runner.find(PROGRAMS["qmpfleece"]) is not None, reason=f"{PROGRAMS['qmpfleece']} is there"
+)
+def test_without_the_program_nothing_is_run_and_that_is_no_success():
+    done = run()
+    assert done.returncode == NOT_RUN
+    assert done.stdout == "not run: qmpfleece-qemu is not there yet\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--record"], "only the real QEMU is recorded"),
+        (["--impl", "qmpfleece", "--record", "257"], "only the real QEMU is recorded"),
+        (["--impl", "other"], "invalid choice"),
+        (["258"], "no such test: 258"),
+    ],
+)
+def test_wrong_usage_is_refused(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_test_is_under_the_projects_licence():
+    for file in (ROOT / "iotests").iterdir():
+        if file.is_file() and file.suffix not in {".out", ".md"}:
+            assert "# SPDX-License-Identifier: GPL-2.0-or-later" in file.read_text(), file
+
+
+def test_every_test_has_its_script_and_its_recording():
+    for name in TESTS:
+        assert os.access(ROOT / "iotests" / name, os.X_OK)
+        assert (ROOT / "iotests" / f"{name}.out").is_file()
+    assert shutil.which(ROOT / "iotests" / "run")
