@@ -80,11 +80,11 @@ class Disk:
         file: dict[str, Any] = {"driver": "file", "filename": self.image}
         if fail:
             file = {"driver": "blkdebug", "image": file, **FAIL_SECOND_READ}
-        self.vm.qmp_log("blockdev-add", node_name=NODE, driver="qcow2", file=file)
+        self.vm.command_log("blockdev-add", node_name=NODE, driver="qcow2", file=file)
 
     def add_bitmap(self) -> None:
         """Add the bitmap, empty and recording."""
-        self.vm.qmp_log("block-dirty-bitmap-add", node=NODE, name=BITMAP, granularity=CLUSTER)
+        self.vm.command_log("block-dirty-bitmap-add", node=NODE, name=BITMAP, granularity=CLUSTER)
 
     def write(self, group: int, node: str = NODE) -> None:
         """Write a group of patterns through a node, and print all bitmaps."""
@@ -136,15 +136,7 @@ class Disk:
 
     def start_backup(self, job: str, target: str, **options: Any) -> None:
         """Start a backup that copies in a fixed order."""
-        self.vm.qmp_log(
-            "blockdev-backup",
-            job_id=job,
-            device=NODE,
-            target=target,
-            filter_node_name=FILTER,
-            x_perf={"max-workers": 1},
-            **options,
-        )
+        self.vm.command_log("blockdev-backup", **backup_arguments(job, target, **options))
 
     def reference_backup(self, number: int) -> None:
         """Copy the whole disk."""
@@ -163,6 +155,18 @@ class Disk:
             job, target, sync=sync, bitmap=BITMAP, bitmap_mode=mode, auto_finalize=False
         )
         return job
+
+
+def backup_arguments(job: str, target: str, **options: Any) -> dict[str, Any]:
+    """Return what blockdev-backup takes; with one worker, the order of copies is fixed."""
+    return {
+        "job_id": job,
+        "device": NODE,
+        "target": target,
+        "filter_node_name": FILTER,
+        "x_perf": {"max-workers": 1},
+        **options,
+    }
 
 
 def reference_image(number: int) -> str:
@@ -196,7 +200,7 @@ def run_case(case: Case) -> None:
         disk.reference_backup(2)
         second_test_backup(disk, model, case.mode)
         heading("Cleanup")
-        vm.qmp_log("block-dirty-bitmap-remove", node=NODE, name=BITMAP)
+        vm.command_log("block-dirty-bitmap-remove", node=NODE, name=BITMAP)
         disk.print_bitmaps()
     heading("Verification")
     verify(case, image)
@@ -318,7 +322,8 @@ def run_refusals() -> None:
         for sync in ("incremental", "bitmap", "full", "top", "none"):
             say(f"-- Sync mode {sync} tests --\n")
             for arguments in refused(sync):
-                disk.start_backup("api_job", "backup_target", sync=sync, **arguments)
+                backup = backup_arguments("api_job", "backup_target", sync=sync, **arguments)
+                vm.qmp_log("blockdev-backup", **backup)
                 say()
         if vm.bitmaps() != before or vm.command("query-jobs"):
             raise MismatchError("a refused command left something behind")

@@ -91,7 +91,10 @@ class VM:
             self._process.wait()
 
     def _receive(self) -> Message:
-        line = self._lines.readline()
+        try:
+            line = self._lines.readline()
+        except TimeoutError:
+            raise VMError(f"nothing came from the monitor for {PATIENCE:.0f} s") from None
         if not line:
             raise VMError("the program closed its monitor")
         message: Message = json.loads(line)
@@ -123,6 +126,16 @@ class VM:
         log(reply)
         return reply
 
+    def command_log(self, command: str, **arguments: Any) -> None:
+        """Print a command and its reply; what follows needs it to have succeeded.
+
+        Raises:
+            VMError: It was refused.
+        """
+        reply = self.qmp_log(command, **arguments)
+        if "return" not in reply:
+            raise VMError(f"{command}: {reply['error']['desc']}")
+
     def qemu_io(self, target: str, command: str) -> Message:
         """Run a qemu-io command inside the program, as its guest or its monitor would.
 
@@ -137,7 +150,7 @@ class VM:
         """Give every event not yet seen, then wait for more.
 
         Raises:
-            TimeoutError: None came within `PATIENCE`.
+            VMError: None came within `PATIENCE`.
         """
         while True:
             yield self._events.pop(0) if self._events else self._receive()
@@ -177,9 +190,9 @@ class VM:
                 case "pending" if not auto_finalize:
                     if before_finalize:
                         before_finalize()
-                    self.qmp_log("job-cancel" if cancel else "job-finalize", id=job)
+                    self.command_log("job-cancel" if cancel else "job-finalize", id=job)
                 case "concluded" if not auto_dismiss:
-                    self.qmp_log("job-dismiss", id=job)
+                    self.command_log("job-dismiss", id=job)
                 case "null":
                     return
 
