@@ -11,8 +11,8 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Awaitable, Coroutine
-from typing import Any, ClassVar, Literal
+from collections.abc import Awaitable
+from typing import ClassVar, Literal
 
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
@@ -21,7 +21,6 @@ from qmpfleece.block.driver import (
     BlockdevCreateOptions,
     BlockDriver,
     Extent,
-    Io,
     Opener,
     ReqFlags,
 )
@@ -226,9 +225,10 @@ class File(BlockDriver[FileOptions], name="file"):
         """Deallocate, or convert to unwritten extents."""
         await self._making_holes(self._queue.submit(self._zero, offset, length, flags))
 
-    def pdiscard(self, offset: int, length: int) -> Io:
+    async def pdiscard(self, offset: int, length: int) -> None:
         """Deallocate."""
-        return self._discard(offset, length)
+        call = self._queue.submit(allocation.discard, self._fd, offset, length)
+        await self._making_holes(call)
 
     async def flush(self) -> None:
         """Call fdatasync. After a failed one the page cache is unreliable: all later ones fail."""
@@ -245,11 +245,17 @@ class File(BlockDriver[FileOptions], name="file"):
         """Cut or extend the file, sparsely."""
         await self._making_holes(self._queue.submit(os.ftruncate, self._fd, length))
 
-    def block_status(
-        self, offset: int, length: int, limit: int
-    ) -> Coroutine[Any, Any, list[Extent]]:
+    async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return data and holes as the file system tells them."""
-        return self._status(offset, length, limit)
+        if self._known_data.covers(offset, length):
+            return [Extent(length, allocation.DATA, offset, self.node)]
+        token = self._known_data.ask()
+        runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)
+        start, flags, end = runs[-1]
+        if flags == allocation.DATA and end < allocation.FAR:
+            self._known_data.learn(token, start, end)
+        runs[-1] = (start, flags, min(end, offset + length))
+        return [Extent(end - start, flags, start, self.node) for start, flags, end in runs]
 
     async def allocated_size(self) -> int | None:
         """Return what the file occupies; None when it has just been closed."""
@@ -308,27 +314,12 @@ class File(BlockDriver[FileOptions], name="file"):
             fast=bool(flags & ReqFlags.NO_FALLBACK),
         )
 
-    async def _discard(self, offset: int, length: int) -> None:
-        call = self._queue.submit(allocation.discard, self._fd, offset, length)
-        await self._making_holes(call)
-
     async def _making_holes(self, call: Awaitable[None]) -> None:
         self._known_data.forget()
         try:
             await call
         finally:
             self._known_data.forget()
-
-    async def _status(self, offset: int, length: int, limit: int) -> list[Extent]:
-        if self._known_data.covers(offset, length):
-            return [Extent(length, allocation.DATA, offset, self.node)]
-        token = self._known_data.ask()
-        runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)
-        start, flags, end = runs[-1]
-        if flags == allocation.DATA and end < allocation.FAR:
-            self._known_data.learn(token, start, end)
-        runs[-1] = (start, flags, min(end, offset + length))
-        return [Extent(end - start, flags, start, self.node) for start, flags, end in runs]
 
     # -- permissions --------------------------------------------------------------------------
 

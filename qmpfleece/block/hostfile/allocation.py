@@ -82,14 +82,8 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool =
     if not stat.S_ISREG(info.st_mode):
         _zero_device(fd, offset, length, unmap=unmap, fast=fast)
         return
-    if unmap and offset + length <= info.st_size:
-        try:
-            fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
-        except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                raise
-        else:
-            return
+    if unmap and offset + length <= info.st_size and _punch(fd, offset, length):
+        return
     try:
         fallocate(fd, _ZERO_RANGE, offset, length)
     except OSError as error:
@@ -131,16 +125,21 @@ def _run(fd: int, offset: int) -> tuple[int, int]:
     return DATA, hole if hole > offset else FAR
 
 
+def _punch(fd: int, offset: int, length: int) -> bool:
+    """Deallocate a range; return False where that can't be done."""
+    try:
+        fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return False
+    return True
+
+
 def _zero_device(fd: int, offset: int, length: int, *, unmap: bool, fast: bool) -> None:
-    if unmap:
-        try:
-            # For devices this is "zero without writing".
-            fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
-        except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                raise
-        else:
-            return
+    # For devices a hole is "zero without writing".
+    if unmap and _punch(fd, offset, length):
+        return
     if fast:
         raise BlockError(errno.ENOTSUP)
     _device(fd, _BLKZEROOUT, offset, length)
