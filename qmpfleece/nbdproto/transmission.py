@@ -29,7 +29,6 @@ DIRECT_SIZE: Final = 64 * KIB
 _PEEK_SIZE: Final = 4 * KIB
 
 SIMPLE_SIZE: Final = codec.SIMPLE_REPLY.size
-CHUNK_SIZE: Final = codec.CHUNK.size
 CHUNK_DATA_SIZE: Final = codec.CHUNK_DATA.size
 
 _unpack_request = codec.REQUEST.unpack_from

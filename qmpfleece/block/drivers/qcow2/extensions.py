@@ -9,7 +9,6 @@ BACKING_FORMAT: Final = 0xE2792ACA
 FEATURE_NAMES: Final = 0x6803F857
 BITMAPS: Final = 0x23852875
 DATA_FILE: Final = 0x44415441
-CRYPTO: Final = 0x0537BE77
 _HEAD: Final = struct.Struct(">II")
 _BITMAPS: Final = struct.Struct(">IIQQ")
 _FEATURE: Final = struct.Struct(">BB46s")

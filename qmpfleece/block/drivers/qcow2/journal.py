@@ -91,10 +91,6 @@ class Journal:
         """Note that an L1 entry is to be written."""
         self._l1_dirty.add(index)
 
-    def forget_l1(self) -> None:
-        """Note that the whole L1 table has been written."""
-        self._l1_dirty.clear()
-
     def free(self, first: int, count: int, *, discard: bool) -> None:
         """Drop a reference to clusters; whatever referred to them is already changed."""
         if self._frees and self._frees[-1].discard == discard:
