@@ -150,6 +150,7 @@ class Daemon:
         async with self.dispatcher.alone():
             await self.system.exports.close()
             await self.system.jobs.close()
+            await self.system.drives.close()
             await self.system.graph.close()
             await self.qmp.close()
         self._workers.close()

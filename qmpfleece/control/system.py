@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from qmpfleece.control.drives import Drives
+from qmpfleece.control.objects import Objects
 from qmpfleece.jobs.manager import JobManager
 from qmpfleece.qapi.events import Event, EventBus
 
@@ -78,6 +80,8 @@ class System:
         running: The run state of query-status, stop and cont.
         name: What query-name says.
         jobs: The long operations; closed by whoever made the system, before the graph.
+        drives: The named backends; closed after the jobs.
+        objects: What object-add has made.
         shutdown: Set when the program is asked to end.
     """
 
@@ -88,10 +92,13 @@ class System:
     running: bool = True
     name: str | None = None
     jobs: JobManager = field(init=False)
+    drives: Drives = field(init=False)
+    objects: Objects = field(default_factory=Objects)
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.jobs = JobManager(self.bus)
+        self.drives = Drives(self.graph)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.
