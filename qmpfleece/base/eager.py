@@ -1,11 +1,14 @@
-"""Run a coroutine by hand up to its first suspension; only then pay for a Task.
+"""Run a coroutine by hand; a request needs no Task.
 
-A request that the page cache can answer never suspends, so it costs no Task and no turn of
-the event loop. The law that comes with it: the part before the first suspension runs outside
-a Task of its own, so ``asyncio.timeout()`` and ``asyncio.current_task()`` must not be used
-there.
+A request that the page cache can answer never suspends: it costs no Task and no turn of the
+event loop. One that does suspend is carried on by a ``Stepper``, which costs a fraction of a
+Task; when it waits for a system call on a thread it is resumed where the call's result
+arrives, without another turn of the loop.
 
-Python 3.12 has ``asyncio.eager_task_factory``; this module goes when 3.11 does.
+The law that comes with it: a coroutine that is run by hand has no Task of its own, so
+``asyncio.timeout()`` and ``asyncio.current_task()`` must not be used in it, nor can it be
+cancelled. ``start`` is for those that must be: it makes a Task of what suspends, and its law
+holds up to that suspension.
 """
 
 import asyncio
@@ -14,6 +17,75 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class Resumable(asyncio.Future[T]):
+    """A future whose result resumes the stepper that waits for it, there and then.
+
+    To be settled once, by ``settle``, on the loop. Tasks may await it like any other.
+    """
+
+    __slots__ = ("_stepper",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._stepper: Stepper | None = None
+
+    def settle(self, value: T, error: BaseException | None) -> None:
+        """Deliver the result, or the error if there is one."""
+        if error is None:
+            self.set_result(value)
+        else:
+            self.set_exception(error)
+        stepper, self._stepper = self._stepper, None
+        if stepper is not None:
+            stepper.step()
+
+
+class Stepper:
+    """Runs a coroutine to its end, resuming it whenever what it waits for has happened.
+
+    Subclasses say in ``ended`` what is to happen then. Nothing needs to hold a stepper: what
+    it waits for does.
+
+    Args:
+        coro: Owned from now on; nothing is run before ``step``.
+        loop: The running loop.
+    """
+
+    __slots__ = ("_coro", "_loop")
+
+    def __init__(self, coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
+        self._coro = coro
+        self._loop = loop
+
+    def ended(self, error: BaseException | None) -> None:
+        """Take note that the coroutine has returned, or raised ``error``."""
+        raise NotImplementedError
+
+    def step(self, _future: Any = None) -> None:
+        """Run the coroutine to its next suspension, or to its end."""
+        try:
+            waits_for = self._coro.send(None)
+        except StopIteration:
+            self.ended(None)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - handed on, not swallowed
+            self.ended(error)
+        else:
+            self.wait_for(waits_for)
+
+    def wait_for(self, future: Any) -> None:
+        """Go on when ``future``, which the coroutine has just yielded, is done."""
+        if type(future) is not asyncio.Future and isinstance(future, Resumable):
+            future._asyncio_future_blocking = False
+            future._stepper = self
+        elif future is None:  # asyncio.sleep(0)
+            self._loop.call_soon(self.step)
+        else:
+            future._asyncio_future_blocking = False
+            future.add_done_callback(self.step)
 
 
 class _Suspended(Coroutine[Any, Any, T], Generic[T]):
@@ -60,10 +132,10 @@ class _Suspended(Coroutine[Any, Any, T], Generic[T]):
 def start(
     coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop
 ) -> "asyncio.Task[T] | None":
-    """Run ``coro`` to its first suspension.
+    """Run ``coro`` to its first suspension; only then pay for a Task.
 
     For coroutines that deliver by side effect: the result of one that never suspends is
-    dropped.
+    dropped. Python 3.12 has ``asyncio.eager_task_factory``; this goes when 3.11 does.
 
     Returns:
         The task that carries on, which the caller owns, or None when the coroutine is done.

@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from qmpfleece.base.eager import Resumable
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Operation(asyncio.Future[T]):
+class _Operation(Resumable[T]):
     """One system call on its way through a thread, and the future of its result.
 
     It can't be cancelled: a thread works on the request's memory and file, and who cancels
@@ -27,7 +29,7 @@ class _Operation(asyncio.Future[T]):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, call: Callable[..., T], args: tuple[Any, ...]
     ) -> None:
-        super().__init__(loop=loop)
+        super().__init__(loop)
         self.call = call
         self.args = args
         self.value: Any = None
@@ -47,11 +49,8 @@ class _Operation(asyncio.Future[T]):
     def finish(self) -> None:
         """Tell the waiter; on the loop."""
         self.args = ()
-        if self.error is None:
-            self.set_result(self.value)
-        else:
-            self.set_exception(self.error)
-            self.error = None
+        error, self.error = self.error, None
+        self.settle(self.value, error)
 
 
 _Batch = list[_Operation[Any]]

@@ -223,3 +223,87 @@ def test_call_on_a_thread_is_over_before_its_cancelled_request_ends(run, settled
         workers.close()
 
     run(main)
+
+
+class Ending(eager.Stepper):
+    """A stepper that tells how its coroutine ended."""
+
+    def __init__(self, coro) -> None:
+        super().__init__(coro, asyncio.get_running_loop())
+        self.end = asyncio.get_running_loop().create_future()
+
+    def ended(self, error):
+        self.end.set_result(error)
+
+
+def test_stepper_runs_a_coroutine_without_a_task_to_its_end(run):
+    async def main():
+        seen = []
+        loop = asyncio.get_running_loop()
+        trace = Trace()
+
+        async def work():
+            await asyncio.sleep(0)
+            seen.append(await trace.run())
+            workers = Workers()
+            seen.append(await workers.queue().submit(divmod, 7, 2))
+            workers.close()
+
+        before = len(asyncio.all_tasks())
+        stepper = Ending(work())
+        stepper.step()
+        assert len(asyncio.all_tasks()) == before
+        for number, future in enumerate(trace.futures):
+            loop.call_soon(future.set_result, number)
+        assert await stepper.end is None
+        assert seen == ["result", (3, 1)]
+        assert trace.seen == [(0, 0), (1, 1), (2, 2), "end"]
+
+    run(main)
+
+
+def test_stepper_hands_on_what_its_coroutine_raises(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def wait_for(future):
+            await future
+
+        for settle in (
+            lambda future: future.set_exception(OSError(5, "no")),
+            lambda future: future.cancel(),
+        ):
+            future = loop.create_future()
+            stepper = Ending(wait_for(future))
+            stepper.step()
+            settle(future)
+            assert isinstance(await stepper.end, OSError | asyncio.CancelledError)
+
+    run(main)
+
+
+def test_settling_a_resumable_resumes_its_stepper_at_once(run):
+    async def main():
+        seen = []
+        resumable = eager.Resumable(asyncio.get_running_loop())
+
+        async def work():
+            seen.append(await resumable)
+
+        Ending(work()).step()
+        assert not seen
+        resumable.settle("value", None)
+        assert seen == ["value"]
+
+    run(main)
+
+
+def test_resumable_wakes_a_task_like_any_future(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        resumable = eager.Resumable(loop)
+        loop.call_soon(resumable.settle, None, OSError(28, "full"))
+        with pytest.raises(OSError, match="full"):
+            await resumable
+
+    run(main)

@@ -3,7 +3,7 @@
 ::
 
     receive -> parser -> requests, each stepped by hand -> replies, sent together
-                            | suspended: a task of this connection
+                            | suspended: resumed when what it waits for has happened
 
 At most ``MAX_IN_FLIGHT`` requests and ``MAX_BYTES_IN_FLIGHT`` of payload are in flight;
 beyond that, and while the client does not take its replies, nothing more is received.
@@ -15,7 +15,8 @@ import enum
 import errno
 import logging
 from collections import deque
-from typing import Final, Protocol, cast
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol, cast
 
 from qmpfleece.base import eager
 from qmpfleece.base.errors import errno_of
@@ -79,7 +80,8 @@ class _Phase(enum.Enum):
 class Connection(asyncio.BufferedProtocol):
     """A client, from its handshake to the end of its last request.
 
-    Changes only in ``_run``: ``_in_flight``, ``_bytes``. Only in ``_serve``: what is parsed.
+    Changes only in ``_begin`` and ``ended``: ``_in_flight``, ``_bytes``. Only in ``_serve``: what
+    is parsed.
 
     Args:
         server: Who accepted it; is told of the end.
@@ -87,7 +89,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, server: Server) -> None:
         self._server: Final = server
-        self._loop: Final = asyncio.get_running_loop()
+        self.loop: Final = asyncio.get_running_loop()
         self._phase = _Phase.HANDSHAKE
         self._handshake = ServerHandshake(server)
         self._received = memoryview(bytearray(_HANDSHAKE_BUFFER))
@@ -96,7 +98,6 @@ class Connection(asyncio.BufferedProtocol):
         self._client: Client | None = None
         self._parser: RequestParser | None = None
         self._transport: asyncio.Transport | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._bytes = 0
         self._written = 0
@@ -115,7 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=_HIGH_WATER)
-        self._timer = self._loop.call_later(HANDSHAKE_S, self._handshake_late)
+        self._timer = self.loop.call_later(HANDSHAKE_S, self._handshake_late)
         transport.write(self._handshake.greeting())
 
     def get_buffer(self, _sizehint: int) -> memoryview:
@@ -278,34 +279,48 @@ class Connection(asyncio.BufferedProtocol):
                 self._stop_receiving()
             request.release()
             return
-        task = eager.start(self._run(client, known, request), self._loop)
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, client: Client, known: Command, request: Request) -> None:
-        """Do one request. This is an edge: nothing that goes wrong here leaves it."""
         size = request.length if known.payload else 0
         self._in_flight += 1
         self._bytes += size
+        coro = known.run(client, request)
+        error: BaseException | None = None
         try:
-            await known.run(client, request)
-        except OSError as error:
+            waits_for = coro.send(None)
+        except StopIteration:
+            pass
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as raised:  # noqa: BLE001 - becomes the reply
+            error = raised
+        else:
+            _Running(coro, self, client, known, request, size).wait_for(waits_for)
+            return
+        self.ended(client, known, request, size, error)
+
+    def ended(
+        self,
+        client: Client,
+        known: Command,
+        request: Request,
+        size: int,
+        error: BaseException | None,
+    ) -> None:
+        """Take note of the end of a request. This is an edge: no error goes any further."""
+        if isinstance(error, OSError):
             client.fail(request, errno_of(error), known.failure)
-        except Exception:  # our bug must not harm other clients
-            log.exception("NBD %s of %d bytes failed", known.name, request.length)
+        elif error is not None:  # our bug must not harm other clients
+            log.error("NBD %s of %d bytes failed", known.name, request.length, exc_info=error)
             client.fail(request, errno.EIO, known.failure)
-        finally:
-            self._in_flight -= 1
-            self._bytes -= size
-            request.release()
-            if not self._serving:
-                self._schedule_wake()
+        self._in_flight -= 1
+        self._bytes -= size
+        request.release()
+        if not self._serving:
+            self._schedule_wake()
 
     def _schedule_wake(self) -> None:
         if not self._wake_scheduled:
             self._wake_scheduled = True
-            self._loop.call_soon(self._wake)
+            self.loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         """Go on after requests have ended or the client has taken replies."""
@@ -343,7 +358,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._on_way:
             self._reclaim()
             if self._on_way and not self._writing_paused:
-                self._loop.call_soon(self._reclaim)
+                self.loop.call_soon(self._reclaim)
 
     def _reclaim(self) -> None:
         """Take back the memory of replies that are sent; a closing transport may still send."""
@@ -398,3 +413,29 @@ class Connection(asyncio.BufferedProtocol):
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)
+
+
+class _Running(eager.Stepper):
+    """A request on its way."""
+
+    __slots__ = ("_client", "_connection", "_known", "_request", "_size")
+
+    def __init__(
+        self,
+        coro: Coroutine[Any, Any, None],
+        connection: Connection,
+        client: Client,
+        known: Command,
+        request: Request,
+        size: int,
+    ) -> None:
+        super().__init__(coro, connection.loop)
+        self._connection = connection
+        self._client = client
+        self._known = known
+        self._request = request
+        self._size = size
+
+    def ended(self, error: BaseException | None) -> None:
+        """Tell the connection."""
+        self._connection.ended(self._client, self._known, self._request, self._size, error)
