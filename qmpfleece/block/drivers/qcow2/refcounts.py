@@ -190,10 +190,22 @@ class Refcounts:
             for slot in range(min(entries, total - index * entries)):
                 words[slot] = 1
             offset = first + count + index << image.geometry.cluster_bits
-            image.blocks.insert(Table(offset, words, dirty=True))
-            image.overlap.add(overlap.REFBLOCK, offset, 1)
-            self.table[region + index] = offset
-            self._changed.add(region + index)
+            self._insert_block(region + index, Table(offset, words, dirty=True))
+
+    def place_block(self, region: int, offset: int) -> None:
+        """Give a region a new block, in a cluster that nobody else uses; all is free in it."""
+        words = self._image.blocks.codec.blank(self._entries)
+        self._insert_block(region, Table(offset, words, dirty=True))
+
+    def _insert_block(self, region: int, block: Table) -> None:
+        image = self._image
+        before = self.table[region]
+        if before and self.table.count(before) == 1:
+            image.overlap.remove(overlap.REFBLOCK, before & REFBLOCK_MASK, 1)
+        image.blocks.insert(block)
+        image.overlap.add(overlap.REFBLOCK, block.offset, 1)
+        self.table[region] = block.offset
+        self._changed.add(region)
 
     def _grow(self, needed: int) -> None:
         """Move the table to where it has room for ``needed`` regions at least."""

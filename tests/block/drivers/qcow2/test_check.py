@@ -1,0 +1,121 @@
+"""Images that were left dirty are repaired when they are opened, as qemu-io repairs them."""
+
+import struct
+import subprocess
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+
+COPIED = 1 << 63
+# Where qemu-img and one write of four clusters put things.
+REFTABLE, REFBLOCK, L1, L2, DATA = (0x10000 * n for n in range(1, 6))
+
+#: What is patched in, by what it is.
+DAMAGE = {
+    "flags": [(L1, L2), (L2, DATA), (L2 + 16, DATA + 0x20000)],
+    "two entries for one cluster": [(L2 + 8, COPIED | DATA)],
+    "refcounts past the end": [(REFBLOCK + 24, 0x0001_0003_0000_0000)],
+    "leaks": [(L2 + 16, 0), (L2 + 24, 0)],
+    "refcounts too low": [(REFBLOCK + 8, 0)],
+    "refcount of the header": [(REFBLOCK, 0)],
+    "no refcount block": [(REFTABLE, 0)],
+    "refcount block unaligned": [(REFTABLE, REFBLOCK + 512)],
+    "refcount block on the L2 table": [(REFTABLE, L2)],
+    "refcount block past the end": [(REFTABLE + 8, 0x4000000)],
+    "two regions with one block": [(REFTABLE + 8, REFBLOCK)],
+}
+#: Damage that stays: only refcounts and flags are repaired.
+LEFT = {
+    "data past the end": [(L2, COPIED | 0x4000000)],
+    "data unaligned": [(L2, COPIED | DATA | 512)],
+    "compressed cluster with a flag": [(L2, COPIED | 1 << 62 | DATA)],
+}
+
+
+def make(image, patch, options="lazy_refcounts=on"):
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "64M")
+    qemu_io(image, "write -P 7 0 256k")
+    with image.open("r+b") as file:
+        file.seek(79)
+        file.write(b"\1")
+        for offset, word in patch:
+            file.seek(offset)
+            file.write(struct.pack(">Q", word))
+
+
+def said_by_qemu(image):
+    done = subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", "quit", str(image)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+async def test_dirty_image_is_clean_after_it_was_opened(tmp_path, name):
+    image = tmp_path / "a.qcow2"
+    make(image, DAMAGE[name])
+    async with opened(image) as disk:
+        before = await disk.read()
+    check(image)
+    assert content(image, tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["flags", "two entries for one cluster", "leaks", *LEFT])
+async def test_repair_says_what_qemu_says(tmp_path, capsys, name):
+    image, other = tmp_path / "a.qcow2", tmp_path / "b.qcow2"
+    for path in (image, other):
+        make(path, (DAMAGE | LEFT)[name])
+    async with opened(image):
+        said = capsys.readouterr().err
+    assert said
+    assert said == said_by_qemu(other)
+
+
+async def test_repaired_image_can_be_written(tmp_path):
+    image = tmp_path / "a.qcow2"
+    make(image, [(L2 + 8, 0), (L1, L2), (REFBLOCK + 8, 0)])
+    async with opened(image) as disk:
+        await disk.write(0, b"a" * 65536)
+        assert await disk.read(131072, 65536) == b"\7" * 65536
+        await disk.write(1 << 20, b"b" * 300_000)
+    check(image)
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 64])
+async def test_refcounts_of_any_width_are_corrected(tmp_path, width):
+    image = tmp_path / "a.qcow2"
+    make(image, [(REFBLOCK, 0)], f"lazy_refcounts=on,refcount_bits={width}")
+    async with opened(image):
+        pass
+    check(image)
+
+
+@pytest.mark.parametrize("name", LEFT)
+async def test_other_damage_is_left_and_the_image_stays_dirty_while_open(tmp_path, name):
+    image = tmp_path / "a.qcow2"
+    make(image, LEFT[name])
+    async with opened(image) as disk:
+        assert disk.node.driver.image_info()["dirty_flag"]
+        assert await disk.read(1 << 20, 512) == bytes(512)
+
+
+async def test_refcount_table_on_top_of_data_is_beyond_repair(tmp_path):
+    image = tmp_path / "a.qcow2"
+    make(image, [(L2, COPIED | REFTABLE)])
+    with pytest.raises(QmpError, match="Could not repair dirty image: Input/output error"):
+        async with opened(image):
+            pass
+
+
+async def test_image_opened_for_reading_is_left_as_it_is(tmp_path):
+    image = tmp_path / "a.qcow2"
+    make(image, DAMAGE["flags"])
+    before = image.read_bytes()
+    async with opened(image, read_only=True) as disk:
+        assert await disk.read(0, 512) == b"\7" * 512
+    assert image.read_bytes() == before
