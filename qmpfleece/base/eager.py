@@ -12,11 +12,26 @@ holds up to that suspension.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class Done:
+    """What an operation returns that was over before it had to wait; awaiting it is free.
+
+    There is one, ``DONE``, so that the hot path may test for it rather than await it.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+DONE: Final[Awaitable[None]] = Done()
 
 
 class Resumable(asyncio.Future[T]):

@@ -8,7 +8,7 @@ or run to its first suspension (``eager``), before the loop goes on: not be give
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -182,7 +182,7 @@ class Backend:
             )
         return status.allocation_depth(self._root.node, offset, length, limit)
 
-    async def _later(self, request: Callable[[Child], Coroutine[Any, Any, T]]) -> T:
+    async def _later(self, request: Callable[[Child], Awaitable[T]]) -> T:
         while self._quiesced:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)

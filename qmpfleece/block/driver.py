@@ -4,12 +4,15 @@ A driver is called by ``pipeline`` only, which has checked range and alignment, 
 ``graph`` when nodes are opened, closed and connected. So drivers are short. All offsets and
 lengths are bytes.
 
-The I/O verbs return something to await. A driver that only forwards returns the coroutine of
-the next layer, which saves a frame; one that acts is an ``async def``.
+The I/O verbs return something to await. One that acts is an ``async def``; one that only
+forwards returns what the next layer has returned, which saves a frame. The I/O may begin with
+the call, so what a verb returns must be awaited at once, and a verb that has to do something
+first must not call the next layer before. What is over by then is the constant ``DONE``: a
+read that the page cache answers takes no coroutine at all.
 """
 
 import errno
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -26,6 +29,7 @@ from typing import (
 
 from pydantic import ConfigDict
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
@@ -41,8 +45,8 @@ if TYPE_CHECKING:
 
 O = TypeVar("O", bound=BlockdevOptions)  # noqa: E741 - the customary name of the parameter
 
-#: An I/O verb in progress.
-Io = Coroutine[Any, Any, None]
+#: An I/O verb in progress, or over: DONE.
+Io = Awaitable[None]
 
 
 class ReqFlags:
@@ -206,7 +210,7 @@ class BlockDriver(Generic[O]):
     # -- requests -----------------------------------------------------------------------------
 
     def pread(self, offset: int, buf: memoryview) -> Io:
-        """Fill ``buf``. It must not be kept after the await.
+        """Fill ``buf``. It must not be kept after the await, nor when DONE is returned.
 
         Raises:
             OSError: The read failed; the content of ``buf`` is undefined.
@@ -231,11 +235,11 @@ class BlockDriver(Generic[O]):
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Say that the content is no longer needed. It may be ignored."""
-        return succeed()
+        return DONE
 
     def flush(self) -> Io:
         """Make all completed writes stable."""
-        return succeed()
+        return DONE
 
     def truncate(self, length: int) -> Io:
         """Change the node's size to ``length`` bytes; what is new reads as zeroes.
@@ -377,7 +381,3 @@ class PersistentBitmaps(Protocol):
 async def fail(code: int) -> None:
     """Fail with the given errno."""
     raise BlockError(code)
-
-
-async def succeed() -> None:
-    """Do nothing."""

@@ -5,8 +5,8 @@ A node has a driver rather than being one, so that no driver can override the do
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.child import Child
@@ -17,6 +17,9 @@ from qmpfleece.qapi.blockdev import BlockdevOptions, DetectZeroes
 if TYPE_CHECKING:
     from qmpfleece.bitmap.dirty import DirtyBitmap
     from qmpfleece.block.driver import BlockDriver
+
+#: Told, in the words of QAPI ``BlkdebugEvent``, what is about to happen.
+Listener: TypeAlias = Callable[[str], Awaitable[None]]
 
 
 class NodeOptions:
@@ -135,8 +138,8 @@ class Node:
         self.bitmaps: list[DirtyBitmap] = []
         self.blockers: list[str] = []
         self.in_flight = 0
-        self.listener: Callable[[str], Coroutine[Any, Any, None]] | None = None
-        self.debug: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self.listener: Listener | None = None
+        self.debug: Listener | None = None
         self.tracked = ReqList()
         self.serialising = ReqList()
         self.tracks = False

@@ -11,10 +11,11 @@ the permission to resize may write past the end, and the node grows: so formats 
 import errno
 from typing import Final
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_down, align_up
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.driver import Io, ReqFlags
 from qmpfleece.block.node import Node
 from qmpfleece.block.reqlist import Req
 
@@ -32,7 +33,7 @@ def is_zero(buf: memoryview) -> bool:
     )
 
 
-async def pread(child: Child, offset: int, buf: memoryview) -> None:
+def pread(child: Child, offset: int, buf: memoryview) -> Io:
     """Fill ``buf`` from ``offset``. ``buf`` is not kept after the await.
 
     Raises:
@@ -42,6 +43,26 @@ async def pread(child: Child, offset: int, buf: memoryview) -> None:
     length = len(buf)
     if offset < 0 or offset + length > node.length:
         raise BlockError(errno.EIO)
+    if node.tracks_reads or (offset | length) % node.request_alignment:
+        return _pread_arranged(node, offset, buf)
+    io = node.driver.pread(offset, buf)
+    return io if io is DONE else _in_flight(node, io)
+
+
+async def _in_flight(node: Node, io: Io) -> None:
+    """Count a request that goes on."""
+    node.in_flight += 1
+    try:
+        await io
+    finally:
+        node.in_flight -= 1
+        if not node.in_flight:
+            node.wake_idle()
+
+
+async def _pread_arranged(node: Node, offset: int, buf: memoryview) -> None:
+    """Read on a node where reads must keep clear of writes, or whole blocks be read."""
+    length = len(buf)
     node.in_flight += 1
     request: Req | None = None
     try:

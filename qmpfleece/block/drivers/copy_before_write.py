@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base import eager
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
@@ -37,7 +38,6 @@ from qmpfleece.block.driver import (
     ReqFlags,
     Status,
     fail,
-    succeed,
 )
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.block.reqlist import ReqList
@@ -183,24 +183,21 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the active disk, having saved what was there."""
-        request = pipeline.pwrite(self._file, offset, buf, flags)
         if flags & ReqFlags.WRITE_UNCHANGED or self._may_pass(offset, len(buf)):
-            return request
-        return self._save_first(offset, len(buf), request)
+            return pipeline.pwrite(self._file, offset, buf, flags)
+        return self._save_and_write(offset, buf, flags)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes, having saved what was there."""
-        request = pipeline.pwrite_zeroes(self._file, offset, length, flags)
         if flags & ReqFlags.WRITE_UNCHANGED or self._may_pass(offset, length):
-            return request
-        return self._save_first(offset, length, request)
+            return pipeline.pwrite_zeroes(self._file, offset, length, flags)
+        return self._save_and_zero(offset, length, flags)
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Discard, having saved what was there."""
-        request = pipeline.pdiscard(self._file, offset, length)
         if self._may_pass(offset, length):
-            return request
-        return self._save_first(offset, length, request)
+            return pipeline.pdiscard(self._file, offset, length)
+        return self._save_and_discard(offset, length)
 
     def block_status(
         self, offset: int, length: int, limit: int
@@ -218,14 +215,17 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             return False
         return not self._frozen or self._frozen.find_conflict(offset, length) is None
 
-    async def _save_first(self, offset: int, length: int, request: Io) -> None:
-        """Do ``request``, a write to the range, once the snapshot does not need the range."""
-        try:
-            await self._save(offset, min(length, self._length - offset))
-        except BaseException:
-            request.close()
-            raise
-        await request
+    async def _save_and_write(self, offset: int, buf: memoryview, flags: int) -> None:
+        await self._save(offset, len(buf))
+        await pipeline.pwrite(self._file, offset, buf, flags)
+
+    async def _save_and_zero(self, offset: int, length: int, flags: int) -> None:
+        await self._save(offset, length)
+        await pipeline.pwrite_zeroes(self._file, offset, length, flags)
+
+    async def _save_and_discard(self, offset: int, length: int) -> None:
+        await self._save(offset, length)
+        await pipeline.pdiscard(self._file, offset, length)
 
     async def _save(self, offset: int, length: int) -> None:
         """Copy the clusters of a range, and wait for snapshot reads of it.
@@ -235,6 +235,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         Raises:
             OSError: The copy has failed, and it is the guest who is to suffer.
         """
+        length = min(length, self._length - offset)
         if self.snapshot_error is None:
             try:
                 await self._copy(offset, length)
@@ -288,7 +289,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """
         length = len(buf)
         if not length:
-            return succeed()
+            return DONE
         if self.snapshot_error is not None or not self._access.bits.all(offset, length):
             return fail(errno.EACCES)
         done, span = self._done.bits.run(offset, length)
@@ -296,7 +297,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             return self._pread_spans(offset, buf)
         if done:
             return pipeline.pread(self._target, offset, buf)
-        return self._pread_frozen(offset, buf)
+        io = pipeline.pread(self._file, offset, buf)
+        return io if io is DONE else self._frozen_until_read(offset, length, io)
 
     async def _pread_spans(self, offset: int, buf: memoryview) -> None:
         """Read span by span; each is decided when it is its turn."""
@@ -306,11 +308,11 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             offset += span
             buf = buf[span:]
 
-    async def _pread_frozen(self, offset: int, buf: memoryview) -> None:
-        """Read the active disk, holding back writes to the range."""
-        frozen = self._frozen.add(offset, len(buf))
+    async def _frozen_until_read(self, offset: int, length: int, io: Io) -> None:
+        """Hold writes to the range back while the active disk is read."""
+        frozen = self._frozen.add(offset, length)
         try:
-            await pipeline.pread(self._file, offset, buf)
+            await io
         finally:
             frozen.remove()
 

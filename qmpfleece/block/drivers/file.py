@@ -14,6 +14,7 @@ import stat
 from collections.abc import Awaitable
 from typing import ClassVar, Literal
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.workers import WorkerQueue
@@ -21,6 +22,7 @@ from qmpfleece.block.driver import (
     BlockdevCreateOptions,
     BlockDriver,
     Extent,
+    Io,
     Opener,
     ReqFlags,
 )
@@ -197,7 +199,7 @@ class File(BlockDriver[FileOptions], name="file"):
 
     # -- requests -----------------------------------------------------------------------------
 
-    async def pread(self, offset: int, buf: memoryview) -> None:
+    def pread(self, offset: int, buf: memoryview) -> Io:
         """Read; what lies past the end of the file, in its last sector, is zero."""
         got = 0
         if self._nowait:
@@ -209,8 +211,9 @@ class File(BlockDriver[FileOptions], name="file"):
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._nowait = 0  # this file system can't say what is cached
-        if got != len(buf):
-            await self._queue.submit(self._read_fully, offset + got, buf[got:])
+            if got == len(buf):
+                return DONE
+        return self._queue.submit(self._read_fully, offset + got, buf[got:])
 
     async def pwrite(self, offset: int, buf: memoryview, flags: int) -> None:
         """Write; under FUA it is stable on return."""

@@ -9,6 +9,7 @@ from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, Status, fail
+from qmpfleece.block.node import Listener
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 from qmpfleece.qapi.model import Int64
@@ -68,24 +69,21 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         """Read from the window."""
         if offset + len(buf) > self._size:
             return self._pread_tail(offset, buf)
-        request = pipeline.pread(self._file, self._offset + offset, buf)
-        return request if self.node.debug is None else self._told("read_aio", request)
+        if self.node.debug is not None:
+            return self._pread_told(self.node.debug, offset, buf)
+        return pipeline.pread(self._file, self._offset + offset, buf)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the window."""
-        request = pipeline.pwrite(self._file, self._offset + offset, buf, flags)
-        if self.node.debug is not None:
-            request = self._told("write_aio", request)
-        if offset + len(buf) > self._size:
-            return self._past_end(offset + len(buf), request)
-        return request
+        if self.node.debug is None and offset + len(buf) <= self._size:
+            return pipeline.pwrite(self._file, self._offset + offset, buf, flags)
+        return self._pwrite_told(offset, buf, flags)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes to the window."""
-        request = pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
-        if offset + length > self._size:
-            return self._past_end(offset + length, request)
-        return request
+        if offset + length <= self._size:
+            return pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
+        return self._zero_past_end(offset, length, flags)
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Discard in the window."""
@@ -99,22 +97,32 @@ class Raw(BlockDriver[RawOptions], name="raw"):
             return fail(errno.ENOTSUP)
         return self._truncate(length)
 
-    async def _told(self, event: str, request: Io) -> None:
-        """Do ``request`` once who listens below knows of it (blkdebug)."""
-        try:
-            if self.node.debug is not None:
-                await self.node.debug(event)
-            await request
-        finally:
-            request.close()
+    async def _pread_told(self, tell: Listener, offset: int, buf: memoryview) -> None:
+        """Read once who listens below knows of it (blkdebug)."""
+        await tell("read_aio")
+        await pipeline.pread(self._file, self._offset + offset, buf)
 
-    async def _past_end(self, end: int, request: Io) -> None:
-        """Write past the end, which a format above may do, unless the size was given."""
-        if self.options.size is not None:
-            request.close()
+    async def _pwrite_told(self, offset: int, buf: memoryview, flags: int) -> None:
+        """Write where somebody listens below, or past the end."""
+        self._check_growth(offset + len(buf))
+        if self.node.debug is not None:
+            await self.node.debug("write_aio")
+        await pipeline.pwrite(self._file, self._offset + offset, buf, flags)
+        self._size = max(self._size, offset + len(buf))
+
+    async def _zero_past_end(self, offset: int, length: int, flags: int) -> None:
+        self._check_growth(offset + length)
+        await pipeline.pwrite_zeroes(self._file, self._offset + offset, length, flags)
+        self._size = max(self._size, offset + length)
+
+    def _check_growth(self, end: int) -> None:
+        """Let a format above write past the end, unless the size was given.
+
+        Raises:
+            OSError: ENOSPC: it was.
+        """
+        if end > self._size and self.options.size is not None:
             raise BlockError(errno.ENOSPC)
-        await request
-        self._size = max(self._size, end)
 
     async def _truncate(self, length: int) -> None:
         await pipeline.truncate(self._file, self._offset + length)
@@ -147,6 +155,7 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         """Read where the last sector reaches past a window of odd length."""
         inside = max(0, self._size - offset)
         if inside:
-            request = pipeline.pread(self._file, self._offset + offset, buf[:inside])
-            await self._told("read_aio", request)
+            if self.node.debug is not None:
+                await self.node.debug("read_aio")
+            await pipeline.pread(self._file, self._offset + offset, buf[:inside])
         buf[inside:] = bytes(len(buf) - inside)

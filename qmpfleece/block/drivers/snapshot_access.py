@@ -10,6 +10,7 @@ import errno
 from collections.abc import Coroutine
 from typing import Any, Literal
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import (
@@ -19,7 +20,6 @@ from qmpfleece.block.driver import (
     Opener,
     SnapshotSource,
     fail,
-    succeed,
 )
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -79,7 +79,7 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
     def flush(self) -> Io:
         """Make discards final; without any the door does not come here."""
         source = self._source()
-        return source.snapshot_flush() if source is not None else succeed()
+        return source.snapshot_flush() if source is not None else DONE
 
     def block_status(
         self, offset: int, length: int, limit: int

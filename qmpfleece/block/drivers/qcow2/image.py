@@ -4,8 +4,7 @@ import errno
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
@@ -17,7 +16,7 @@ from qmpfleece.block.drivers.qcow2.layout import Geometry, Incompatible
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
 from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
 from qmpfleece.block.drivers.qcow2.tables import TableCache
-from qmpfleece.block.node import Node
+from qmpfleece.block.node import Listener, Node
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.events import EventBus
 
@@ -101,7 +100,7 @@ class Image:
         return not self.node.read_only and not self.dead
 
     @property
-    def debug(self) -> Callable[[str], Coroutine[Any, Any, None]] | None:
+    def debug(self) -> Listener | None:
         """Who is to be told what happens, in the words of QAPI ``BlkdebugEvent``."""
         return self.node.debug
 

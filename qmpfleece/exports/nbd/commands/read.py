@@ -3,6 +3,7 @@
 import os
 from typing import Final
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.units import MIB
 from qmpfleece.block.driver import Status
@@ -34,7 +35,9 @@ async def read(client: Client, request: Request) -> None:
             return
         reply = bytearray(SIMPLE_SIZE + length)
         if length:
-            await client.backend.pread(request.offset, memoryview(reply)[SIMPLE_SIZE:])
+            io = client.backend.pread(request.offset, memoryview(reply)[SIMPLE_SIZE:])
+            if io is not DONE:
+                await io
         transmission.pack_simple_into(reply, 0, request.cookie)
     elif _looks_for_holes(client, request):
         await _read_sparse(client, request)
@@ -44,7 +47,9 @@ async def read(client: Client, request: Request) -> None:
         return
     elif length:
         reply = bytearray(CHUNK_DATA_SIZE + length)
-        await client.backend.pread(request.offset, memoryview(reply)[CHUNK_DATA_SIZE:])
+        io = client.backend.pread(request.offset, memoryview(reply)[CHUNK_DATA_SIZE:])
+        if io is not DONE:
+            await io
         _pack_data_into(reply, 0, request.cookie, request.offset, length, _DONE)
     else:
         client.out.append(transmission.pack_none(request.cookie))
