@@ -12,10 +12,11 @@ _TOOLS = ("qemu-img", "qemu-io", "nbdinfo")
 
 def differences(name: str) -> list[str]:
     """Run a scenario on both programs and return a readable diff, empty when equal."""
-    qemu = scenario.run(name, scenario.QEMU)
-    ours = scenario.run(name, scenario.OURS)
+    pair = scenario.pair_of(name)
+    qemu = scenario.run(name, pair.qemu)
+    ours = scenario.run(name, pair.ours)
     expected, stale = deviations.apply(name, qemu, ours, deviations.load())
-    diff = difflib.unified_diff(expected, ours, "qemu-storage-daemon", "qmpfleece-qsd", n=2)
+    diff = difflib.unified_diff(expected, ours, pair.qemu.command, pair.ours.command, n=2)
     return [*stale, *(line.rstrip("\n") for line in diff)]
 
 
@@ -25,11 +26,10 @@ def cases_of(module: str) -> Callable[[str], None]:
     @pytest.mark.oracle
     @pytest.mark.parametrize("name", sorted(scenario.load(module)))
     def test(name: str) -> None:
-        if scenario.QEMU.path() is None:
-            pytest.skip(f"{scenario.QEMU.command} is not installed")
-        for tool in _TOOLS:
-            if scenario.Program(tool, tool).path() is None:
-                pytest.skip(f"{tool} is not installed")
+        pair = scenario.pair_of(name)
+        for command in (pair.qemu.command, pair.ours.command, *_TOOLS):
+            if scenario.Program(command).path() is None:
+                pytest.skip(f"{command} is not installed")
         found = differences(name)
         assert not found, "\n" + "\n".join(found)
 

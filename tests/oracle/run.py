@@ -19,16 +19,16 @@ def main() -> int:
     """Run the command line; the status is 1 when something differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--impl", choices=sorted(scenario.PROGRAMS), default="qemu")
+    parser.add_argument("--impl", choices=scenario.IMPLEMENTATIONS, default="qemu")
     parser.add_argument("--diff", action="store_true")
     parser.add_argument("--repeat", type=int, default=0)
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     patterns = options.names or ["*"]
     names = [name for name in scenario.load() if any(fnmatch.fnmatch(name, p) for p in patterns)]
-    program = scenario.PROGRAMS[options.impl]
     failed = 0
     for name in names:
+        program = scenario.pair_of(name).of(options.impl)
         if options.list:
             lines = [name]
         elif options.diff:

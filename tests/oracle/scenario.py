@@ -25,32 +25,68 @@ _BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Program:
-    """A storage daemon to run scenarios on.
+    """A program to run scenarios on.
 
-    ``delayed_commands`` tells Debian's 7.2, see transcript.py.
+    ``delayed_commands`` tells Debian's 7.2, see transcript.py. ``machine`` are the options
+    that every run has of a program that takes those of qemu-system; None: it takes those of
+    qemu-storage-daemon.
     """
 
-    name: str
     command: str
     delayed_commands: bool = False
+    machine: tuple[str, ...] | None = None
 
     def path(self) -> str | None:
         """Return the executable, None when it is not installed."""
         return shutil.which(self.command, path=f"{_BIN}{os.pathsep}{os.environ['PATH']}")
 
 
-QEMU: Final = Program("qemu", "qemu-storage-daemon", delayed_commands=True)
-OURS: Final = Program("qmpfleece", "qmpfleece-qsd")
-PROGRAMS: Final = {program.name: program for program in (QEMU, OURS)}
+_MACHINE: Final = ("-nodefaults", "-display", "none", "-S")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """QEMU's program and ours that does the same."""
+
+    qemu: Program
+    ours: Program
+
+    def of(self, implementation: str) -> Program:
+        """Return the program of ``qemu`` or ``qmpfleece``."""
+        return self.qemu if implementation == "qemu" else self.ours
+
+
+STORAGE_DAEMON: Final = Pair(
+    Program("qemu-storage-daemon", delayed_commands=True), Program("qmpfleece-qsd")
+)
+SYSTEM: Final = Pair(
+    Program("qemu-system-x86_64", delayed_commands=True, machine=_MACHINE),
+    Program("qmpfleece-qemu", machine=_MACHINE),
+)
+IMPLEMENTATIONS: Final = ("qemu", "qmpfleece")
+
+#: The scenarios that are run on qemu-system.
+_ON_SYSTEM: Final[set[str]] = set()
 
 
 def scenario(function: Scenario) -> Scenario:
-    """Register a scenario under its function's name."""
+    """Register a scenario for the storage daemons under its function's name."""
     name = function.__name__
     if name in _SCENARIOS:
         raise ValueError(f"scenario {name} is defined twice")
     _SCENARIOS[name] = function
     return function
+
+
+def system_scenario(function: Scenario) -> Scenario:
+    """Register a scenario for qemu-system under its function's name."""
+    _ON_SYSTEM.add(function.__name__)
+    return scenario(function)
+
+
+def pair_of(name: str) -> Pair:
+    """Return the programs that a scenario is run on."""
+    return SYSTEM if name in _ON_SYSTEM else STORAGE_DAEMON
 
 
 def load(module: str | None = None) -> dict[str, Scenario]:
@@ -73,16 +109,17 @@ def run(name: str, program: Program) -> list[str]:
         raise FileNotFoundError(program.command)
     for attempt in range(_ATTEMPTS):
         try:
-            return _attempt(function, path).lines(delayed_commands=program.delayed_commands)
+            transcript = _attempt(function, path, program.machine)
+            return transcript.lines(delayed_commands=program.delayed_commands)
         except UnsettledError as error:
             # Only QEMU is known to have the race; ours must never show it.
-            if program is not QEMU or attempt == _ATTEMPTS - 1:
+            if not program.delayed_commands or attempt == _ATTEMPTS - 1:
                 return [f"** {error}"]
     raise AssertionError("unreachable")
 
 
-def _attempt(function: Scenario, path: str) -> Transcript:
-    with Session(path) as session:
+def _attempt(function: Scenario, path: str, machine: tuple[str, ...] | None) -> Transcript:
+    with Session(path, machine) as session:
         try:
             function(session)
             session.finish()

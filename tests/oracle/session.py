@@ -22,11 +22,13 @@ class Session(Workspace):
 
     Args:
         program: Path of the daemon's executable.
+        machine: The options of every run, if it takes those of qemu-system.
     """
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, machine: tuple[str, ...] | None = None) -> None:
         super().__init__()
         self._program = program
+        self._machine = machine
         self._process: subprocess.Popen[bytes] | None = None
         #: A daemon in the background, which is no child of ours.
         self._adopted: int | None = None
@@ -58,9 +60,15 @@ class Session(Workspace):
         """Start the daemon with the given options; connect to its monitor if it has one."""
         self._started = True
         socket_path = self.path("qmp.sock")
-        own = ("--chardev", f"socket,id=m,path={socket_path},server=on,wait=off")
+        own = ["--chardev", f"socket,id=m,path={socket_path},server=on,wait=off"]
+        # The storage daemon's pidfile comes last, when the monitor has been set up.
         ready = "started.pid"
-        own = (*own, "--monitor", "chardev=m", "--pidfile", ready) if monitor else ()
+        if self._machine is None:
+            own += ["--monitor", "chardev=m", "--pidfile", ready]
+        else:
+            own += ["-mon", "chardev=m,mode=control"]
+            ready = "qmp.sock"
+        own = [*(self._machine or ()), *(own if monitor else ())]
         self.transcript.add(" ".join(["$ PROGRAM", *args]))
         self.transcript.masks[f"{os.path.basename(self._program)}:"] = "PROGRAM:"
         with (self.dir / "stderr").open("wb") as stderr, (self.dir / "stdout").open("wb") as out:
@@ -71,7 +79,6 @@ class Session(Workspace):
                 stdout=out,
                 stderr=stderr,
             )
-        # The pidfile comes last, when the monitor has been set up.
         if monitor and self._wait_for(self.path(ready)):
             self._monitor = Monitor(socket_path)
             self._receive("")

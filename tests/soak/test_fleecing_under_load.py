@@ -43,7 +43,7 @@ def _build(d: Session) -> Path:
 
 
 def _fleece_under_load(load_name: str, seconds: int) -> None:
-    program = scenario.OURS.path()
+    program = scenario.STORAGE_DAEMON.ours.path()
     assert program is not None
     for tool in ("fio", "nbdcopy", "qemu-img"):
         if shutil.which(tool) is None:
