@@ -55,7 +55,7 @@ class _Change(Action):
 
     async def prepare(self) -> None:
         """Make the change."""
-        self._change.prepare()
+        await self._change.prepare()
         self._prepared = True
 
     def commit(self) -> None:

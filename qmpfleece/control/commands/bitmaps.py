@@ -2,7 +2,8 @@
 
 What changes something is an action with prepare, commit and abort, and the command is a
 transaction of one. ``prepare`` does all that can be refused; after it exactly one of the
-others is called. Nothing here awaits, so nothing is ever seen half done.
+others is called. Nothing awaits but the removal from an image's file, so nothing is ever seen
+half done.
 
 Source: QAPI, block-core, the block-dirty-bitmap-* commands.
 """
@@ -60,7 +61,7 @@ class BitmapAction:
     def __init__(self, system: System) -> None:
         self.system: Final = system
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Make the change.
 
         Raises:
@@ -74,13 +75,13 @@ class BitmapAction:
     def abort(self) -> None:
         """Take it back."""
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Do it alone.
 
         Raises:
             QmpError: It is refused.
         """
-        self.prepare()
+        await self.prepare()
         self.commit()
 
 
@@ -104,7 +105,7 @@ class AddBitmap(BitmapAction):
         self._persistent = persistent
         self._disabled = disabled
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Add the bitmap."""
         name = self._name
         if not name:
@@ -155,11 +156,22 @@ class RemoveBitmap(BitmapAction):
         self._node_name = node
         self._name = name
 
-    def prepare(self) -> None:
-        """Withdraw the bitmap from everybody else."""
+    async def prepare(self) -> None:
+        """Withdraw the bitmap from everybody else, and take it from the image's file.
+
+        It does not come back there when the transaction fails, before the image is closed:
+        it would be in use, and so worth nothing, until then.
+        """
         self._node, self._bitmap = lookup(self.system, self._node_name, self._name)
         self._bitmap.check(allow_inconsistent=True)
         self._bitmap.busy = True
+        driver = self._node.driver
+        if self._bitmap.persistent and isinstance(driver, PersistentBitmaps):
+            try:
+                await driver.remove_persistent_bitmap(self._name)
+            except QmpError:
+                self._bitmap.busy = False
+                raise
 
     def commit(self) -> None:
         """Remove it."""
@@ -180,7 +192,7 @@ class ClearBitmap(BitmapAction):
         self._name = name
         self._backup: GranularBits
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Clear, keeping what was there."""
         _, self._bitmap = lookup(self.system, self._node_name, self._name)
         self._bitmap.check()
@@ -200,7 +212,7 @@ class SwitchBitmap(BitmapAction):
         self._name = name
         self._enabled = enabled
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Switch recording."""
         _, self._bitmap = lookup(self.system, self._node_name, self._name)
         self._bitmap.check(allow_readonly=True)
@@ -223,7 +235,7 @@ class MergeBitmaps(BitmapAction):
         self._target_name = target
         self._sources = bitmaps
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Merge all sources into the target, keeping what was there."""
         node, self._target = lookup(self.system, self._node_name, self._target_name)
         merged = DirtyBitmap(node.length, self._target.granularity, enabled=False)
@@ -252,7 +264,7 @@ async def add(
     disabled: bool | None = None,  # noqa: FBT001 - members come by name
 ) -> None:
     """Create a dirty bitmap and start recording writes, unless it is ``disabled``."""
-    AddBitmap(
+    await AddBitmap(
         system,
         node,
         name,
@@ -265,25 +277,25 @@ async def add(
 @command("block-dirty-bitmap-remove")
 async def remove(system: System, node: str, name: str) -> None:
     """Remove a dirty bitmap."""
-    RemoveBitmap(system, node, name).run()
+    await RemoveBitmap(system, node, name).run()
 
 
 @command("block-dirty-bitmap-clear")
 async def clear(system: System, node: str, name: str) -> None:
     """Make a dirty bitmap clean."""
-    ClearBitmap(system, node, name).run()
+    await ClearBitmap(system, node, name).run()
 
 
 @command("block-dirty-bitmap-enable")
 async def enable(system: System, node: str, name: str) -> None:
     """Record writes from now on."""
-    SwitchBitmap(system, node, name, enabled=True).run()
+    await SwitchBitmap(system, node, name, enabled=True).run()
 
 
 @command("block-dirty-bitmap-disable")
 async def disable(system: System, node: str, name: str) -> None:
     """Record no more writes."""
-    SwitchBitmap(system, node, name, enabled=False).run()
+    await SwitchBitmap(system, node, name, enabled=False).run()
 
 
 @command("block-dirty-bitmap-merge")
@@ -291,7 +303,7 @@ async def merge(
     system: System, node: str, target: str, bitmaps: list[BlockDirtyBitmapOrStr]
 ) -> None:
     """Add what is dirty in ``bitmaps`` to the bitmap ``target`` of ``node``."""
-    MergeBitmaps(system, node, target, bitmaps).run()
+    await MergeBitmaps(system, node, target, bitmaps).run()
 
 
 @command("x-debug-block-dirty-bitmap-sha256")

@@ -248,13 +248,13 @@ async def test_every_action_can_be_taken_back(monitor):
         bitmaps.MergeBitmaps(system, "n", "a", ["b", BlockDirtyBitmap(node="n", name="b")]),
     ]
     for action in actions:
-        action.prepare()
+        await action.prepare()
         action.abort()
         assert state() == before
 
 
 async def test_bitmap_being_removed_is_out_of_reach_for_others(monitor):
     await monitor.add("b")
-    bitmaps.RemoveBitmap(monitor.system, "n", "b").prepare()
+    await bitmaps.RemoveBitmap(monitor.system, "n", "b").prepare()
     with pytest.raises(QmpError, match="in use"):
-        bitmaps.ClearBitmap(monitor.system, "n", "b").run()
+        await bitmaps.ClearBitmap(monitor.system, "n", "b").run()

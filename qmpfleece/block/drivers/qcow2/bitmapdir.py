@@ -96,7 +96,7 @@ def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list
             or size > MAX_TABLE
             or not MIN_GRANULARITY_BITS <= bits <= MAX_GRANULARITY_BITS
             or flags & _RESERVED_FLAGS
-            or not 0 < name_size <= MAX_NAME
+            or name_size > MAX_NAME
             or kind != _DIRTY_TRACKING
             or stored > MAX_BYTES
             or (not flags & IN_USE and disk_size > stored * 8 << bits)

@@ -36,7 +36,6 @@ class Bitmaps:
         self._image = image
         self._offset = 0
         self._size = 0
-        self._claimed = False
         self._bitmaps: list[DirtyBitmap] = []
         self.entries: list[Entry] = []
 
@@ -73,7 +72,6 @@ class Bitmaps:
         for bitmap in self._bitmaps:
             bitmap.readonly = not image.writable
             image.node.bitmaps.insert(0, bitmap)
-        self._claimed = True
 
     async def _read_directory(self, extension: BitmapsExtension) -> None:
         image = self._image
@@ -107,6 +105,12 @@ class Bitmaps:
         needed = -(-len(data) // cluster)
         try:
             table = await self._read_table(entry)
+        except OSError as error:
+            raise QmpError(
+                f"Could not read bitmap_table table from image for bitmap '{entry.name}':"
+                f" {error.strerror}"
+            ) from error
+        try:
             for index in range(needed):
                 word = table[index]
                 part = view[index * cluster : (index + 1) * cluster]
@@ -147,47 +151,53 @@ class Bitmaps:
     async def store(self) -> None:
         """Write the persistent bitmaps and take them from the node. No request is in flight.
 
+        Nothing is stored in an image that was not opened to the end: its node has no bitmaps.
+
         Raises:
             QmpError: One can't be stored.
             OSError: The file can't be written.
         """
         image = self._image
-        if not self._claimed:
-            return  # the image was not opened to the end
         stored = self._to_store()
-        old = {entry.name: entry for entry in self.entries}
-        entries = list(self.entries)
-        replaced = []
-        for bitmap in stored:
-            assert bitmap.name is not None
-            reason = bitmapdir.constraint(
-                bitmap.name, bitmap.granularity, image.size, image.geometry.cluster_size
-            )
-            if reason is not None:
-                raise QmpError(f"Bitmap '{bitmap.name}' doesn't satisfy the constraints: {reason}")
-            entry = await self._store_one(bitmap)
-            if (before := old.get(bitmap.name)) is not None:
-                if not before.flags & IN_USE:
-                    raise QmpError(f"Bitmap '{bitmap.name}' already exists in the image")
-                replaced.append(before)
-                entries[entries.index(before)] = entry
-            else:
-                entries.append(entry)
-        # Whoever removes a bitmap from the node removes it from the image.
-        names = {bitmap.name for bitmap in image.node.bitmaps if bitmap.persistent}
-        for entry in self.entries:
-            if entry.name not in names:
-                replaced.append(entry)
-                entries.remove(entry)
-        if replaced or stored:
-            clusters = [await self._clusters_of(entry) for entry in replaced]
-            await self._replace_directory(entries)
-            for found in clusters:
-                self._free(found)
+        if stored and not image.writable:
+            raise QmpError("No write access")
+        if stored:
+            await self._store_all({bitmap.name or "": bitmap for bitmap in stored})
         image.node.bitmaps[:] = [item for item in image.node.bitmaps if not item.persistent]
 
-    async def _store_one(self, bitmap: DirtyBitmap) -> Entry:
-        """Write a bitmap to new clusters."""
+    async def _store_all(self, bitmaps: dict[str, DirtyBitmap]) -> None:
+        """Write bitmaps, by their names, and a directory in which they replace older ones."""
+        image = self._image
+        known = {entry.name: entry for entry in self.entries}
+        for name, bitmap in bitmaps.items():
+            reason = bitmapdir.constraint(
+                name, bitmap.granularity, image.size, image.geometry.cluster_size
+            )
+            if reason is not None:
+                raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints: {reason}")
+            if name in known and not known[name].flags & IN_USE:
+                raise QmpError(f"Bitmap '{name}' already exists in the image")
+        entries, replaced = [], []
+        taken: list[tuple[int, int]] = []
+        # Those that the directory has keep their places.
+        for name in dict.fromkeys([*known, *bitmaps]):
+            if name not in bitmaps:
+                entries.append(known[name])
+                continue
+            try:
+                entries.append(await self._store_one(bitmaps[name], taken))
+            except OSError as error:
+                self._free(taken)
+                raise QmpError(
+                    f"Failed to write bitmap '{name}' to file: {error.strerror}"
+                ) from error
+            if name in known:
+                replaced += await self._clusters_of(known[name])
+        await self._replace_directory(entries)
+        self._free(replaced)
+
+    async def _store_one(self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]) -> Entry:
+        """Write a bitmap to new clusters, which are added to ``taken`` as they are claimed."""
         image, cluster = self._image, self._image.geometry.cluster_size
         size = bitmap.bits.serialised_size
         words = WORD64.blank(-(-size // cluster))
@@ -196,9 +206,11 @@ class Bitmaps:
             if any(part):
                 first, _ = await image.refcounts.allocate(1)
                 words[index] = first << image.geometry.cluster_bits
+                taken.append((words[index], 1))
                 padded = part + bytes(cluster - len(part))
                 await image.write_metadata(words[index], padded, "")
         offset = await self._allocate(8 * len(words))
+        taken.append((offset, image.geometry.clusters(8 * len(words))))
         await image.write_metadata(offset, WORD64.encode(words), "")
         return Entry(
             offset,
@@ -228,7 +240,7 @@ class Bitmaps:
         try:
             await self._replace_directory([item for item in self.entries if item is not entry])
         except OSError as error:
-            raise QmpError("Failed to update bitmap extension") from error
+            raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
         self._free(clusters)
 
     def refusal(self, name: str, granularity: int) -> str | None:
@@ -334,6 +346,8 @@ def check_extension(autoclear: int, raw: bytes, cluster_size: int) -> bool:
         raise QmpError("found bitmaps extension with zero bitmaps")
     if extension.offset % cluster_size:
         raise QmpError("bitmaps_ext: invalid bitmap directory offset")
+    if not extension.size:
+        raise QmpError("Requested bitmap directory size is zero")
     if extension.size > bitmapdir.MAX_DIRECTORY:
         raise QmpError(
             f"bitmaps_ext: bitmap directory size ({extension.size}) exceeds the maximum supported"

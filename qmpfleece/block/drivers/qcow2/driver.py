@@ -61,6 +61,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             raise QmpError(f"Could not open image: {error.strerror}") from error
         image.events = opener.events
         self.image = image
+        self._bitmaps = Bitmaps(image)
         self._loaded = True
         node.length = align_down(header.size, SECTOR)
         await open_backing(opener, options, header, self._file.node)
@@ -74,7 +75,6 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         try:
             if not node.read_only:
                 await opening.clear_unknown_autoclear(image)
-            self._bitmaps = Bitmaps(image)
             await self._bitmaps.load()
             if header.incompatible & Incompatible.DIRTY and image.writable:
                 recount = Recount(image)
@@ -114,18 +114,21 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         image = self.image
         if image.dead:
             await image.mark_corrupt()
-        elif image.writable:
-            try:
-                await self._store_bitmaps()
+            return
+        try:
+            await self._store_bitmaps()
+            if image.writable:
                 await image.journal.settle()
-            except OSError as error:
-                sys.stderr.write(f"Failed to flush the L2 block cache: {error.strerror}\n")
-                await image.mark_corrupt()
-                return
-            if image.header.incompatible & Incompatible.DIRTY:
-                await pipeline.flush(image.file)
-                image.header.incompatible &= ~Incompatible.DIRTY
-                await image.write_features()
+        except OSError as error:
+            for name, cache in (("L2", image.l2), ("refcount", image.blocks)):
+                if any(table.dirty for table in cache):
+                    sys.stderr.write(f"Failed to flush the {name} block cache: {error.strerror}\n")
+            await image.mark_corrupt()
+            return
+        if image.writable and image.header.incompatible & Incompatible.DIRTY:
+            await pipeline.flush(image.file)
+            image.header.incompatible &= ~Incompatible.DIRTY
+            await image.write_features()
 
     async def _store_bitmaps(self) -> None:
         """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""

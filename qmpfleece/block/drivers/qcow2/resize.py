@@ -4,7 +4,7 @@ import errno
 from array import array
 from typing import TYPE_CHECKING
 
-from qmpfleece.base.errors import BlockError
+from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
@@ -37,13 +37,20 @@ class Resizer:
         No request is in flight in what is cut off.
 
         Raises:
-            OSError: EINVAL, ENOTSUP: QEMU would refuse it, too; EFBIG: too large.
+            OSError: EINVAL, with QEMU's text: the size is odd, or a snapshot or a persistent
+                bitmap can't follow; EFBIG: too large.
         """
         image = self._image
         if length % SECTOR:
             raise BlockError(errno.EINVAL, f"The new size must be a multiple of {SECTOR}")
         if image.snapshots and image.header.version < 3:
-            raise BlockError(errno.ENOTSUP, "Can't resize a v2 image which has snapshots")
+            raise BlockError(errno.EINVAL, "Can't resize a v2 image which has snapshots")
+        for bitmap in image.node.bitmaps:
+            if bitmap.persistent:
+                try:
+                    bitmap.check(allow_readonly=True)
+                except QmpError as error:
+                    raise BlockError(errno.EINVAL, error.desc) from error
         if length < image.size:
             await self._shrink(length)
         elif length > image.size:

@@ -1,5 +1,6 @@
 """Persistent bitmaps, made by qemu-img and read by us, and the other way round."""
 
+import errno
 import json
 import shutil
 
@@ -150,3 +151,41 @@ async def test_new_bitmap_is_refused_where_it_could_not_be_stored(image, tmp_pat
         assert disk.driver.bitmap_refusal("b" * 1024, 65536) == (
             "Name length exceeds maximum (1023 characters)"
         )
+
+
+async def test_bitmaps_that_could_not_be_stored_leave_no_leak(image, capsys):
+    qemu_img("bitmap", "--add", image, "b")
+    async with opened(image) as disk:
+        disk.node.bitmaps[0].mark(0, MIB)
+        driver = disk.node.children["file"].node.driver
+        whole = driver.pwrite
+
+        async def pwrite(offset, buf, flags):
+            # Only what is new behind the end of the file can't be written.
+            if offset >= image.stat().st_size:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            await whole(offset, buf, flags)
+
+        driver.pwrite = pwrite
+    said = "Failed to write bitmap 'b' to file: No space left on device\n"
+    assert capsys.readouterr().err.endswith(said)
+    check(image)
+
+
+async def test_inconsistent_bitmap_forbids_a_resize(image):
+    qemu_img("bitmap", "--add", image, "b")
+    async with opened(image) as disk:
+        disk.node.bitmaps[0].inconsistent = True
+        with pytest.raises(OSError, match="Bitmap 'b' is inconsistent and cannot be used"):
+            await disk.resize(32 * MIB)
+        assert disk.node.length == 64 * MIB
+
+
+async def test_bitmap_is_gone_from_the_file_as_soon_as_it_is_removed(image, tmp_path):
+    qemu_img("bitmap", "--add", image, "b")
+    async with opened(image) as disk:
+        await disk.driver.remove_persistent_bitmap("b")
+        assert bitmaps_of_copy(image, tmp_path) == []
+        disk.node.bitmaps.clear()
+    assert bitmaps_of(image) == []
+    check(image)
