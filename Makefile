@@ -39,8 +39,8 @@ lint: $(VENV)/.dev ## ruff (rules and format), mypy --strict, import-linter
 soak: $(VENV)/.dev tools ## the tests that take minutes: long random loads, verified
 	@$(BIN)/pytest -m soak --timeout 900 $(ARGS)
 
-bench: $(VENV)/.dev tools ## speed beside qemu-storage-daemon, in the same run
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.dev tools ## speed beside qemu-storage-daemon and nbdkit, in the same run
+	@benchmarks/run $(ARGS)
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

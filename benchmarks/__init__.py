@@ -1,0 +1,1 @@
+"""Speed beside qemu-storage-daemon and nbdkit; see ``benchmarks/run --help``."""

@@ -1,0 +1,88 @@
+"""The files that are measured on; the same ones for every peer."""
+
+import os
+import random
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from benchmarks.model import MeasurementError
+
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+#: Of copy-before-write, backup and qcow2 alike.
+CLUSTER: Final = 64 * 1024
+
+
+def filled(path: Path, size: int) -> None:
+    """Make a raw image without holes or zeroes."""
+    noise = os.urandom(MIB)
+    with path.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(noise)
+
+
+def sparse(path: Path, size: int) -> None:
+    """Make a raw image of holes."""
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def fragmented(path: Path, size: int, extents: int) -> None:
+    """Make a raw image with 4 KiB of data at even distances, holes between."""
+    step = size // extents // CLUSTER * CLUSTER
+    sparse(path, size)
+    with path.open("r+b") as file:
+        for number in range(extents):
+            os.pwrite(file.fileno(), b"\x5a" * 4096, number * step)
+
+
+def qcow2(path: Path, size: int) -> None:
+    """Make an empty qcow2 image."""
+    _img("create", "-q", "-f", "qcow2", str(path), str(size))
+
+
+def qcow2_of(path: Path, raw: Path) -> None:
+    """Make a qcow2 image of a raw one."""
+    _img("convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(path))
+
+
+def check(path: Path) -> None:
+    """Look whether an image is sound.
+
+    Raises:
+        MeasurementError: It is not; clusters that leak are no fault.
+    """
+    done = subprocess.run(
+        ["qemu-img", "check", "-q", str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode not in {0, 3}:
+        raise MeasurementError(f"qemu-img check: {done.stderr.decode(errors='replace').strip()}")
+
+
+def warm(path: Path) -> None:
+    """Bring a file without large holes to rest: written back, and in the page cache."""
+    with path.open("rb", buffering=0) as file:
+        os.fdatasync(file.fileno())
+        memory = bytearray(MIB)
+        while file.readinto(memory):
+            pass
+
+
+def shuffled_clusters(size: int) -> list[int]:
+    """Return an offset in every cluster, each once, in an order that is always the same."""
+    order = list(range(size // CLUSTER))
+    random.Random(0).shuffle(order)
+    return [number * CLUSTER + number % 16 * 4096 for number in order]
+
+
+def _img(*arguments: str) -> None:
+    done = subprocess.run(
+        ["qemu-img", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise MeasurementError(f"qemu-img: {done.stderr.decode(errors='replace').strip()}")
