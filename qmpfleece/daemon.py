@@ -22,6 +22,7 @@ from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.throttling import Limits
 from qmpfleece.control import command
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.shape import Shape
@@ -145,9 +146,12 @@ class Daemon:
     async def close(self) -> None:
         """End everything: exports, jobs, nodes; monitors last, so that clients see it happen.
 
-        The command that runs is waited for, no other one is begun.
+        The command that runs is waited for, no other one is begun. Requests that I/O limits
+        hold back go at once.
         """
         async with self.dispatcher.alone():
+            for group in self.system.graph.throttle_groups.values():
+                group.configure(Limits())
             await self.system.exports.close()
             await self.system.jobs.close()
             await self.system.drives.close()

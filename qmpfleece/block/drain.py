@@ -7,8 +7,22 @@ end.
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Protocol, runtime_checkable
 
 from qmpfleece.block.node import Node
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """A driver that holds requests back although they could be served."""
+
+    def drain_begin(self) -> None:
+        """Let all go, and hold none back until ``drain_end``."""
+        ...
+
+    def drain_end(self) -> None:
+        """Undo one ``drain_begin``."""
+        ...
 
 
 async def wait_drained(nodes: Iterable[Node]) -> None:
@@ -31,11 +45,28 @@ async def drained(*nodes: Node) -> AsyncIterator[None]:
     The edges above the nodes must not change inside, except by ``graph``, which carries the
     quiescence over.
     """
+    holding = _holding_back(nodes)
     for node in nodes:
         node.drained_begin()
     try:
+        for driver in holding:
+            driver.drain_begin()
         await wait_drained(nodes)
         yield
     finally:
+        for driver in holding:
+            driver.drain_end()
         for node in nodes:
             node.drained_end()
+
+
+def _holding_back(nodes: Iterable[Node]) -> list[HoldsBack]:
+    """Return who may hold back what a drain waits for: above the nodes, or on the way down."""
+    found: dict[Node, None] = {}
+    left = [above for node in nodes for above in node.busy_nodes()]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found[node] = None
+            left += [child.node for child in node.children.values()]
+    return [node.driver for node in found if isinstance(node.driver, HoldsBack)]

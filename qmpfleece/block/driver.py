@@ -12,7 +12,7 @@ read that the page cache answers takes no coroutine at all.
 """
 
 import errno
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
     from qmpfleece.block.node import Node
+    from qmpfleece.block.throttle_group import ThrottleGroup
 
 O = TypeVar("O", bound=BlockdevOptions)  # noqa: E741 - the customary name of the parameter
 
@@ -103,6 +104,8 @@ class Opener(Protocol):
 
     workers: "Workers"
     events: EventBus
+    #: By the ids of their objects.
+    throttle_groups: "Mapping[str, ThrottleGroup]"
 
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> "Child":
         """Open a nested definition, or find the node of that name, and attach it.

@@ -7,7 +7,7 @@ and requests never see half a change.
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import randrange
 from typing import Final
 
@@ -18,6 +18,7 @@ from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role, perm_names
+from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from qmpfleece.qapi.events import EventBus
 
@@ -41,6 +42,8 @@ class Graph:
     def __init__(self, workers: Workers, events: EventBus | None = None) -> None:
         self.workers = workers
         self.events = events or EventBus()
+        #: What throttle nodes can join, by name; kept by whoever makes the groups.
+        self.throttle_groups: dict[str, ThrottleGroup] = {}
         self._nodes: dict[str, Node] = {}
         #: Those of them whose drivers are not open yet: only what they consist of sees them.
         self._opening: set[Node] = set()
@@ -338,6 +341,7 @@ class _Opener:
     def __init__(self, graph: Graph, options: NodeOptions, above: dict[str, Node]) -> None:
         self.workers = graph.workers
         self.events = graph.events
+        self.throttle_groups: Mapping[str, ThrottleGroup] = graph.throttle_groups
         self.above = above
         self.opened: dict[str, Node] = {}
         self.node: Node

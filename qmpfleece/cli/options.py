@@ -1,7 +1,5 @@
 """What the options of the daemon take, and how their arguments become objects."""
 
-import base64
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field
@@ -54,7 +52,8 @@ those of qemu-storage-daemon; they are processed in the order given.
            [,bitmaps.0=BITMAP...]
              export a node over NBD
   --object secret,id=ID,data=TEXT|file=FILE
-             define an object
+  --object throttle-group,id=ID[,limits.bps-total=BYTES][,limits.iops-total=N...]
+             define an object; --object help lists the types, TYPE,help its properties
   --pidfile FILE
              write the process ID to FILE once everything exists
   --daemonize
@@ -112,44 +111,6 @@ class NbdServerOptions(Model):
     max_connections: Uint32 | None = None
 
 
-class SecretOptions(Model):
-    """QAPI ``ObjectOptions`` with qom-type secret."""
-
-    qom_type: Literal["secret"]
-    id: str
-    data: str | None = None
-    file: str | None = None
-    format: Literal["raw", "base64"] | None = None
-    keyid: str | None = None
-    iv: str | None = None
-
-    def content(self) -> bytes:
-        """Return the secret.
-
-        Raises:
-            QmpError: It can't be had; QEMU's words.
-        """
-        if self.keyid is not None or self.iv is not None:
-            raise QmpError("encrypted secrets are not supported")
-        if self.data is not None and self.file is not None:
-            raise QmpError("'file' and 'data' are mutually exclusive")
-        if self.file is not None:
-            try:
-                raw = Path(self.file).read_bytes()
-            except OSError as error:
-                raise QmpError(f"Unable to read {self.file}: {error.strerror}") from error
-        elif self.data is not None:
-            raw = self.data.encode("utf-8", "surrogateescape")
-        else:
-            raise QmpError("Either 'file' or 'data' must be provided")
-        if self.format != "base64":
-            return raw
-        try:
-            return base64.b64decode(raw, validate=True)
-        except ValueError as error:
-            raise QmpError("Base64 data is not valid") from error
-
-
 def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
     """Return an option's argument as JSON of the given shape; unchecked if it was JSON.
 
@@ -159,15 +120,6 @@ def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
     if text.startswith("{"):
         return _json(text)
     return typed(shape, keyval.parse(text, implied))
-
-
-def untyped(text: str, implied: str | None = None) -> dict[str, Any]:
-    """Return an option's argument as it is written: all leaves are strings unless it is JSON.
-
-    Raises:
-        QmpError: It is malformed; QEMU's words.
-    """
-    return _json(text) if text.startswith("{") else dict(keyval.parse(text, implied))
 
 
 def parse_as(model: type[Model], text: str, implied: str | None = None) -> Any:

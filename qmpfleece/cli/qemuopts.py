@@ -11,8 +11,8 @@ from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import split_value
+from qmpfleece.control import objects
 
-_IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _SWITCH: Final = {
     **dict.fromkeys(("on", "yes", "true", "y"), True),
     **dict.fromkeys(("off", "no", "false", "n"), False),
@@ -59,11 +59,13 @@ def check_id(text: str) -> None:
     Raises:
         QmpError: QEMU's words.
     """
-    if not _IDENTIFIER.fullmatch(text):
+    try:
+        objects.check_id(text)
+    except QmpError as error:
         raise QmpError(
-            "Parameter 'id' expects an identifier\n"
+            f"{error.desc}\n"
             "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
-        )
+        ) from error
 
 
 def switch(options: dict[str, str], key: str, *, default: bool) -> bool:

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
@@ -20,20 +20,15 @@ from qmpfleece.cli import keyval, options
 from qmpfleece.cli.background import Background
 from qmpfleece.cli.chardev import Chardev, absolute
 from qmpfleece.cli.chardev import make as make_chardev
+from qmpfleece.cli.object_help import object_help
 from qmpfleece.cli.pidfile import PidFile
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
+from qmpfleece.control.visitor import visit
 from qmpfleece.daemon import Daemon
 
 if TYPE_CHECKING:
     from qmpfleece.cli.options import NbdServerOptions
-
-#: Types of objects that QEMU has and we don't.
-_REFUSED: Final = (
-    "authz-list", "authz-list-file", "authz-simple", "iothread", "main-loop", "pr-manager-helper",
-    "secret_keyring", "thread-context", "throttle-group", "tls-cipher-suites", "tls-creds-anon",
-    "tls-creds-psk", "tls-creds-x509",
-)  # fmt: skip
 
 
 class OptionError(Exception):
@@ -72,12 +67,8 @@ def _inform(option: Option, program: str) -> bool:
         from qmpfleece import __version__
 
         print(f"{program} version {__version__} (QMP of QEMU 7.2)")
-    elif option.name == "object" and keyval.is_help(option.value):
-        print("List of user creatable objects:\n  secret")
-    elif option.name == "object" and option.value in {"secret,help", "secret,?"}:
-        print("secret options:")
-        for name in ("data", "file", "format", "iv", "keyid"):
-            print(f"  {name}=<string>")
+    elif option.name == "object" and (help_text := object_help(option.value)):
+        print(help_text)
     elif not (option.name == "trace" and keyval.is_help(option.value)):
         return False
     return True
@@ -126,7 +117,6 @@ class _Start:
         self._daemonized = daemonized
         self._chardevs: dict[str, Chardev] = {}
         self._monitors: list[tuple[Chardev, bool]] = []
-        self._secrets: dict[str, str] = {}
         self._pid_path = ""
         self._pid_file: PidFile | None = None
 
@@ -239,20 +229,8 @@ class _Start:
         self._monitors.append((device, bool(given.pretty)))
 
     async def _object(self, option: Option) -> None:
-        tree = options.untyped(option.value, "qom-type")
-        kind = tree.get("qom-type")
-        if kind in _REFUSED and "id" not in tree:
-            raise QmpError("Parameter 'id' is missing")
-        if kind in _REFUSED:
-            raise QmpError(f"objects of type '{kind}' are not supported")
-        if kind is None:
-            raise QmpError("Parameter 'qom-type' is missing")
-        if kind != "secret":
-            raise QmpError(f"Parameter 'qom-type' does not accept value '{kind}'")
-        given = options.parse_as(options.SecretOptions, option.value, "qom-type")
-        check_id(given.id)
-        if given.id in self._secrets:
-            raise QmpError(
-                f"attempt to add duplicate property '{given.id}' to object (type 'container')"
-            )
-        self._secrets[given.id] = given.content()
+        shape = self._daemon.arguments_of("object-add")
+        given = options.structured(option.value, shape, "qom-type")
+        visit(shape, given)
+        check_id(given["id"])  # as object-add does, with more words
+        await self._daemon.execute("object-add", given)

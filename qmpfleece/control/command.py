@@ -127,5 +127,6 @@ def command(name: str, *, exclusive: bool | None = None) -> Callable[[F], F]:
 
 
 def load() -> None:
-    """Import all command modules, so that ``COMMANDS`` is complete."""
+    """Import all modules of commands and objects, so that ``COMMANDS`` is complete."""
+    import_siblings("qmpfleece.control.object_types")
     import_siblings("qmpfleece.control.commands")

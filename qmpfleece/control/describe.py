@@ -38,7 +38,8 @@ def filename(node: Node) -> str:
     """Return what QEMU calls the file name of a node. Source: QAPI ``BlockDeviceInfo.file``."""
     driver = node.driver
     below = node.children.get("file")
-    if below is not None and (driver.is_filter or driver.driver_name in _NAMED_AS_CHILD):
+    shows_child = driver.is_filter or driver.driver_name in _NAMED_AS_CHILD
+    if below is not None and shows_child and not _strong_options(node):
         return filename(below.node)
     exact = node.exact_filename
     if exact and (driver.is_protocol or (below is not None and below.node.driver.is_protocol)):

@@ -1,24 +1,132 @@
-"""The objects that users create with object-add: secrets, throttle groups.
+"""The objects that users create with object-add: secrets, throttle groups, I/O threads.
 
-They are what ``/objects`` of QEMU's object tree holds. This knows their names and types; what an
-object does is the business of its class.
+They are what ``/objects`` of QEMU's object tree holds. This knows their names and types and how
+their properties are read and set; what an object does is the business of its class, which has a
+file of its own in ``object_types/``.
 """
 
-from typing import Protocol
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
+
+from pydantic import ConfigDict
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.registry import Registry
+from qmpfleece.qapi.model import Model
+from qmpfleece.qapi.order import ordered
+
+if TYPE_CHECKING:
+    from qmpfleece.control.system import System
+
+#: Every type of object by its QAPI ``ObjectType``.
+OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object")
+#: The model of what each is made from, by the same name.
+OBJECT_MODELS: Final[Registry[type["ObjectOptions"]]] = Registry("object options model")
+
+_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
-class UserObject(Protocol):
-    """An object that a user has made and may remove."""
+def check_id(name: str) -> None:
+    """Refuse what can't be an id.
 
-    #: The QAPI name of its type, e.g. ``throttle-group``.
-    @property
-    def qom_type(self) -> str: ...  # noqa: D102 - said above
+    Raises:
+        QmpError: QEMU's words.
+    """
+    if not _WELL_FORMED.fullmatch(name):
+        raise QmpError("Parameter 'id' expects an identifier")
+
+
+class ObjectOptions(Model):
+    """QAPI ``ObjectOptions``. The model of each type narrows ``qom_type`` to a literal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    qom_type: str
+    id: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in get_args(cls.model_fields["qom_type"].annotation):
+            OBJECT_MODELS.add(name, cls)
+
+
+class UserObject:
+    """An object that a user has made and may remove.
+
+    Class keywords:
+        qom_type: The QAPI name of its type, e.g. ``throttle-group``.
+
+    Args:
+        system: What it may touch.
+        name: Its id.
+
+    Attributes:
+        properties: The QOM types of its properties, by their names.
+        read_only: Those of them that can't be set.
+    """
+
+    qom_type: ClassVar[str]
+    properties: ClassVar[Mapping[str, str]]
+    read_only: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, *, qom_type: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.qom_type = qom_type
+        OBJECT_TYPES.add(qom_type, cls)
+
+    def __init__(self, system: "System", name: str) -> None:
+        self.system: Final = system
+        self.name: Final = name
+
+    def get_property(self, name: str) -> Any:
+        """Return a property as JSON. Source: QAPI ``qom-get``.
+
+        Raises:
+            QmpError: There is none of that name.
+        """
+        if name == "type":
+            return self.qom_type
+        if name not in self.properties:
+            raise QmpError(f"Property '{self.qom_type}.{name}' not found")
+        return self._get(name)
+
+    def set_property(self, name: str, value: Any) -> None:
+        """Set a property. Source: QAPI ``qom-set``.
+
+        Args:
+            name: The property.
+            value: JSON that nobody has checked.
+
+        Raises:
+            QmpError: There is none of that name, it can't be set, or not to this.
+        """
+        if name == "type" or name in self.read_only:
+            raise QmpError(f"Property '{self.qom_type}.{name}' is not writable")
+        if name not in self.properties:
+            raise QmpError(f"Property '{self.qom_type}.{name}' not found")
+        self._set(name, value)
+
+    def _get(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def _set(self, name: str, value: Any) -> None:
+        raise NotImplementedError
+
+    async def complete(self) -> None:
+        """Begin to be what it is: its properties are set and it has its id.
+
+        Raises:
+            QmpError: The properties don't fit together; the object is thrown away.
+        """
 
     def removable(self) -> bool:
         """Tell whether nobody uses it."""
-        ...
+        return True
+
+    def removed(self) -> None:
+        """Take note that it has been removed."""
 
 
 class Objects:
@@ -35,20 +143,27 @@ class Objects:
         """Return all ids with their objects, the oldest first."""
         return list(self._objects.items())
 
-    def add(self, name: str, made: UserObject) -> None:
-        """Give an object its id.
+    async def create(self, system: "System", options: ObjectOptions) -> None:
+        """Make an object. Source: QAPI ``object-add``.
 
         Raises:
-            QmpError: The id is taken.
+            QmpError: It is refused; nothing of it is left.
         """
-        if name in self._objects:
+        check_id(options.id)
+        made = OBJECT_TYPES[options.qom_type](system, options.id)
+        values = options.to_wire()
+        for name in ordered(values):  # in QEMU's order: of several errors the first is told
+            if name not in {"qom-type", "id"}:
+                made.set_property(name, values[name])
+        if options.id in self._objects:
             raise QmpError(
-                f"attempt to add duplicate property '{name}' to object (type 'container')"
+                f"attempt to add duplicate property '{options.id}' to object (type 'container')"
             )
-        self._objects[name] = made
+        await made.complete()
+        self._objects[options.id] = made
 
     def remove(self, name: str) -> None:
-        """Forget an object.
+        """Forget an object. Source: QAPI ``object-del``.
 
         Raises:
             QmpError: There is none of that id, or it is in use.
@@ -59,3 +174,4 @@ class Objects:
         if not made.removable():
             raise QmpError(f"object '{name}' is in use, can not be deleted")
         del self._objects[name]
+        made.removed()

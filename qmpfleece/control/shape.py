@@ -14,6 +14,7 @@ annotation                                            shape
 a ``Model``                                           Struct
 ``Annotated[A | B, Field(discriminator="t")]``        Union
 ``BlockdevOptions``, ``BlockdevCreateOptions``        Union over all drivers (an *open* union)
+``ObjectOptions``                                     Union over all types of object, likewise
 ``TransactionAction``                                 Union over all actions, likewise
 ``Annotated[A | B, Alternate("Name")]``               Alternate
 ``X | None``                                          X, the member is optional
@@ -32,6 +33,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from qmpfleece.block.driver import CREATE_MODELS, BlockdevCreateOptions
+from qmpfleece.control.objects import OBJECT_MODELS, ObjectOptions
 from qmpfleece.control.transaction import TransactionAction, action_models
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 from qmpfleece.qapi.model import Model, kebab
@@ -188,6 +190,7 @@ def _create_models() -> Mapping[str, type[Model]]:
 _OPEN_UNIONS: Final[Mapping[type[Model], Union]] = {
     BlockdevOptions: Union("BlockdevOptions", "driver", lambda: BLOCKDEV_MODELS),
     BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", _create_models),
+    ObjectOptions: Union("ObjectOptions", "qom-type", lambda: OBJECT_MODELS),
     TransactionAction: Union("TransactionAction", "type", action_models),
 }
 

@@ -82,7 +82,9 @@ def test_a_wrong_command_line_gets_qemus_words(refused, arguments, message):
         ("object", "secret,id=1,data=x", "Parameter 'id' expects an identifier\nIdentifiers "
          "consist of letters, digits, '-', '.', '_', starting with a letter."),
         ("export", "zzz", "Parameter 'type' does not accept value 'zzz'"),
-        ("object", "iothread,id=x", "objects of type 'iothread' are not supported"),
+        ("object", "main-loop,id=x", "Parameter 'qom-type' does not accept value 'main-loop'"),
+        ("object", "throttle-group,id=x,limits.bps-total=1,x-bps-read=1",
+         "bps/iops/max total values and read/write values cannot be used at the same time"),
         ("object", "bogus,id=x", "Parameter 'qom-type' does not accept value 'bogus'"),
     ],
 )  # fmt: skip
@@ -95,6 +97,8 @@ def test_an_option_that_can_not_be_done_is_named(refused, option, value, message
     [
         (["--blockdev", NULL, "--blockdev", NULL], "Duplicate nodes with node-name='n'"),
         (["--blockdev", NULL, "--export", "nbd,id=a,node-name=n"], "NBD server not running"),
+        (["--object", "iothread,id=x", "--object", "throttle-group,id=x"],
+         "attempt to add duplicate property 'x' to object (type 'container')"),
         (["--chardev", "stdio,id=c", "--monitor", "c,mode=readline"], "Only QMP is supported"),
         (["--chardev", "stdio,id=c", "--monitor", "c", "--monitor", "c"], "Device 'c' is in use"),
         (["--chardev", "stdio,id=c", "--chardev", "stdio,id=d"],
@@ -258,7 +262,15 @@ def test_a_socket_without_server_calls_who_listens(tmp_path):
 def test_an_object_may_be_json_and_its_help_is_printed():
     done = run(QSD, "--object", "{'qom-type': 'secret', 'id': 's', 'data': 'x'}", "--monitor", "c")
     assert 'chardev "c" not found' in done.stderr
-    assert "data=" in run(QSD, "--object", "secret,help").stdout
+    for asking in ("secret,help", "qom-type=secret,?", "secret,id=s,help"):
+        assert run(QSD, "--object", asking).stdout == (
+            "secret options:\n  data=<string>\n  file=<string>\n"
+            "  format=<QCryptoSecretFormat>\n  iv=<string>\n  keyid=<string>\n"
+        )
+    for asking in ("help", "?", "bogus,help"):
+        assert run(QSD, "--object", asking).stdout == (
+            "List of user creatable objects:\n  iothread\n  secret\n  throttle-group\n"
+        )
 
 
 def test_a_link_s_name_is_the_program_s_name(tmp_path):

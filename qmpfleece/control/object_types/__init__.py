@@ -1,0 +1,1 @@
+"""One file per type of object that object-add makes; the folder is scanned."""
