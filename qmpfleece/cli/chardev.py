@@ -7,6 +7,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ _IGNORED: Final = frozenset({"delay", "nodelay", "to", "tight", "reconnect", "lo
 _REFUSED: Final = frozenset(
     {"telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "abstract", "fd", "mux", "logfile"}
 )
+#: What follows ``tcp:``, up to the options.
+_HOST_PORT: Final = re.compile(r"(?P<host>[^:,]*):(?P<port>[^,]+),?")
 _KNOWN: Final = _SOCKET | _IGNORED | _REFUSED | {"backend", "id", "signal"}
 
 
@@ -67,23 +70,61 @@ class Chardev:
             connection.close()
 
 
-async def make(text: str, report: Callable[[str], None]) -> Chardev:
-    """Return the device that an option describes.
+def parse(text: str) -> dict[str, str]:
+    """Return the options in ``text``.
+
+    Raises:
+        QmpError: It is malformed; QEMU's words.
+    """
+    return qemuopts.parse(text, "backend", _KNOWN)
+
+
+def parse_short(text: str, name: str) -> dict[str, str] | None:
+    """Return the options of the device that ``-qmp`` and its like describe: ``unix:q,server=on``.
 
     Args:
-        text: The argument of ``--chardev``.
+        text: The argument.
+        name: The id that the device gets.
+
+    Returns:
+        The options; None for a network address without a port.
+
+    Raises:
+        QmpError: It is no kind of device that we have, or malformed.
+    """
+    kind, colon, rest = text.partition(":")
+    found = {"id": name, "backend": "socket"}
+    if text in {"null", "stdio"}:
+        return found | {"backend": text}
+    if colon and kind == "unix":
+        return found | qemuopts.parse(rest, "path", _KNOWN)
+    if colon and kind == "tcp":
+        match = _HOST_PORT.match(rest)
+        if match is None:
+            return None
+        found |= {"host": match["host"], "port": match["port"]}
+        return found | qemuopts.parse(rest[match.end() :], "host", _KNOWN)
+    raise QmpError(f"'{text}' is not a valid char driver")
+
+
+async def create(options: dict[str, str], report: Callable[[str], None]) -> Chardev:
+    """Return the device that options describe.
+
+    Args:
+        options: As ``parse`` returns them.
         report: Told what the user may wait for.
 
     Raises:
         QmpError: It can't be made; QEMU's words.
     """
-    options = qemuopts.parse(text, "backend", _KNOWN)
     if "id" not in options:
         raise QmpError("chardev: no id specified")
     name = options["id"]
     match options.get("backend"):
         case None:
             raise QmpError(f'chardev: "{name}" missing backend')
+        case "null":
+            return Chardev(name)
         case "stdio":
             return Chardev(name, stdio=True)
         case "socket":

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
+from qmpfleece.cli.words import complain
 from qmpfleece.nbdclient.uri import UriError
 from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
 
@@ -39,11 +39,6 @@ def run(program: str, verb: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except (QmpError, OSError, UriError, NbdRefused, NbdProtocolError, ValueError) as error:
         complain(program, words(error))
         return 1
-
-
-def complain(program: str, text: str) -> None:
-    """Write a line to stderr."""
-    print(f"{program}: {text}", file=sys.stderr, flush=True)
 
 
 def words(error: BaseException) -> str:

@@ -118,7 +118,7 @@ def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
         QmpError: It is malformed; QEMU's words.
     """
     if text.startswith("{"):
-        return _json(text)
+        return json_object(text)
     return typed(shape, keyval.parse(text, implied))
 
 
@@ -132,7 +132,12 @@ def parse_as(model: type[Model], text: str, implied: str | None = None) -> Any:
     return visit(shape, structured(text, shape, implied))
 
 
-def _json(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that an option's argument is.
+
+    Raises:
+        QmpError: It is malformed; QEMU's words.
+    """
     # The line's end completes a last token, and may not complete a value.
     values = list(Framer().feed(text.encode("utf-8", "surrogateescape") + b"\n"))
     if not values:

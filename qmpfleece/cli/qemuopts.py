@@ -19,13 +19,13 @@ _SWITCH: Final = {
 }
 
 
-def parse(text: str, implied: str, known: frozenset[str]) -> dict[str, str]:
+def parse(text: str, implied: str | None, known: frozenset[str] | None) -> dict[str, str]:
     """Return the options in ``text``.
 
     Args:
         text: The argument of an option.
-        implied: The key of a first value that stands without one.
-        known: The keys that exist.
+        implied: The key of a first value that stands without one; None: it is a flag, too.
+        known: The keys that exist; None: any.
 
     Raises:
         QmpError: It is malformed; QEMU's words.
@@ -38,14 +38,14 @@ def parse(text: str, implied: str, known: frozenset[str]) -> dict[str, str]:
         key, rest = match.group(), text[match.end() :]
         if rest.startswith("="):
             value, text = split_value(rest[1:])
-        elif first:
+        elif first and implied is not None:
             value, text = split_value(text)
             key = implied
         else:
             text = rest[1:]
             key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
         first = False
-        if key not in known:
+        if known is not None and key not in known:
             raise QmpError(f"Invalid parameter '{key}'")
         found[key] = value
     if "id" in found:

@@ -1,5 +1,6 @@
-"""Numbers as people read them."""
+"""What people read: complaints, and numbers with their units."""
 
+import sys
 from typing import Final
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -26,3 +27,8 @@ def time_text(seconds: float) -> str:
     minutes, whole = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+def complain(program: str, text: str) -> None:
+    """Write a line to stderr."""
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
