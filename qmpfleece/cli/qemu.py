@@ -1,0 +1,82 @@
+"""``qmpfleece-qemu``, the drop-in for the block half of qemu-system-x86_64.
+
+All options are read first, then what they describe is made, kind by kind, in the order of
+``_Start.process``. There is a machine with disks on its buses, but no guest that would run. An
+error is one message on stderr and exit status 1.
+
+Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.cli.qemu_help import inform
+from qmpfleece.cli.qemu_options import Reader, Wanted, scan
+from qmpfleece.cli.start import OptionError, Start, fail, located, run
+from qmpfleece.control.command import COMMANDS
+from qmpfleece.daemon import Daemon, load_packages
+
+
+def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Run the daemon and return its exit status."""
+    program = program or Path(sys.argv[0]).name
+    try:
+        given = list(scan(sys.argv[1:] if argv is None else argv))
+        load_packages()
+        reader = Reader(lambda name: COMMANDS[name].arguments)
+        for option in given:
+            if inform(option, program):
+                return 0
+            reader.read(option)
+        wanted = reader.wanted
+        run(
+            program,
+            lambda daemon: _Start(daemon, program, wanted),
+            daemonize=wanted.daemonize,
+            announces_shutdown=True,
+        )
+    except (QmpError, OptionError, ValueError) as error:
+        return fail(program, error)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+class _Start(Start):
+    """Makes what is wanted, in QEMU's order."""
+
+    def __init__(self, daemon: Daemon, program: str, wanted: Wanted) -> None:
+        super().__init__(daemon, program, daemonized=wanted.daemonize)
+        self._wanted = wanted
+
+    async def process(self) -> None:
+        """Make everything."""
+        wanted = self._wanted
+        self.daemon.system.name = wanted.name
+        self.daemon.system.running = not wanted.paused
+        if wanted.pidfile:
+            self.write_pid_file(wanted.pidfile)
+        for given in wanted.objects:
+            await self.daemon.execute("object-add", given)
+        for option, device in wanted.chardevs:
+            try:
+                await self.make_chardev(option, device)
+            except QmpError as error:
+                raise located(option, error) from error
+        for option, node in wanted.blockdevs:
+            try:
+                await self.daemon.execute("blockdev-add", node)
+            except QmpError as error:
+                raise located(option, error) from error
+        for option, monitor in wanted.monitors:
+            try:
+                self.make_monitor(monitor["chardev"], pretty=monitor.get("pretty") == "on")
+            except QmpError as error:
+                raise located(option, error) from error
+        for option, device in wanted.devices:
+            try:
+                await self.daemon.execute("device_add", device)
+            except QmpError as error:
+                raise located(option, error) from error
