@@ -29,6 +29,7 @@ class Scale:
         scattered: Writes that spread over a large bitmap.
         round_trips: Of QMP.
         starts: Of a daemon, each measurement; the median counts.
+        silence_s: No QMP reply for so long counts as this time.
     """
 
     rounds: int = 3
@@ -38,6 +39,7 @@ class Scale:
     scattered: int = 50_000
     round_trips: int = 5000
     starts: int = 10
+    silence_s: float = 3.0
 
 
 FULL: Final = Scale()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ def write_once(uri: str, offsets: Sequence[int], length: int, load: Load, folder
         log = folder / f"requests-{number}"
         with log.open("w") as file:
             file.write("fio version 2 iolog\ndisk add\ndisk open\n")
-            for offset in (*own, *own[: load.depth]):
+            for offset in islice(cycle(own), len(own) + load.depth):
                 file.write(f"disk write {offset} {length}\n")
             file.write("disk close\n")
         command += [*load.options(uri), f"--read_iolog={log}", "--replay_no_stall=1"]

@@ -1,6 +1,6 @@
 """What a suite says of itself: its cases, what each yields, and what must come out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -61,13 +61,14 @@ class Metric:
     targets: tuple[Target, ...] = ()
     lower: bool = False
 
-    def ratio(self, ours: float, theirs: float) -> float:
-        """Return how many times better we are than a peer."""
-        better, worse = (theirs, ours) if self.lower else (ours, theirs)
-        return better / worse if worse else float("inf")
+    def ratio(self, ours: float, theirs: float) -> float | None:
+        """Return how many times better we are than a peer; None if one did nothing at all."""
+        if not ours or not theirs:
+            return None
+        return theirs / ours if self.lower else ours / theirs
 
 
-#: By the metrics' names. Servers run for one measurement only: each begins with a fresh process.
+#: By the metrics' names.
 Figures = Mapping[str, float]
 
 
@@ -106,8 +107,3 @@ class Result:
         assert figures.keys() == wanted, (figures, wanted)
         for metric, figure in figures.items():
             self.figures.setdefault(metric, {}).setdefault(peer, []).append(figure)
-
-
-def total(results: Iterable[Result]) -> int:
-    """Return how many measurements failed."""
-    return sum(len(result.failures) for result in results)

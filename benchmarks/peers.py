@@ -63,7 +63,7 @@ class Server:
         """Return where clients find an export; nbdkit has one that takes every name."""
         return f"nbd+unix:///{export}?socket={self.folder / 'nbd'}"
 
-    def qmp(self, patience_s: float = 120.0) -> Qmp:
+    def qmp(self, patience_s: float = 20.0) -> Qmp:
         """Connect a monitor's client."""
         return Qmp(self.folder / "qmp", patience_s)
 
@@ -73,6 +73,11 @@ class Server:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
         raise MeasurementError("the server is gone")
+
+    def bytes_read(self) -> int:
+        """Return how much the process has read from files so far."""
+        counts = Path(f"/proc/{self.process.pid}/io").read_text()
+        return int(counts.partition("rchar:")[2].split()[0])
 
 
 @contextlib.contextmanager

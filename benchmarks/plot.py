@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from benchmarks.model import OURS, QSD, AtLeast, Result
+from benchmarks.model import NBDKIT, OURS, QSD, AtLeast, Result
 from benchmarks.report import Row, rows
+
+_COLOURS: Final = {QSD: "tab:blue", NBDKIT: "tab:orange"}
+#: Inches.
+_WIDTH: Final = 11.0
+_ROW: Final = 0.36
 
 
 def draw(results: Sequence[Result], path: Path) -> bool:
@@ -21,43 +27,53 @@ def draw(results: Sequence[Result], path: Path) -> bool:
     drawn = [row for result in results for row in rows(result) if row.ratios]
     if not drawn:
         return False
-    peers = sorted({peer for row in drawn for peer in row.ratios}, key=lambda peer: peer != QSD)
-    figure = Figure(figsize=(11, 1.5 + 0.36 * len(drawn)), layout="constrained")
+    peers = [peer for peer in _COLOURS if any(peer in row.ratios for row in drawn)]
+    figure = Figure(figsize=(_WIDTH, 1.5 + _ROW * len(drawn)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
     height = 0.8 / len(peers)
     for number, peer in enumerate(peers):
-        with_peer = [(at, row) for at, row in enumerate(drawn) if row.ratios.get(peer)]
+        shift = (number - (len(peers) - 1) / 2) * height
+        bars = [(at + shift, row) for at, row in enumerate(drawn) if peer in row.ratios]
+        ratios = [row.ratios[peer] for _, row in bars]
         axes.barh(
-            [at + (number - (len(peers) - 1) / 2) * height for at, _ in with_peer],
-            [row.ratios[peer] - 1 for _, row in with_peer],
+            [at for at, _ in bars],
+            [ratio - 1 for ratio in ratios],
             height,
             left=1,
+            color=_COLOURS[peer],
             label=f"{OURS} : {peer}",
         )
+        for (at, _), ratio in zip(bars, ratios, strict=True):
+            side = "left" if ratio >= 1 else "right"
+            axes.text(ratio, at, f" {ratio:.2g} ", fontsize=6, va="center", ha=side)
         marks = [
-            (target.ratio, at + (number - (len(peers) - 1) / 2) * height)
-            for at, row in with_peer
+            (target.ratio, at)
+            for at, row in bars
             for target in row.metric.targets
             if isinstance(target, AtLeast) and target.peer == peer
         ]
-        label = f"target, to {peer}"
-        axes.plot(*zip(*marks, strict=True), "|k", label=label) if marks else None
+        axes.plot(
+            [ratio for ratio, _ in marks],
+            [at for _, at in marks],
+            "|",
+            color="red",
+            markersize=70 * _ROW * height,
+            markeredgewidth=2,
+            label="target" if number == 0 else None,
+        )
     axes.set_yticks(range(len(drawn)), [_label(row) for row in drawn], fontsize=8)
     axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("how many times better (1: equal)")
-    axes.grid(axis="x", which="both", alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return True
 
 
 def _label(row: Row) -> str:
-    name = f"{row.suite}: {row.case}"
-    return (
-        name
-        if row.metric.name in {"rate", "copied", "time", "peak"}
-        else f"{name}: {row.metric.name}"
-    )
+    return f"{row.suite}: {row.name}"

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.bench import Scale
 from benchmarks.model import OURS, AtLeast, Metric, Result, Target
+
+#: Columns for a row's name.
+_NAME: Final = 54
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +22,14 @@ class Row:
     """One metric of one case.
 
     Attributes:
+        name: Of the case, and of the metric where it has several.
         medians: By peer.
         spreads: By peer: from the least to the most, as a part of the median.
         ratios: How many times better we are, by peer.
     """
 
     suite: str
-    case: str
+    name: str
     metric: Metric
     figures: dict[str, list[float]]
     medians: dict[str, float]
@@ -52,25 +56,28 @@ def rows(result: Result) -> Iterator[Row]:
         }
         ours = medians.get(OURS)
         ratios = {
-            peer: metric.ratio(ours, theirs)
+            peer: ratio
             for peer, theirs in medians.items()
-            if peer != OURS and ours is not None
+            if peer != OURS and ours and (ratio := metric.ratio(ours, theirs)) is not None
         }
-        yield Row(result.suite, result.case.name, metric, figures, medians, spreads, ratios)
+        name = result.case.name
+        if len(result.case.metrics) > 1:
+            name = f"{name}: {metric.name}"
+        yield Row(result.suite, name, metric, figures, medians, spreads, ratios)
 
 
 def header(peers: Sequence[str]) -> str:
     """Return the line above the table of a suite."""
     columns = "".join(f"{peer:>20}" for peer in peers)
     ratios = "".join(f"{'x ' + peer:>10}" for peer in peers if peer != OURS)
-    return f"{'':<58}{columns}{ratios}  target"
+    return f"{'':<{_NAME + 6}}{columns}{ratios}  target"
 
 
 def lines(result: Result, peers: Sequence[str]) -> Iterator[str]:
     """Yield the lines of a table for a case."""
     for row in rows(result):
-        name = row.case if len(result.case.metrics) == 1 else f"{row.case}: {row.metric.name}"
-        if len(name) > 48:  # two lines then
+        name = row.name
+        if len(name) > _NAME:  # two lines then
             yield name
             name = ""
         columns = "".join(_figure(row, peer) for peer in peers)
@@ -80,7 +87,7 @@ def lines(result: Result, peers: Sequence[str]) -> Iterator[str]:
             if peer != OURS
         )
         targets = ", ".join(f"{target}: {_word(row.met(target))}" for target in row.metric.targets)
-        yield f"{name:<50}{row.metric.unit:>8}{columns}{ratios}  {targets}".rstrip()
+        yield f"{name:<{_NAME}}{row.metric.unit:>6}{columns}{ratios}  {targets}".rstrip()
     if result.left_out:
         yield f"{result.case.name}: left out: {result.left_out}"
     for peer, reason in result.failures.items():
@@ -111,7 +118,7 @@ def summary(results: Sequence[Result]) -> Iterator[str]:
     yield f"{met} of {len(verdicts)} targets met"
     for row, target, verdict in verdicts:
         if verdict is not True:
-            yield f"  {_word(verdict)}: {row.suite}, {row.case}, {row.metric.name} {target}"
+            yield f"  {_word(verdict)}: {row.suite}, {row.name} {target}"
     for result in results:
         for peer, reason in result.failures.items():
             yield f"  FAILED: {result.suite}, {result.case.name}, {peer}: {reason}"
@@ -151,7 +158,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def _row(row: Row) -> dict[str, Any]:
     return {
         "suite": row.suite,
-        "case": row.case,
+        "name": row.name,
         "metric": row.metric.name,
         "unit": row.metric.unit,
         "lower-is-better": row.metric.lower,

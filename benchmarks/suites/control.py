@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import exported, fio, images
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Scale
 from benchmarks.fio import Load
 from benchmarks.model import (
     DAEMONS,
@@ -27,7 +27,7 @@ from benchmarks.model import (
     Suite,
     UnavailableError,
 )
-from benchmarks.peers import PEERS, Peer, Setup, child, ended
+from benchmarks.peers import PEERS, Peer, Server, Setup, child, ended
 from benchmarks.qmp import Qmp
 
 _PATIENCE_S: Final = 20.0
@@ -37,8 +37,6 @@ _HUNG: Final = 64 * images.MIB
 #: query-named-block-nodes asks the host's file system for the size of each file.
 _QUERIES: Final = ("query-version", "query-block-exports", "query-jobs")
 _PACE_S: Final = 0.002
-#: No reply for so long counts as this time: the daemon hangs with its disk.
-_SILENT_S: Final = 3.0
 #: What the other export is asked for, far below what either daemon can do.
 _BESIDE: Final = Load("randread", 4096, 4, rate=2000)
 
@@ -121,16 +119,17 @@ def _hanging_disk(bench: Bench, peer: Peer) -> Figures:
             "--export=type=nbd,id=hung,node-name=hung,name=hung",
             "--export=type=nbd,id=disk,node-name=disk,name=disk",
         )
-        with bench.serving(peer, Setup(graph)) as server, server.qmp(_SILENT_S) as qmp:
+        with bench.serving(peer, Setup(graph)) as server, server.qmp(bench.scale.silence_s) as qmp:
             # As many requests as the client may have, on all its connections.
             copy = ("nbdcopy", "--no-extents", server.uri("hung"), "null:")
             with (
                 fio.background(server.uri(), _BESIDE, folder) as beside,
                 contextlib.ExitStack() as stack,
             ):
+                _await_reads(server)
                 with _stopped(file_system):
                     waiting = stack.enter_context(child(*copy, folder=folder))
-                    slowest = _slowest(qmp, bench.scale.seconds)
+                    slowest = _slowest(qmp, bench.scale)
                     if waiting.poll() is not None:
                         raise MeasurementError("the disk did not hang")
                 if ended(waiting, _PATIENCE_S) != 0:
@@ -139,15 +138,25 @@ def _hanging_disk(bench: Bench, peer: Peer) -> Figures:
     return {"slowest QMP reply": slowest * 1000, "another export": report.iops}
 
 
-def _slowest(qmp: Qmp, seconds: float) -> float:
-    """Ask at a steady pace for a while; return the seconds of the slowest reply, or _SILENT_S."""
+def _await_reads(server: Server) -> None:
+    """Return once the load on the other export has begun."""
+    deadline = time.monotonic() + _PATIENCE_S
+    before = server.bytes_read()
+    while server.bytes_read() < before + images.MIB:
+        if time.monotonic() > deadline:
+            raise MeasurementError("the load does not begin")
+        time.sleep(0.01)
+
+
+def _slowest(qmp: Qmp, scale: Scale) -> float:
+    """Ask at a steady pace for a while; return the seconds of the slowest reply."""
     slowest = 0.0
-    end = time.monotonic() + seconds
+    end = time.monotonic() + scale.seconds
     for command in itertools.cycle(_QUERIES):
         try:
             slowest = max(slowest, *qmp.round_trips(command, 1))
-        except TimeoutError:
-            return _SILENT_S
+        except TimeoutError:  # the daemon hangs with its disk
+            return scale.silence_s
         if time.monotonic() > end:
             break
         time.sleep(_PACE_S)

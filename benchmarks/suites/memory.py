@@ -11,6 +11,7 @@ from benchmarks.model import DAEMONS, EVERYBODY, Below, Case, Figures, Metric, S
 from benchmarks.peers import Peer, Server, Setup
 
 _SIZE: Final = 10 * images.TIB
+_LARGE: Final = Load("rw", images.MIB, 8)
 
 
 def _figures(server: Server) -> Figures:
@@ -20,7 +21,7 @@ def _figures(server: Server) -> Figures:
 def _plain(bench: Bench, peer: Peer) -> Figures:
     """Read and write, in small pieces and large ones."""
     with exported.serve_raw(bench, peer) as server:
-        for load in (exported.MIXED, exported.READ, exported.WRITE):
+        for load in (exported.MIXED, _LARGE):
             bench.load(server.uri(), load)
         return _figures(server)
 
