@@ -128,7 +128,7 @@ class ThrottleGroup:
         A request that is cancelled after it was let through, and before it knew, has counted.
         """
         if member.draining or not self._must_wait(member, write=write):
-            self._buckets.account(length, write=write)
+            self._buckets.account(length, self._clock.time(), write=write)
             return
         waiting = _Waiting(length)
         member.queues[write].append(waiting)
@@ -197,7 +197,7 @@ class ThrottleGroup:
         waiting = member.queues[write].popleft()
         if not waiting.admitted.done():  # if it is, that is because it was cancelled
             # Counted now and not when it runs: until then others may ask.
-            self._buckets.account(waiting.length, write=write)
+            self._buckets.account(waiting.length, self._clock.time(), write=write)
             waiting.admitted.set_result(None)
 
     def _disarm(self, *, write: bool) -> None:

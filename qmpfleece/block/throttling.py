@@ -219,18 +219,22 @@ class Buckets:
 
     def wait_s(self, now: float, *, write: bool) -> float:
         """Return how long the next request has to wait, in seconds, 0 for not at all."""
-        elapsed = now - self._leaked
-        if elapsed > 0:
-            self._leaked = now
-            for bucket in self._all:
-                bucket.leak(elapsed)
+        self._leak(now)
         return max((bucket.wait_s() for bucket in self._checked[write]), default=0.0)
 
-    def account(self, length: int, *, write: bool) -> None:
+    def account(self, length: int, now: float, *, write: bool) -> None:
         """Count a request of ``length`` bytes that is let through."""
+        self._leak(now)
         of_bytes, of_operations = self._poured[write]
         for bucket in of_bytes:
             bucket.pour(length)
         operations = length / self._iops_size if 0 < self._iops_size < length else 1
         for bucket in of_operations:
             bucket.pour(operations)
+
+    def _leak(self, now: float) -> None:
+        elapsed = now - self._leaked
+        if elapsed > 0:
+            self._leaked = now
+            for bucket in self._all:
+                bucket.leak(elapsed)
