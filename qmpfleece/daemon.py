@@ -49,14 +49,17 @@ class Daemon:
         system: What commands act on.
         dispatcher: Runs them.
         qmp: The monitors.
+
+    Args:
+        has_machine: See ``System``.
     """
 
     system: System
     dispatcher: Dispatcher
     qmp: QmpServer
 
-    def __init__(self, *, announces_shutdown: bool = False) -> None:
-        self._announces_shutdown: Final = announces_shutdown
+    def __init__(self, *, has_machine: bool = False) -> None:
+        self._has_machine: Final = has_machine
         self._workers: Final = Workers()
 
     async def __aenter__(self) -> Self:
@@ -67,7 +70,7 @@ class Daemon:
             bus=bus,
             graph=graph,
             exports=ExportManager(graph, bus),
-            announces_shutdown=self._announces_shutdown,
+            has_machine=self._has_machine,
         )
         self.dispatcher = Dispatcher(self.system)
         self.qmp = QmpServer(self.dispatcher)
@@ -154,6 +157,7 @@ class Daemon:
                 group.configure(Limits())
             await self.system.exports.close()
             await self.system.jobs.close()
+            await self.system.devices.close()
             await self.system.drives.close()
             await self.system.graph.close()
             await self.qmp.close()

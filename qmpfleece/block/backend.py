@@ -51,9 +51,12 @@ class Backend:
         name: The name for messages; ``""`` for an unnamed one.
         perm: What the user needs of the node.
         shared: What it lets others do.
+
+    Attributes:
+        device: The id or QOM path of the device that holds it, for messages, too.
     """
 
-    __slots__ = ("_graph", "_quiesced", "_root", "_waiters", "name", "perm", "shared")
+    __slots__ = ("_graph", "_quiesced", "_root", "_waiters", "device", "name", "perm", "shared")
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Backend:
     ) -> None:
         self._graph = graph
         self.name = name
+        self.device = ""
         self.perm = perm
         self.shared = shared
         self._root: Child | None = None
@@ -92,6 +96,43 @@ class Backend:
         root = Child("root", Role.PRIMARY | Role.FILTERED, self, node)
         self._graph.attach(root, self.perm, self.shared)
         self._root = root
+
+    async def replace(self, node: Node) -> None:
+        """Go over to ``node`` between two requests; the old node closes if it is unowned.
+
+        Requests in flight end on the old node, later ones go to the new one.
+
+        Raises:
+            QmpError: Permissions conflict, or the node is read-only and writing is needed;
+                nothing has changed.
+        """
+        while (root := self._root) is not None:
+            old = root.node
+            if old is node:
+                return
+            async with drained(old):
+                if self._root is not root or root.node is not old:
+                    continue  # it has been led elsewhere, or let go, while we waited
+                self._graph.replace_node([root], node)
+            await self._graph.release(old)
+            return
+        self.attach(node)
+
+    def set_perm(self, perm: Perm, shared: Perm) -> None:
+        """Change what the user needs and lets others do, also for nodes to come.
+
+        Raises:
+            QmpError: Permissions conflict; nothing has changed.
+        """
+        if (root := self._root) is not None:
+            before = root.perm, root.shared
+            root.perm, root.shared = perm, shared
+            try:
+                self._graph.refresh_perms([root.node])
+            except BaseException:
+                root.perm, root.shared = before
+                raise
+        self.perm, self.shared = perm, shared
 
     async def detach(self) -> None:
         """Let go of the node, once the requests in flight have ended; it closes if unowned.
@@ -195,7 +236,8 @@ class Backend:
 
     def describe(self) -> str:
         """Return how permission messages name the user."""
-        return f"block device '{self.name}'" if self.name else "an unnamed block device"
+        name = self.name or self.device
+        return f"block device '{name}'" if name else "an unnamed block device"
 
     def drained_begin(self) -> None:
         """Hold back new requests."""

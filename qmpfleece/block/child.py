@@ -31,7 +31,8 @@ class Parent(Protocol):
 class Child:
     """An edge of the graph.
 
-    Changes only in ``graph``: ``node``, ``perm``, ``shared``. The rest is fixed.
+    Changes only in ``graph``: ``node``, ``perm``, ``shared``; the last two of a root edge in
+    ``backend``, too. The rest is fixed.
 
     Attributes:
         name: What the parent calls it: ``file``, ``target``, ``root``...

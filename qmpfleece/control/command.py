@@ -23,9 +23,9 @@ Signatures are read when a command is first called, because a start must be quic
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import create_model
 
@@ -33,6 +33,9 @@ from qmpfleece.base.registry import Registry, import_siblings
 from qmpfleece.control.shape import Shape, shape_of, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.model import Model
+
+if TYPE_CHECKING:
+    from qmpfleece.control.system import System
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -48,14 +51,21 @@ class Command:
         name: On the wire.
         handler: The decorated function.
         exclusive: Whether it waits for its turn, see ``command``.
+        machine: Whether only a program with a machine has it.
     """
 
     def __init__(
-        self, name: str, handler: Callable[..., Awaitable[Any]], *, exclusive: bool
+        self,
+        name: str,
+        handler: Callable[..., Awaitable[Any]],
+        *,
+        exclusive: bool,
+        machine: bool = False,
     ) -> None:
         self.name: Final = name
         self.handler: Final = handler
         self.exclusive: Final = exclusive
+        self.machine: Final = machine
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -106,7 +116,9 @@ class Command:
 COMMANDS: Final[Registry[Command]] = Registry("QMP command")
 
 
-def command(name: str, *, exclusive: bool | None = None) -> Callable[[F], F]:
+def command(
+    name: str, *, exclusive: bool | None = None, machine: bool = False
+) -> Callable[[F], F]:
     """Register the decorated coroutine function as QMP command ``name``.
 
     Args:
@@ -116,14 +128,22 @@ def command(name: str, *, exclusive: bool | None = None) -> Callable[[F], F]:
             is for those that only look, or act in one step without awaiting: they are
             answered at once also while another command waits for a hung disk. By default
             ``query-*`` is not exclusive and everything else is.
+        machine: Only a program with a machine has the command.
     """
 
     def register(handler: F) -> F:
         turn = not name.startswith("query-") if exclusive is None else exclusive
-        COMMANDS.add(name, Command(name, handler, exclusive=turn))
+        COMMANDS.add(name, Command(name, handler, exclusive=turn, machine=machine))
         return handler
 
     return register
+
+
+def commands_of(system: "System") -> Mapping[str, Command]:
+    """Return the commands that a program has, by name; ``load`` has run."""
+    if system.has_machine:
+        return COMMANDS
+    return {name: known for name, known in COMMANDS.items() if not known.machine}
 
 
 def load() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
-from qmpfleece.control.command import COMMANDS, Command
+from qmpfleece.control.command import Command, commands_of
 from qmpfleece.control.system import RUNNING, AfterReply, System
 from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
@@ -53,12 +53,12 @@ class Dispatcher:
 
     Args:
         system: What is handed to each command.
-        commands: The known commands, by name.
+        commands: The known commands, by name; by default those that the program has.
     """
 
-    def __init__(self, system: System, commands: Mapping[str, Command] = COMMANDS) -> None:
+    def __init__(self, system: System, commands: Mapping[str, Command] | None = None) -> None:
         self.system: Final = system
-        self.commands: Final = commands
+        self.commands: Final = commands_of(system) if commands is None else commands
         # Not a lock over data: the turn of commands that change something. It is fair.
         self._turn = asyncio.Lock()
 

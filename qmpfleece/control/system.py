@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
 from qmpfleece.jobs.manager import JobManager
@@ -75,30 +76,33 @@ class System:
         bus: Where events are emitted.
         graph: The block nodes.
         exports: The block exports and the NBD server.
-        announces_shutdown: Emit SHUTDOWN on quit, as qemu-system does and
-            qemu-storage-daemon does not.
+        has_machine: The program stands for qemu-system, not for qemu-storage-daemon: it has
+            devices with the commands on them, and emits SHUTDOWN on quit.
         running: The run state of query-status, stop and cont.
         name: What query-name says.
         jobs: The long operations; closed by whoever made the system, before the graph.
         drives: The named backends; closed after the jobs.
         objects: What object-add has made.
+        devices: The guest's disks; closed before the drives.
         shutdown: Set when the program is asked to end.
     """
 
     bus: EventBus
     graph: "Graph"
     exports: "ExportManager"
-    announces_shutdown: bool = False
+    has_machine: bool = False
     running: bool = True
     name: str | None = None
     jobs: JobManager = field(init=False)
     drives: Drives = field(init=False)
     objects: Objects = field(default_factory=Objects)
+    devices: Devices = field(init=False)
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.jobs = JobManager(self.bus)
         self.drives = Drives(self.graph)
+        self.devices = Devices(self.graph, self.drives, self.objects)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.
@@ -120,6 +124,6 @@ class System:
         self.after_reply(self._announce_shutdown)
 
     def _announce_shutdown(self) -> None:
-        if self.announces_shutdown:
+        if self.has_machine:
             self.bus.emit(Shutdown(guest=False, reason="host-qmp-quit"))
         self.shutdown.set()

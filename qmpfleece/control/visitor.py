@@ -122,9 +122,12 @@ def _struct(shape: Struct, value: Any, path: str) -> Model:
             members[member.wire] = found
         elif member.required:
             raise QmpError(f"Parameter '{full}' is missing")
+    open_ended = shape.model.model_config.get("extra") == "allow"
     for key in value:
         if key not in shape.by_wire:
-            raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
+            if not open_ended:
+                raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
+            members[key] = value[key]
     try:
         return shape.model.model_validate(members)
     except ValidationError as error:

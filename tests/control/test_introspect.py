@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from qmpfleece.base.registry import import_siblings
-from qmpfleece.control.command import COMMANDS, Boxed, Command, load
+from qmpfleece.control.command import Boxed, Command, commands_of, load
 from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import System
 from qmpfleece.qapi.alternate import Alternate
@@ -116,10 +116,10 @@ def test_union_has_base_members_a_tag_and_variants():
 
 
 @pytest.fixture
-def ours():
+def ours(system):
     import_siblings("qmpfleece.block.drivers")
     load()
-    return schema(COMMANDS, EVENTS)
+    return schema(commands_of(system), EVENTS)
 
 
 def test_every_type_that_is_named_is_described_once(ours):
@@ -184,16 +184,28 @@ class Arguments:
                 self._walk(case["type"], path, found, (*above, name))
 
 
+MACHINE = ["-machine", "none", "-nodefaults", "-display", "none"]
+PROGRAMS = {
+    False: ["qemu-storage-daemon", "--chardev", "stdio,id=c", "--monitor", "c"],
+    True: ["qemu-system-x86_64", *MACHINE, "-qmp", "stdio"],
+}
+
+
 @pytest.mark.oracle
-@pytest.mark.skipif(not shutil.which("qemu-storage-daemon"), reason="no QEMU here")
-def test_every_argument_of_ours_is_one_of_qemu(ours):
+@pytest.mark.parametrize("has_machine", PROGRAMS)
+def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
+    program = PROGRAMS[has_machine]
+    if not shutil.which(program[0]):
+        pytest.skip(f"{program[0]} is not installed")
+    import_siblings("qmpfleece.block.drivers")
+    system.has_machine = has_machine
     script = [
         {"execute": "qmp_capabilities"},
         {"execute": "query-qmp-schema"},
         {"execute": "quit"},
     ]
     done = subprocess.run(
-        ["qemu-storage-daemon", "--chardev", "stdio,id=c", "--monitor", "c"],
+        program,
         input="\n".join(map(json.dumps, script)),
         capture_output=True,
         text=True,
@@ -201,7 +213,8 @@ def test_every_argument_of_ours_is_one_of_qemu(ours):
     )
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     theirs = next(r["return"] for r in replies if isinstance(r.get("return"), list))
-    qemu, mine = Arguments(theirs), Arguments(ours)
-    known = [name for name in COMMANDS if name in qemu.entities]
+    commands = commands_of(system)
+    qemu, mine = Arguments(theirs), Arguments(schema(commands, EVENTS))
+    known = [name for name in commands if name in qemu.entities]
     differ = {pair for name in known for pair in mine.of(name) - qemu.of(name)}
     assert [path for path, _ in differ if not path.endswith(DIFFERENT)] == []

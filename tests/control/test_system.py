@@ -26,7 +26,7 @@ async def test_coroutine_that_nobody_would_await_is_refused(system):
 
 async def test_quit_outside_a_command_ends_the_program(system):
     seen = []
-    system.announces_shutdown = True
+    system.has_machine = True
     system.bus.subscribe(lambda event, _us: seen.append(event.to_wire()))
     waiter = asyncio.create_task(system.shutdown.wait())
     system.quit()

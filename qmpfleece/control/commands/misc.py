@@ -3,7 +3,7 @@
 from typing import Any, Final, Literal
 
 from qmpfleece import __version__
-from qmpfleece.control.command import COMMANDS, command
+from qmpfleece.control.command import command, commands_of
 from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import EVENTS, Event
@@ -65,9 +65,9 @@ async def qmp_capabilities(_system: System, enable: list[Literal["oob"]] | None 
 
 
 @command("query-commands")
-async def query_commands(_system: System) -> list[CommandInfo]:
+async def query_commands(system: System) -> list[CommandInfo]:
     """List the names of all commands, newest first as QEMU does."""
-    return [CommandInfo(name=name) for name in reversed([*COMMANDS])]
+    return [CommandInfo(name=name) for name in reversed([*commands_of(system)])]
 
 
 @command("query-version")
@@ -77,9 +77,9 @@ async def query_version(_system: System) -> VersionInfo:
 
 
 @command("query-qmp-schema")
-async def query_qmp_schema(_system: System) -> list[dict[str, Any]]:
+async def query_qmp_schema(system: System) -> list[dict[str, Any]]:
     """Describe all commands, events and types."""
-    return schema(COMMANDS, EVENTS)
+    return schema(commands_of(system), EVENTS)
 
 
 @command("query-name")

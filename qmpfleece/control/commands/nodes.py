@@ -6,13 +6,7 @@ from qmpfleece.control.command import Boxed, command
 from qmpfleece.control.describe import device_info
 from qmpfleece.control.system import System
 from qmpfleece.qapi.blockdev import BlockdevOptions
-from qmpfleece.qapi.nodes import BlockDeviceInfo, BlockInfo
-
-
-@command("query-block")
-async def query_block(_system: System) -> list[BlockInfo]:
-    """List the devices that use nodes: none, as there is no machine."""
-    return []
+from qmpfleece.qapi.nodes import BlockDeviceInfo
 
 
 @command("query-named-block-nodes")

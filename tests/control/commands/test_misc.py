@@ -26,7 +26,7 @@ async def test_quit_is_answered_before_the_end_is_asked_for(talk, system):
 
 
 async def test_quit_is_announced_after_its_reply_where_qemu_does_so(talk, system):
-    system.announces_shutdown = True
+    system.has_machine = True
     await talk.ask({"execute": "quit"})
     assert talk.seen == [{"return": {}}, "SHUTDOWN"]
 

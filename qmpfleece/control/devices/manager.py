@@ -1,0 +1,269 @@
+"""All devices of the machine: plugged in, found, taken out.
+
+What depends on a guest's answer waits for ever, as no guest runs; ``reset`` stands in for it, as
+QEMU's does.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.perm import Perm
+from qmpfleece.control.devices.device import ANONYMOUS, PERIPHERAL, Bus, Device
+from qmpfleece.control.devices.disk import (
+    check_block_size,
+    check_disk,
+    find_drive,
+    take_permissions,
+)
+from qmpfleece.control.devices.models import DeviceModel, find_model
+from qmpfleece.control.devices.properties import as_text
+from qmpfleece.control.drives import Drives
+from qmpfleece.control.objects import Objects
+from qmpfleece.qapi.order import ordered
+
+_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
+#: What of device_add is no property.
+_NO_PROPERTY: Final = frozenset({"driver", "id", "bus"})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A type of machine.
+
+    Attributes:
+        type: Its QOM type.
+        root: The path of its PCI bus below /machine, None if it has none.
+        hotplug: Whether devices may be plugged into that while it runs.
+    """
+
+    type: str
+    root: str | None
+    hotplug: bool = True
+
+
+#: The machines by their names and by the beginning of the names of their versions.
+MACHINES: Final = {
+    "pc": Machine("pc-i440fx-7.2-machine", "i440fx/pci.0"),
+    "q35": Machine("pc-q35-7.2-machine", "q35/pcie.0", hotplug=False),
+    "none": Machine("none-machine", None),
+}
+
+
+class Devices:
+    """The devices of one machine.
+
+    Args:
+        graph: Where the nodes are.
+        drives: The named backends, which devices take over.
+        objects: Where I/O threads are looked up.
+
+    Attributes:
+        machine: Its type; fixed before the first device comes.
+        running: The machine has been set up: what comes now is plugged in while it runs.
+    """
+
+    def __init__(self, graph: Graph, drives: Drives, objects: Objects) -> None:
+        self._graph = graph
+        self._drives = drives
+        self._objects = objects
+        self._devices: dict[str, Device] = {}
+        self._busses: list[Bus] = []
+        self._unnamed_busses = 0
+        self.running = False
+        self.set_machine("pc")
+
+    def set_machine(self, name: str) -> None:
+        """Choose the type of machine, before there are devices."""
+        assert not self._devices
+        self.machine = MACHINES[name]
+        self._busses = []
+        if self.machine.root is not None:
+            root = Bus(
+                self.machine.root.rpartition("/")[2],
+                "PCI",
+                f"/machine/{self.machine.root}",
+                hotplug=self.machine.hotplug,
+                guest_agrees=True,
+            )
+            self._busses.append(root)
+
+    # -- finding ------------------------------------------------------------------------------
+
+    def all(self) -> list[Device]:
+        """Return all devices, the oldest first."""
+        return list(self._devices.values())
+
+    def at(self, path: str) -> Device | None:
+        """Return the device at a path of the object tree; a virtio disk is at two."""
+        return self._devices.get(path.removesuffix("/virtio-backend"))
+
+    def find(self, name: str) -> Device | None:
+        """Return the device of an id or path."""
+        return self.at(name if name.startswith("/") else f"{PERIPHERAL}/{name}")
+
+    def holder(self, backend: Backend) -> Device | None:
+        """Return the device that has a backend."""
+        return next((item for item in self.all() if item.backend is backend), None)
+
+    # -- coming -------------------------------------------------------------------------------
+
+    async def add(self, driver: str, options: dict[str, Any]) -> Device:
+        """Make a device and plug it in. Source: QAPI ``device_add``.
+
+        Args:
+            driver: The model, or an alias of it.
+            options: ``id``, ``bus`` and the properties, as JSON values.
+
+        Raises:
+            QmpError: It can't be done; nothing has changed.
+        """
+        given = {name: as_text(options[name]) for name in ordered(options)}
+        ident = given.get("id")
+        if ident is not None and not _WELL_FORMED.fullmatch(ident):
+            raise QmpError("Parameter 'id' expects an identifier")
+        model = find_model(driver)
+        bus = self._choose_bus(model, given.get("bus"))
+        if self.running and not bus.hotplug:
+            raise QmpError(f"Bus '{bus.name}' does not support hotplugging")
+        path = f"{PERIPHERAL}/{ident}" if ident is not None else self._anonymous_path()
+        if path in self._devices:
+            raise QmpError(f"Duplicate device ID '{ident}'")
+        device = Device(model, ident, path, bus)
+        device.hotplugged = self.running
+        try:
+            for name, text in given.items():
+                if name not in _NO_PROPERTY and text is not None:
+                    self._set(device, name, text)
+            self._realize(device)
+        except BaseException:
+            await self._give_back(device)
+            raise
+        self._devices[path] = device
+        bus.devices.insert(0, device)
+        if device.offers is not None:
+            self._busses.append(device.offers)
+        return device
+
+    def _choose_bus(self, model: DeviceModel, name: str | None) -> Bus:
+        if name is None:
+            # The newest controller comes first, as in QEMU.
+            bus = next((bus for bus in reversed(self._busses) if bus.kind == model.bus), None)
+            if bus is None:
+                raise QmpError(f"No '{model.bus}' bus found for device '{model.name}'")
+            return bus
+        bus = next((bus for bus in self._busses if bus.name == name), None)
+        if bus is None:
+            raise QmpError(f"Bus '{name}' not found")
+        if bus.kind != model.bus:
+            raise QmpError(f"Device '{model.name}' can't go on {bus.kind} bus")
+        return bus
+
+    def _anonymous_path(self) -> str:
+        number = 0
+        while (path := f"{ANONYMOUS}/device[{number}]") in self._devices:
+            number += 1
+        return path
+
+    def _set(self, device: Device, name: str, text: str) -> None:
+        model = device.model
+        known = model.by_name.get(name)
+        if known is None:
+            raise QmpError(f"Property '{model.name}.{name}' not found")
+        if name == "drive":
+            if text:
+                held = [item.backend for item in self.all() if item.backend is not None]
+                device.backend = find_drive(self._graph, self._drives, device, text, held)
+            return
+        if name == "iothread":
+            made = self._objects.get(text)
+            if made is None:
+                raise QmpError(f"Device '{text}' not found", ErrorClass.DEVICE_NOT_FOUND)
+        device.values[name] = known.parse(text, model.name)
+        if name.endswith("al_block_size"):
+            check_block_size(device, name)
+
+    def _realize(self, device: Device) -> None:
+        model = device.model
+        if model.bus == "SCSI" and (wrong := device.place()) is not None:
+            raise QmpError(wrong)
+        if model.has_drive:
+            if device.backend is None and model.removable:
+                device.backend = Backend(self._graph, perm=Perm.NONE)
+            check_disk(device)
+            assert device.backend is not None
+            device.backend.device = device.name
+            take_permissions(device)
+        if model.offers:
+            device.offers = self._make_bus(device)
+
+    def _make_bus(self, device: Device) -> Bus:
+        kind = device.model.offers
+        if device.id is not None:
+            name = f"{device.id}.0"
+        else:
+            name = f"{kind.lower()}.{self._unnamed_busses}"
+            self._unnamed_busses += 1
+        return Bus(name, kind, f"{device.inner_path}/{name}")
+
+    # -- going --------------------------------------------------------------------------------
+
+    def find_removable(self, name: str) -> Device:
+        """Return the device that device_del names.
+
+        Raises:
+            QmpError: There is none, or it can't be taken out.
+        """
+        device = self.find(name)
+        if device is None:
+            raise not_found(name)
+        if device.model.inner and name.endswith("/virtio-backend"):
+            raise QmpError("Bus 'virtio-bus' does not support hotplugging")
+        if self.running and not device.bus.hotplug:
+            raise QmpError(f"Bus '{device.bus.name}' does not support hotplugging")
+        if device.unplugging:
+            raise QmpError(f"Device {name} is already in the process of unplug")
+        return device
+
+    async def remove(self, device: Device) -> list[Device]:
+        """Take a device out, with those on its bus; return them in the order of their going.
+
+        Requests in flight are waited for. The backend of a -drive goes with its device.
+        """
+        gone: list[Device] = []
+        if device.offers is not None:
+            for below in tuple(device.offers.devices):
+                gone += await self.remove(below)
+            self._busses.remove(device.offers)
+        device.bus.devices.remove(device)
+        del self._devices[device.path]
+        backend = device.backend
+        if backend is not None:
+            await backend.detach()
+            if backend.name:
+                self._drives.forget(backend.name)
+        return [*gone, device]
+
+    async def _give_back(self, device: Device) -> None:
+        """Undo the taking of a backend by a device that has failed to become one."""
+        backend = device.backend
+        if backend is None:
+            return
+        backend.device = ""
+        if not backend.name:
+            await backend.detach()
+
+    async def close(self) -> None:
+        """Let go of all nodes, without a word."""
+        for device in reversed(self.all()):
+            if device.backend is not None:
+                await device.backend.detach()
+        self._devices.clear()
+
+
+def not_found(name: str) -> QmpError:
+    """Return the error for a name that no device has."""
+    return QmpError(f"Device '{name}' not found", ErrorClass.DEVICE_NOT_FOUND)

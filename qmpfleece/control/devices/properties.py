@@ -1,0 +1,109 @@
+"""Properties of devices: what they are called, of which type they are, how text becomes a value.
+
+Source: ``device-list-properties`` of QEMU 7.2, and what it says to values that are no good.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+
+_ENUMS: Final = {
+    "OnOffAuto": ("auto", "on", "off"),
+    "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
+}
+_BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
+_NUMBER: Final = re.compile(r"\s*[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)([bBkKmMgGtTpPeE]?)")
+_SUFFIXES: Final = "bkmgtpe"
+_SLOT: Final = re.compile(r"([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
+_SLOTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A property that can be given when a device is made.
+
+    Attributes:
+        name: As the user says it.
+        kind: Its QOM type, e.g. ``uint32``.
+        default: Its value unless given, None where QEMU tells none.
+        description: What QEMU says about it.
+    """
+
+    name: str
+    kind: str
+    default: Any = None
+    description: str | None = None
+
+    def parse(self, text: str, owner: str) -> Any:
+        """Return the value that a text stands for.
+
+        Args:
+            text: What was given.
+            owner: The type of the device, for messages.
+
+        Raises:
+            QmpError: It stands for none.
+        """
+        if self.name == "addr":
+            return self._slot(text, owner)
+        if self.kind == "bool":
+            if text not in {"on", "off", "yes", "no", "true", "false", "y", "n"}:
+                raise QmpError(f"Parameter '{self.name}' expects 'on' or 'off'")
+            return text in {"on", "yes", "true", "y"}
+        if self.kind in _ENUMS:
+            if text not in _ENUMS[self.kind]:
+                raise QmpError(f"Parameter '{self.name}' does not accept value '{text}'")
+            return text
+        if self.kind == "size":
+            return self._size(text)
+        if self.kind in _BITS:
+            return self._integer(text)
+        return text
+
+    def _integer(self, text: str) -> int:
+        found = _NUMBER.fullmatch(text)
+        if found is None:
+            raise QmpError(f"Parameter '{self.name}' expects integer")
+        value = int(text, 0) if "x" in text.lower() else int(text)
+        bits = _BITS[self.kind]
+        if self.kind == "uint64" and -(1 << 63) <= value < 0:
+            return value + (1 << 64)
+        low = 0 if self.kind.startswith("u") else -(1 << bits - 1)
+        if not low <= value < low + (1 << bits):
+            wide = bits == 64 or not -(1 << 63) <= value < 1 << 64
+            raise QmpError(
+                f"Parameter '{self.name}' expects {'integer' if wide else self.kind + '_t'}"
+            )
+        return value
+
+    def _size(self, text: str) -> int:
+        found = _SIZE.fullmatch(text)
+        if found is None:
+            raise QmpError(f"Parameter '{self.name}' expects size")
+        digits, suffix = found.groups()
+        number = int(digits, 16) if digits[:2].lower() == "0x" else float(digits)
+        return int(number * (1 << 10 * _SUFFIXES.index(suffix.lower() or "b")))
+
+    def _slot(self, text: str, owner: str) -> int:
+        """Return ``slot * 8 + function`` of a PCI address."""
+        found = _SLOT.fullmatch(text)
+        if found is None or int(found[1], 16) >= _SLOTS:
+            raise QmpError(f"Property '{owner}.{self.name}' doesn't take value '{text}'")
+        return int(found[1], 16) * 8 + int(found[2] or "0")
+
+
+def as_text(value: Any) -> str | None:
+    """Return a JSON value as text, None for one that QEMU passes over without a word."""
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case str():
+            return value
+        case int():
+            return str(value)
+        case float():
+            return f"{value:.17g}"
+    return None
