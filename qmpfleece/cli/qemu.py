@@ -14,7 +14,8 @@ from pathlib import Path
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.qemu_help import inform
 from qmpfleece.cli.qemu_options import Reader, Wanted, scan
-from qmpfleece.cli.start import OptionError, Start, fail, located, run
+from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
+from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.command import COMMANDS
 from qmpfleece.daemon import Daemon, load_packages
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
             program,
             lambda daemon: _Start(daemon, program, wanted),
             daemonize=wanted.daemonize,
-            announces_shutdown=True,
+            has_machine=True,
         )
     except (QmpError, OptionError, ValueError) as error:
         return fail(program, error)
@@ -53,30 +54,29 @@ class _Start(Start):
 
     async def process(self) -> None:
         """Make everything."""
-        wanted = self._wanted
-        self.daemon.system.name = wanted.name
-        self.daemon.system.running = not wanted.paused
+        wanted, system, execute = self._wanted, self.daemon.system, self.daemon.execute
+        system.name = wanted.name
+        system.running = not wanted.paused
+        for option, given in wanted.fds:
+            with at(option):
+                check_fd(given)
         if wanted.pidfile:
             self.write_pid_file(wanted.pidfile)
+        system.devices.set_machine(machine_kind(wanted.machine))
         for given in wanted.objects:
-            await self.daemon.execute("object-add", given)
-        for option, device in wanted.chardevs:
-            try:
-                await self.make_chardev(option, device)
-            except QmpError as error:
-                raise located(option, error) from error
-        for option, node in wanted.blockdevs:
-            try:
-                await self.daemon.execute("blockdev-add", node)
-            except QmpError as error:
-                raise located(option, error) from error
-        for option, monitor in wanted.monitors:
-            try:
-                self.make_monitor(monitor["chardev"], pretty=monitor.get("pretty") == "on")
-            except QmpError as error:
-                raise located(option, error) from error
-        for option, device in wanted.devices:
-            try:
-                await self.daemon.execute("device_add", device)
-            except QmpError as error:
-                raise located(option, error) from error
+            await execute("object-add", given)
+        for option, given in wanted.chardevs:
+            with at(option):
+                await self.make_chardev(option, given)
+        for option, given in wanted.blockdevs:
+            with at(option):
+                await execute("blockdev-add", given)
+        check_accels(wanted.accels)
+        for option, given in wanted.monitors:
+            with at(option):
+                self.make_monitor(given["chardev"], pretty=given.get("pretty") == "on")
+        for option, given in wanted.devices:
+            with at(option):
+                await execute("device_add", given)
+        check_incoming(wanted.incoming)
+        system.devices.running = True
