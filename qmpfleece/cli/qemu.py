@@ -13,8 +13,8 @@ from pathlib import Path
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.qemu_help import inform
-from qmpfleece.cli.qemu_options import Reader, Wanted, scan
 from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
+from qmpfleece.cli.qemu_options import Reader, Wanted, scan
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.command import COMMANDS
 from qmpfleece.daemon import Daemon, load_packages

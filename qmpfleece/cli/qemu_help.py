@@ -5,6 +5,7 @@ from typing import Final
 
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.object_help import object_help
+from qmpfleece.cli.qemu_machine import ACCELS, MACHINES
 from qmpfleece.cli.scan import Option
 
 _HELP: Final = """\
@@ -70,22 +71,12 @@ def _object(value: str) -> str:
     return f"{text}\n" if text else ""
 
 
-_MACHINES: Final = """\
-Supported machines are:
-pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)
-pc-i440fx-7.2        Standard PC (i440FX + PIIX, 1996) (default)
-q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)
-pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)
-none                 empty machine
-"""
-
-
 def _machine(value: str) -> str:
-    return _MACHINES if is_help(value) else ""
+    return MACHINES if is_help(value) else ""
 
 
 def _accel(value: str) -> str:
-    return "Accelerators supported in QEMU binary:\nqtest\ntcg\nkvm\n" if is_help(value) else ""
+    return ACCELS if is_help(value) else ""
 
 
 _ANSWERS: Final[dict[str, Callable[[str], str]]] = {

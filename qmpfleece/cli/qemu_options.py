@@ -10,13 +10,13 @@ Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import chardev, options, qemuopts
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, UsageError
-from qmpfleece.cli.start import OptionError, located
+from qmpfleece.cli.start import OptionError, at
 from qmpfleece.control.shape import Shape
 from qmpfleece.control.visitor import visit
 
@@ -46,6 +46,10 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGN
 _NAME: Final = frozenset({"guest", "process", "debug-threads"})
 _FD: Final = frozenset({"fd", "set", "opaque"})
 _MON: Final = frozenset({"id", "mode", "chardev", "pretty"})
+
+
+#: What an option's argument says, key by key; strings unless it was JSON.
+Given: TypeAlias = dict[str, Any]
 
 
 def scan(words: Sequence[str]) -> Iterator[Option]:
@@ -99,13 +103,13 @@ class Wanted:
     accels: list[Option] = field(default_factory=list)
     incoming: Option | None = None
     qtest: Option | None = None
-    fds: list[tuple[Option, dict[str, str]]] = field(default_factory=list)
-    objects: list[dict[str, Any]] = field(default_factory=list)
-    chardevs: list[tuple[Option, dict[str, str]]] = field(default_factory=list)
-    monitors: list[tuple[Option, dict[str, str]]] = field(default_factory=list)
-    blockdevs: list[tuple[Option, Any]] = field(default_factory=list)
-    drives: list[tuple[Option, dict[str, str]]] = field(default_factory=list)
-    devices: list[tuple[Option, dict[str, Any]]] = field(default_factory=list)
+    fds: list[tuple[Option, Given]] = field(default_factory=list)
+    objects: list[Given] = field(default_factory=list)
+    chardevs: list[tuple[Option, Given]] = field(default_factory=list)
+    monitors: list[tuple[Option, Given]] = field(default_factory=list)
+    blockdevs: list[tuple[Option, Given]] = field(default_factory=list)
+    drives: list[tuple[Option, Given]] = field(default_factory=list)
+    devices: list[tuple[Option, Given]] = field(default_factory=list)
 
 
 class Reader:
@@ -155,10 +159,8 @@ class Reader:
         handler = self._handlers.get(option.name)
         if handler is None:
             return
-        try:
+        with at(option):
             handler(option)
-        except QmpError as error:
-            raise located(option, error) from error
 
     def _unique(self, kind: str, given: dict[str, Any]) -> None:
         """Refuse an id that another option of the kind has."""

@@ -17,7 +17,7 @@ from qmpfleece.cli.chardev import absolute
 from qmpfleece.cli.object_help import object_help
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
-from qmpfleece.cli.start import OptionError, Start, fail, located, run
+from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.visitor import visit
 from qmpfleece.daemon import Daemon
 
@@ -89,10 +89,8 @@ class _Start(Start):
             "trace": self._trace,
         }
         for option in self._given:
-            try:
+            with at(option):
                 await handlers[option.name](option)
-            except QmpError as error:
-                raise located(option, error) from error
         if self._pid_path:
             self.write_pid_file(self._pid_path)
 

@@ -5,10 +5,11 @@ are processed; character devices, monitors, nodes and the PID file are the same.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from qmpfleece.base.errors import QmpError
@@ -34,9 +35,17 @@ class OptionError(Exception):
         self.texts = texts
 
 
-def located(option: Option, error: QmpError) -> OptionError:
-    """Return an error that names the option as it was written."""
-    return OptionError(f"{option.where}: {error.desc}")
+@contextlib.contextmanager
+def at(option: Option) -> Iterator[None]:
+    """Let an error name the option, as it was written.
+
+    Raises:
+        OptionError: In place of a ``QmpError``.
+    """
+    try:
+        yield
+    except QmpError as error:
+        raise OptionError(f"{option.where}: {error.desc}") from error
 
 
 class Start(ABC):
