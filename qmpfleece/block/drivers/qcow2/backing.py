@@ -84,8 +84,7 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
         return _validate(_from_json(name, image_format))
     below = file_definition(name)
     if below["driver"] == "file" and not os.path.isabs(below["filename"]):
-        base = file.exact_filename
-        if not base:
+        if not (base := _name_below(file)):
             raise QmpError(f"Cannot use relative backing file names for '{file.name}'")
         below["filename"] = os.path.join(os.path.dirname(base), below["filename"])
     if not image_format:
@@ -94,9 +93,17 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
     return _validate({"driver": image_format, "file": below, "read-only": True})
 
 
+def _name_below(node: Node) -> str:
+    """Return the name of the file that a node without one leads to, empty if to none."""
+    while not node.exact_filename and (child := node.primary_child) is not None:
+        node = child.node
+    return node.exact_filename
+
+
 def _place(file: Node) -> str:
     """Return where an image lies, so that it is known again."""
-    return os.path.abspath(file.exact_filename) if file.exact_filename else f"#{file.name}"
+    name = _name_below(file)
+    return os.path.abspath(name) if name else f"#{file.name}"
 
 
 def _from_json(name: str, image_format: str) -> dict[str, Any]:

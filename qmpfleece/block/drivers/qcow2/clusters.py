@@ -239,7 +239,7 @@ class Clusters:
             OSError: It can't be read, or its place is corrupt.
         """
         place = self._slice_offset(offset)
-        if place is not None:
+        if place is not None and self._image.l2.peek(place) is None:
             await self._image.note("l2_load")
             await self._image.l2.load(place)
 
@@ -327,6 +327,7 @@ class Clusters:
         for start in range(old, old + geometry.cluster_size, geometry.slice_bytes):
             image.l2.drop(start)
         image.journal.free(old >> geometry.cluster_bits, 1, discard=image.discard_other)
+        await image.note("cluster_free")
 
     def _insert_blank(self, offset: int) -> None:
         """Spare reading back a table of zeroes, where it is one slice."""
@@ -342,20 +343,30 @@ class Clusters:
             await image.read(old, content)
             await image.note("l2_alloc_write")
             await pipeline.pwrite(image.file, offset, content)
-        elif size <= len(_ZEROES):
+            return
+        await image.note("l2_alloc_write")
+        if size <= len(_ZEROES):
             await pipeline.pwrite(image.file, offset, memoryview(_ZEROES)[:size])
         else:
             await pipeline.pwrite_zeroes(image.file, offset, size)
 
-    def drop_reference(self, word: int) -> None:
-        """Give up what an L2 entry referred to; the entry has been changed."""
+    def drop_reference(self, word: int) -> tuple[int, int]:
+        """Give up what an L2 entry referred to; the entry has been changed.
+
+        Returns:
+            Number of the first cluster, and how many.
+        """
         image, bits = self._image, self._geometry.cluster_bits
+        first, count = 0, 0
         if word & COMPRESSED:
             offset, length = self._geometry.compressed(word)
-            first, last = offset >> bits, offset + length - 1 >> bits
-            image.journal.free(first, last - first + 1, discard=image.discard_request)
+            first = offset >> bits
+            count = (offset + length - 1 >> bits) + 1 - first
         elif (host := word & OFFSET_MASK) and not self._with_data_file:
             if host & self._mask:
                 image.corrupt(f"Cannot free unaligned cluster {hexa(host)}", fatal=False)
-                return
-            image.journal.free(host >> bits, 1, discard=image.discard_request)
+            else:
+                first, count = host >> bits, 1
+        if count:
+            image.journal.free(first, count, discard=False)
+        return first, count

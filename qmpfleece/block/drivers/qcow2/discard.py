@@ -2,6 +2,7 @@
 
 import errno
 from array import array
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import BlockError
@@ -65,6 +66,7 @@ class Discarder:
             full: Leave no trace, not even zero clusters: the disk is made shorter.
         """
         backing = self._reader.backing is not None and not full
+        dropped: list[tuple[int, int]] = []
         while start < end:
             part = self._to_slice_end(start, end)
             index = start // self._geometry.l2_span
@@ -76,10 +78,19 @@ class Discarder:
                 continue
             table, first = place
             for number in range(first, first + (part >> self._geometry.cluster_bits)):
-                self._discard_entry(table, number, full=full, backing=backing)
+                self._discard_entry(table, number, dropped, full=full, backing=backing)
+            await self._pass_on(dropped)
             start += part
 
-    def _discard_entry(self, table: Table, number: int, *, full: bool, backing: bool) -> None:
+    def _discard_entry(
+        self,
+        table: Table,
+        number: int,
+        dropped: list[tuple[int, int]],
+        *,
+        full: bool,
+        backing: bool,
+    ) -> None:
         words = table.words
         at = number * self._geometry.entry_words
         old = words[at]
@@ -98,7 +109,28 @@ class Discarder:
         if self._geometry.extended:
             words[at + 1] = bitmap
         table.dirty = True
-        self._clusters.drop_reference(old)
+        dropped.append(self._clusters.drop_reference(old))
+
+    async def _pass_on(self, dropped: list[tuple[int, int]]) -> None:
+        """Give the file back at once what a request has dropped, and forget the list.
+
+        That is safe before any table is written: the old ones lead to zeroes then, which the
+        guest has asked for. Called in the step in which the references were dropped.
+        """
+        image = self._image
+        if not any(count for _, count in dropped):
+            dropped.clear()
+            return
+        epoch = image.journal.epoch
+        epoch.users += 1  # so that nobody gets the clusters before they are discarded
+        try:
+            await image.note("cluster_free")
+            if image.discard_request:
+                for first, count in _runs(dropped):
+                    await image.refcounts.discard(first, count)
+        finally:
+            epoch.users -= 1
+        dropped.clear()
 
     # -- zeroes ---------------------------------------------------------------------------
 
@@ -150,6 +182,7 @@ class Discarder:
         """Zero whole clusters or subclusters."""
         unmap = bool(flags & ReqFlags.MAY_UNMAP)
         size = self._geometry.cluster_size
+        dropped: list[tuple[int, int]] = []
         while start < end:
             part = self._to_slice_end(start, end)
             if self._geometry.extended and (start % size or part < size):
@@ -166,12 +199,21 @@ class Discarder:
             table, first = place
             count = (part + size - 1) // size
             if self._geometry.extended:
-                self._zero_extended(table, first, count, unmap=unmap)
+                self._zero_extended(table, first, count, dropped, unmap=unmap)
             else:
-                self._zero_plain(table, first, count, unmap=unmap)
+                self._zero_plain(table, first, count, dropped, unmap=unmap)
+            await self._pass_on(dropped)
             start += part
 
-    def _zero_plain(self, table: Table, first: int, count: int, *, unmap: bool) -> None:
+    def _zero_plain(
+        self,
+        table: Table,
+        first: int,
+        count: int,
+        dropped: list[tuple[int, int]],
+        *,
+        unmap: bool,
+    ) -> None:
         words = table.words
         old_words = words[first : first + count]
         if not any(old_words):
@@ -185,9 +227,17 @@ class Discarder:
                 words[number] = new
                 table.dirty = True
                 if drop:
-                    self._clusters.drop_reference(old)
+                    dropped.append(self._clusters.drop_reference(old))
 
-    def _zero_extended(self, table: Table, first: int, count: int, *, unmap: bool) -> None:
+    def _zero_extended(
+        self,
+        table: Table,
+        first: int,
+        count: int,
+        dropped: list[tuple[int, int]],
+        *,
+        unmap: bool,
+    ) -> None:
         words = table.words
         for at in range(2 * first, 2 * (first + count), 2):
             old = words[at]
@@ -197,7 +247,7 @@ class Discarder:
                 words[at], words[at + 1] = new, ALL_ZEROES
                 table.dirty = True
                 if drop:
-                    self._clusters.drop_reference(old)
+                    dropped.append(self._clusters.drop_reference(old))
 
     async def _zero_subclusters(self, start: int, length: int) -> bool:
         """Zero a part of one cluster; False when it is compressed, so has no subclusters."""
@@ -231,3 +281,17 @@ class Discarder:
         if (place := self._clusters.peek_to_change(start)) is None:
             await self._clusters.prepare(start)
         return place
+
+
+def _runs(clusters: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield runs of clusters, each a number and a count, in one where they follow each other."""
+    start, length = 0, 0
+    for first, count in clusters:
+        if length and start + length == first:
+            length += count
+        else:
+            if length:
+                yield start, length
+            start, length = first, count
+    if length:
+        yield start, length

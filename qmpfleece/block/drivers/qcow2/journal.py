@@ -208,20 +208,26 @@ class Journal:
 
     async def _write_round(self, work: _Round) -> None:
         image = self._image
-        for table, data in work.blocks:
-            await image.note("refblock_update_part")
-            await image.write_metadata(table.offset, data, overlap.REFBLOCK)
+        how = "refblock_update_part"
         if work.move is not None:
             await image.note("reftable_grow")
+            how = "refblock_alloc_write_blocks"
+        new = set(work.reftable.values())
+        for table, data in work.blocks:
+            await image.note("refblock_alloc_write" if table.offset in new else how)
+            await image.write_metadata(table.offset, data, overlap.REFBLOCK)
+        if work.move is not None:
             offset, data = work.move
             await pipeline.flush(image.file)
+            await image.note("refblock_alloc_write_table")
             await image.write_metadata(offset, data, overlap.REFTABLE)
             await pipeline.flush(image.file)
             image.header.refcount_table_offset = offset
             image.header.refcount_table_clusters = len(data) >> image.geometry.cluster_bits
+            await image.note("refblock_alloc_switch_table")
             await image.write_header_fields()
         elif work.reftable:
-            await image.note("reftable_update")
+            await image.note("refblock_alloc_hookup")
             await pipeline.flush(image.file)
             await self._write_words(
                 image.header.refcount_table_offset, work.reftable, overlap.REFTABLE

@@ -212,6 +212,7 @@ async def load(
     image.blocks = TableCache(codec, cluster, sizes.refcount // cluster, image.read, write)
     raw = bytearray(header.refcount_table_clusters * cluster)
     try:
+        await image.note("reftable_load")
         await image.read(header.refcount_table_offset, memoryview(raw))
     except OSError as error:
         raise QmpError(f"Could not initialize refcount handling: {error.strerror}") from error

@@ -5,6 +5,7 @@ cached block, and ``journal`` writes it before anything that refers to the clust
 the table grow in the same way, in memory first.
 """
 
+import contextlib
 import errno
 from array import array
 from typing import TYPE_CHECKING
@@ -113,6 +114,7 @@ class Refcounts:
             OSError: No block can be read, or the file is as large as it can get.
         """
         await self._image.note("cluster_alloc")
+        await self._image.note("refblock_alloc")
         if self._image.blocks.overfull:
             await self._image.blocks.make_room()
         while True:
@@ -270,7 +272,6 @@ class Refcounts:
     async def release(self, item: Free) -> None:
         """Drop one reference to each cluster of a run; no table on disk has it any more."""
         first, left = item.first, item.clusters
-        await self._image.note("cluster_free")
         while left:
             region, slot = divmod(first, self._entries)
             part = min(left, self._entries - slot)
@@ -301,9 +302,30 @@ class Refcounts:
                     self._tail = 0
         image.forget_compressed()
 
+    async def discard(self, first: int, count: int) -> None:
+        """Give a run of clusters back to the file, as far as it has one reference only.
+
+        That reference has been dropped in memory. Until it is released, which the caller
+        prevents by being in an epoch, nobody can get these clusters.
+        """
+        while count:
+            region, slot = divmod(first, self._entries)
+            part = min(count, self._entries - slot)
+            try:
+                block = self._peek(region)
+            except _Missing as missing:
+                await self._load(missing.region)
+                continue
+            if block is not None:
+                await self._discard(first, block.words[slot : slot + part])
+            first += part
+            count -= part
+
     async def _discard(self, first: int, words: "array[int]") -> None:
         """Punch holes where the last reference goes; the clusters can't be taken meanwhile."""
         bits, image = self._image.geometry.cluster_bits, self._image
+        if first <= self._tail >> bits < first + len(words):
+            self._tail = 0  # else compressed data would follow what is being discarded
         start = 0
         while start < len(words):
             end = start
@@ -313,5 +335,7 @@ class Refcounts:
                 offset = first + start << bits
                 length = min(end - start << bits, image.file.node.length - offset)
                 if length > 0:
-                    await pipeline.pdiscard(image.file, offset, length)
+                    # A file that can't give it back is no worse for it.
+                    with contextlib.suppress(OSError):
+                        await pipeline.pdiscard(image.file, offset, length)
             start = end + 1

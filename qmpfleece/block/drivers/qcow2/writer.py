@@ -210,8 +210,8 @@ class Writer:
         image, read = self._image, self._reader.pread
         data = buf[: plan.end - at]
         host = plan.host - plan.start
-        await image.note("write_aio")
         if plan.head == at and plan.tail == plan.end:
+            await image.note("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.tail - plan.head <= _MERGE:
@@ -222,8 +222,11 @@ class Writer:
             if plan.end < plan.tail:
                 await read(plan.end, whole[plan.end - plan.head :])
             whole[at - plan.head : plan.end - plan.head] = data
+            await image.note("write_aio")
+            await image.note("cow_write")
             await pipeline.pwrite(image.data, host + plan.head, whole)
             return
+        await image.note("write_aio")
         await pipeline.pwrite(image.data, host + at, data)
         for first, last in ((plan.head, at), (plan.end, plan.tail)):
             if first < last:
@@ -240,6 +243,7 @@ class Writer:
         table, index = place
         words, size = table.words, self._geometry.cluster_size
         table.dirty = True
+        dropped = 0
         for number in range(plan.clusters):
             host = plan.host + number * size
             if self._geometry.extended:
@@ -250,8 +254,10 @@ class Writer:
             else:
                 old = words[index + number]
                 words[index + number] = host | COPIED
-            if old & COMPRESSED or old & OFFSET_MASK != host:
-                self._clusters.drop_reference(old)
+            if old and (old & COMPRESSED or old & OFFSET_MASK != host):
+                dropped += self._clusters.drop_reference(old)[1]
+        if dropped:
+            await self._image.note("cluster_free")
 
     def _link_extended(self, table: Table, at: int, host: int, first: int, last: int) -> int:
         """Enter one cluster of which the bytes from ``first`` to ``last`` are written."""

@@ -1,7 +1,10 @@
+import errno
+
 import pytest
 
 from qmpfleece.block.driver import ReqFlags
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+from tests.tools.hold import hold, start
 
 MIB = 1 << 20
 
@@ -20,8 +23,66 @@ async def test_discarded_clusters_are_holes_in_the_file(tmp_path):
         await disk.guest.flush()
         before = image.stat().st_blocks
         await disk.guest.pdiscard(0, 4 * MIB)
-        await disk.guest.flush()
         assert image.stat().st_blocks < before - 7 * 1024
+    check(image)
+
+
+async def test_clusters_of_a_snapshot_are_not_given_back(tmp_path):
+    image = await created(tmp_path)
+    qemu_io(image, "write -P 7 0 1M")
+    qemu_img("snapshot", "-c", "s", image)
+    async with opened(image) as disk:
+        before = image.stat().st_blocks
+        await disk.guest.pdiscard(0, MIB)
+        await disk.guest.flush()
+        assert image.stat().st_blocks >= before
+    qemu_img("snapshot", "-a", "s", image)
+    assert content(image, tmp_path)[:MIB] == b"\7" * MIB
+
+
+async def test_cluster_is_not_used_again_while_it_is_given_back(tmp_path):
+    image = await created(tmp_path)
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * 65536)
+        await disk.guest.flush()
+        gate, let_go = hold(disk.node.children["file"].node.driver, "pdiscard")
+        discarding = await start(disk.guest.pdiscard(0, 65536))
+        let_go()
+        for number in range(1, 5):
+            await disk.guest.flush()
+            await disk.write(number * 65536, b"2" * 65536)
+        gate.set()
+        await discarding
+        assert await disk.read(0, 5 * 65536) == bytes(65536) + b"2" * 4 * 65536
+    check(image)
+
+
+async def test_compressed_data_is_not_put_where_a_cluster_is_given_back(tmp_path):
+    image = await created(tmp_path)
+    async with opened(image) as disk:
+        await disk.driver.pwrite_compressed(0, memoryview(b"1" * 65536))
+        gate, let_go = hold(disk.node.children["file"].node.driver, "pdiscard")
+        discarding = await start(disk.guest.pdiscard(0, 65536))
+        let_go()
+        await disk.driver.pwrite_compressed(65536, memoryview(b"2" * 65536))
+        gate.set()
+        await discarding
+        assert await disk.read(0, 2 * 65536) == bytes(65536) + b"2" * 65536
+    check(image)
+
+
+async def test_file_that_gives_nothing_back_is_no_error(tmp_path):
+    image = await created(tmp_path)
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * 65536)
+
+        async def pdiscard(_offset, _length):
+            raise OSError(errno.EIO, "Input/output error")
+
+        disk.node.children["file"].node.driver.pdiscard = pdiscard
+        await disk.guest.pdiscard(0, 65536)
+        await disk.guest.flush()
+        assert await disk.read(0, 65536) == bytes(65536)
     check(image)
 
 

@@ -164,7 +164,8 @@ async def test_debug_points_are_told_in_order(tmp_path):
         disk.driver.node.debug = note
         await disk.write(0, b"x" * 512)
         assert told == [
-            "cluster_alloc", "refblock_load", "l2_load", "cluster_alloc", "write_aio", "cow_read",
+            "cluster_alloc", "refblock_alloc", "refblock_load", "l2_alloc_write",
+            "cluster_alloc", "refblock_alloc", "cow_read", "write_aio", "cow_write",
         ]  # fmt: skip
         told.clear()
         await disk.guest.flush()

@@ -7,6 +7,7 @@ import pytest
 
 from qmpfleece.block.driver import ReqFlags
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+from tests.tools.hold import hold, start
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -80,30 +81,10 @@ async def test_requests_on_the_same_clusters_keep_their_data(tmp_path, creation,
     assert content(image, tmp_path) == expected
 
 
-def hold(driver, verb):
-    """Let one verb of a file driver wait for an event, before it does anything."""
-    gate, whole = asyncio.Event(), getattr(driver, verb)
-
-    async def held(*arguments: object):
-        await gate.wait()
-        await whole(*arguments)
-
-    setattr(driver, verb, held)
-    return gate, lambda: setattr(driver, verb, whole)
-
-
-async def start(coroutine):
-    """Begin a request and let it run up to the gate."""
-    task = asyncio.create_task(coroutine)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    return task
-
-
 async def test_cluster_is_not_used_again_while_it_is_read(tmp_path):
     image = tmp_path / "a.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", image, "4M")
-    async with opened(image) as disk:
+    async with opened(image, pass_discard_request=False) as disk:
         await disk.write(0, b"1" * 65536)
         file = disk.node.children["file"].node.driver
         gate, let_go = hold(file, "pread")
