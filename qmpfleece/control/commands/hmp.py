@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.node import Node
 from qmpfleece.control.command import command
 from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
@@ -24,16 +26,41 @@ async def _qemu_io(system: System, text: str) -> str:
     name = line.word("block device name")
     words = line.word("string")
     line.end()
-    node = None if by_device else system.graph.get(name)
-    if by_device:
-        return f"Error: Device '{name}' not found\n"
-    if node is None:
-        return f"Error: Cannot find device='' nor node-name='{name}'\n"
     try:
-        await print_out(system.graph.workers, await run_line(system.graph, node, words))
+        target = _device(system, name) if by_device else _drive_or_node(system, name)
+    except QmpError as error:
+        return f"Error: {error.desc}\n"
+    try:
+        await print_out(system.graph.workers, await run_line(system.graph, target, words))
     except QmpError as error:
         return f"{error.desc}\n"
     return ""
+
+
+def _device(system: System, name: str) -> Backend:
+    """Return the handle of a device that has a disk.
+
+    Raises:
+        QmpError: There is none of that id or path.
+    """
+    device = system.devices.find(name)
+    if device is None:
+        raise QmpError(f"Device '{name}' not found")
+    if device.backend is None or (device.model.inner and name != device.inner_path):
+        raise QmpError("Device does not have a block device backend")
+    return device.backend
+
+
+def _drive_or_node(system: System, name: str) -> Backend | Node:
+    """Return what is called so, a drive before a node.
+
+    Raises:
+        QmpError: There is neither.
+    """
+    found = system.drives.get(name) or system.graph.get(name)
+    if found is None:
+        raise QmpError(f"Cannot find device='' nor node-name='{name}'")
+    return found
 
 
 async def _block_resize(system: System, text: str) -> str:

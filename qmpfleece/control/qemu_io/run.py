@@ -8,12 +8,13 @@ from qmpfleece.block.node import Node
 from qmpfleece.control.qemu_io.command import IO_COMMANDS, IoCommand, RefusedError, call, find
 
 
-async def run_line(graph: Graph, node: Node, line: str) -> str:
+async def run_line(graph: Graph, target: Node | Backend, line: str) -> str:
     """Run a command and return its output, which may be what went wrong.
 
     Args:
         graph: Where the node lives.
-        node: What to act on; held with the command's permissions meanwhile.
+        target: What to act on: a node, held with the command's permissions meanwhile, or a
+            handle on one, which keeps what the command needs.
         line: The command with its arguments.
 
     Raises:
@@ -28,9 +29,12 @@ async def run_line(graph: Graph, node: Node, line: str) -> str:
     if found is None:
         return ""
     command, arguments = found
+    if isinstance(target, Backend):
+        target.set_perm(target.perm | command.perm, target.shared)
+        return await _run(command, arguments, target)
     backend = Backend(graph, perm=command.perm)
     try:
-        backend.attach(node)
+        backend.attach(target)
         return await _run(command, arguments, backend)
     finally:
         await backend.let_go()
