@@ -160,3 +160,16 @@ def backup_to_large_clusters(d: Session) -> None:
         close(d, "t")
         check(d, "t")
         d.tool("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "t.qcow2", "disk.raw")
+
+
+@scenario
+def backup_compressed_to_where_something_is(d: Session) -> None:
+    path = d.file("disk.raw", SIZE, (0x11, 0, 1 << 20))
+    d.qmp("blockdev-add", driver="file", node_name="disk", filename=path)
+    image(d, "t")
+    for compress in (True, True, False, True):
+        backup(d, "t", sync="full", compress=compress)
+    d.qmp("query-jobs")
+    close(d, "t")
+    check(d, "t")
+    d.tool("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "t.qcow2", "disk.raw")

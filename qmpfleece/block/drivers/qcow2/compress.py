@@ -8,7 +8,7 @@ from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import compression
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
-from qmpfleece.block.drivers.qcow2.layout import COPIED
+from qmpfleece.block.drivers.qcow2.layout import COMPRESSED, OFFSET_MASK
 from qmpfleece.block.drivers.qcow2.tables import Table
 from qmpfleece.block.drivers.qcow2.writer import Writer
 
@@ -82,17 +82,16 @@ class Compressor:
             self._clusters.drop_reference(image.geometry.compressed_entry(place, len(packed)))
             raise
         at = index * image.geometry.entry_words
-        old = table.words[at]
         table.words[at] = image.geometry.compressed_entry(place, len(packed))
         if image.geometry.extended:
             table.words[at + 1] = 0
         table.dirty = True
-        self._clusters.drop_reference(old)
 
     async def _check_free(self, offset: int) -> None:
         """Refuse where there is a cluster already, as compressed data never replaces one."""
         table, index = await self._place(offset)
-        if table.words[index * self._image.geometry.entry_words] & COPIED:
+        word = table.words[index * self._image.geometry.entry_words]
+        if word & (COMPRESSED | OFFSET_MASK):
             raise BlockError(errno.EIO)
 
     async def _place(self, offset: int) -> tuple[Table, int]:

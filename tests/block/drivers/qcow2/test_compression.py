@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpfleece.block.drivers.qcow2 import compression
-from tests.tools.disk import check, content, opened, qemu_img
+from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 
 METHODS = [compression.DEFLATE, compression.ZSTD]
 CLUSTER = 65536
@@ -53,11 +53,35 @@ async def test_clusters_compressed_by_us_are_read_by_qemu_img(tmp_path, name):
         assert await disk.read() == data
         with pytest.raises(OSError, match="Invalid argument"):
             await disk.driver.pwrite_compressed(512, memoryview(bytes(CLUSTER)))
-        # A compressed cluster can be replaced by both kinds.
         await disk.write(CLUSTER + 512, b"x" * 512)
-        await disk.driver.pwrite_compressed(0, memoryview(b"y" * CLUSTER))
-        data = b"y" * CLUSTER + data[CLUSTER:]
         data = data[: CLUSTER + 512] + b"x" * 512 + data[CLUSTER + 1024 :]
     check(image)
     assert content(image, tmp_path) == data
     assert image.stat().st_size < 1 << 20
+
+
+@pytest.mark.parametrize("there", ["write -c 0 64k", "write 0 64k", "write -z 0 64k"])
+async def test_compressed_data_replaces_nothing_that_has_a_cluster(tmp_path, there):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
+    qemu_io(image, "write 0 64k" if "-z" in there else "read 0 64k", there)
+    async with opened(image) as disk:
+        before = await disk.read()
+        with pytest.raises(OSError, match="Input/output error"):
+            await disk.driver.pwrite_compressed(0, memoryview(b"y" * CLUSTER))
+        assert await disk.read() == before
+        # What can't be compressed is written as any other data.
+        data = random.Random(1).randbytes(CLUSTER)
+        await disk.driver.pwrite_compressed(0, memoryview(data))
+        assert await disk.read(0, CLUSTER) == data
+    check(image)
+
+
+async def test_compressed_data_goes_where_zeroes_are_without_a_cluster(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
+    qemu_io(image, "write -z 0 64k")
+    async with opened(image) as disk:
+        await disk.driver.pwrite_compressed(0, memoryview(b"y" * CLUSTER))
+        assert await disk.read(0, CLUSTER) == b"y" * CLUSTER
+    check(image)
