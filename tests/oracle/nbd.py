@@ -8,6 +8,9 @@ from tests.oracle.transcript import Transcript
 
 _PATIENCE_S = 10.0
 _IHAVEOPT = b"IHAVEOPT"
+_REQUEST_MAGIC = 0x25609513
+_CMD_READ = 0
+_CMD_WRITE = 1
 _OPT_GO = 7
 _OPT_STRUCTURED_REPLY = 8
 _REP_ACK = 1
@@ -22,6 +25,8 @@ class NbdClient:
         self._socket.settimeout(_PATIENCE_S)
         self._socket.connect(path)
         self._next_handle = 1
+        #: The lengths of reads that were posted, by their handles.
+        self._reads: dict[int, int] = {}
         self._note("greeting", self._take(18))
 
     def close(self) -> None:
@@ -69,7 +74,7 @@ class NbdClient:
         *,
         flags: int = 0,
         data: bytes = b"",
-        magic: int = 0x25609513,
+        magic: int = _REQUEST_MAGIC,
         simple_data: int = 0,
     ) -> None:
         """Send a request and write down the reply: simple, or all structured chunks.
@@ -104,6 +109,34 @@ class NbdClient:
             self._transcript.add(f"nbd:   chunk {chunk_flags} type {kind:#x} {shown}")
             if chunk_flags & 1:
                 return
+
+    def post(self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0) -> None:
+        """Send a well-formed request and go on; see ``replies``. Writes carry zeroes."""
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        header = struct.pack(">IHHQQI", _REQUEST_MAGIC, flags, command, handle, offset, length)
+        self.send(header + (bytes(length) if command == _CMD_WRITE else b""))
+        self._transcript.add(f"nbd: posted {handle}: {command} {length}@{offset}")
+        if command == _CMD_READ:
+            self._reads[handle] = length
+
+    def replies(self, count: int) -> None:
+        """Take simple replies to posted requests; write down their order."""
+        taken = [self.take_reply() for _ in range(count)]
+        self._transcript.add(f"nbd: replies to {' '.join(taken)}")
+
+    def take_reply(self) -> str:
+        """Take one simple reply and return its handle, with the error if there is one."""
+        header = self._take(16)
+        if len(header) < 16:
+            return "nothing"
+        _, error, handle = struct.unpack(">IIQ", header)
+        if not error:
+            self._take(self._reads.get(handle, 0))
+        return f"{handle}" if not error else f"{handle}: error {error}"
+
+    def fileno(self) -> int:
+        """Return the socket, for ``select``."""
+        return self._socket.fileno()
 
     def shut_down(self) -> None:
         """Send no more; still listen."""
