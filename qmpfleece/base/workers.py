@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from qmpfleece.base.eager import Resumable
+from qmpfleece.base.uring import Ring
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,6 +68,18 @@ class Workers:
         self._inbox: queue.SimpleQueue[tuple[WorkerQueue, _Batch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
+        self._ring: Ring | None = None
+        self._has_ring = True
+
+    @property
+    def ring(self) -> Ring | None:
+        """What makes buffered writes without a thread; None where the system has no such thing."""
+        if self._ring is None and self._has_ring:
+            try:
+                self._ring = Ring()
+            except OSError:
+                self._has_ring = False
+        return self._ring
 
     def queue(self, limit: int = 16) -> "WorkerQueue":
         """Return a new queue, for one disk.
@@ -91,6 +104,9 @@ class Workers:
 
     def close(self) -> None:
         """End all threads. The caller has awaited every operation."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
         for _ in self._threads:
             self._inbox.put(None)
         for thread in self._threads:

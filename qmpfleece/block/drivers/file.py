@@ -1,10 +1,11 @@
 """file and host_device: an image in a file of the host, or a block device.
 
-A read that the page cache holds completes in place (RWF_NOWAIT); everything else goes to
-worker threads. A request is never cancelled half-way: a thread may be working on its memory.
+A read that the page cache holds completes in place (RWF_NOWAIT), a buffered write is given
+to io_uring if the system has it and ``aio`` is not ``threads``; everything else goes to worker
+threads. A request is never cancelled half-way: a thread may be working on its memory.
 
-Source: QAPI ``BlockdevOptionsFile``. ``aio`` is accepted as QEMU takes it; all three kinds
-run on the worker threads.
+Source: QAPI ``BlockdevOptionsFile``. Differs: ``aio`` is accepted as QEMU takes it, but only
+``threads`` says how things are done.
 """
 
 import errno
@@ -17,6 +18,7 @@ from typing import ClassVar, Literal
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
+from qmpfleece.base.uring import Ring
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block.driver import (
     BlockdevCreateOptions,
@@ -43,7 +45,8 @@ class FileOptions(BlockdevOptions):
         filename: Path on the host.
         pr_manager: Refused: SCSI reservations are not supported.
         locking: Whether to take QEMU's lock bytes; ``auto`` takes them.
-        aio: How QEMU would do I/O; native needs ``cache.direct``.
+        aio: ``threads``: nothing but worker threads; else the best there is. ``native`` needs
+            ``cache.direct``.
         aio_max_batch: Accepted, without effect.
         drop_cache: Accepted, without effect.
         x_check_cache_dropped: Accepted, without effect.
@@ -105,6 +108,8 @@ class File(BlockDriver[FileOptions], name="file"):
     _queue: WorkerQueue
     #: A lane of its own, so that queries are answered while requests hang.
     _queries: WorkerQueue
+    #: For buffered writes.
+    _ring: Ring | None
     _fd = -1
     #: Opened for a permission that is being checked; takes the place of _fd when it is set.
     _next_fd = -1
@@ -130,6 +135,8 @@ class File(BlockDriver[FileOptions], name="file"):
         self._queries = opener.workers.queue(limit=1)
         self._direct = node.options.cache_direct
         self._nowait = 0 if self._direct else os.RWF_NOWAIT
+        buffered = not self._direct and options.aio != "threads"
+        self._ring = opener.workers.ring if buffered else None
         self._use_locks = options.locking != "off"
         self._held = (Perm.NONE, Perm.ALL)
         self._wanted = self._held
@@ -211,14 +218,18 @@ class File(BlockDriver[FileOptions], name="file"):
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._nowait = 0  # this file system can't say what is cached
-            if got == len(buf):
-                return DONE
+        if got == len(buf):
+            return DONE
         return self._queue.submit(self._read_fully, offset + got, buf[got:])
 
     async def pwrite(self, offset: int, buf: memoryview, flags: int) -> None:
         """Write; under FUA it is stable on return."""
         if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
             await self._queue.submit(self._write_fully, offset, buf, os.RWF_DSYNC)
+        elif self._ring is not None and not buf.readonly:
+            done = await self._ring.pwrite(self._fd, buf, offset)
+            if done != len(buf):
+                await self._queue.submit(self._write_fully, offset + done, buf[done:], 0)
         elif self._direct:
             await self._queue.submit(self._write_fully, offset, buf, 0)
         else:

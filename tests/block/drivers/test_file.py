@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
@@ -290,9 +291,7 @@ async def test_cached_data_is_read_in_place(attach, image):
     content = image.read_bytes()  # now it is in the cache
     backend = await attach(image)
     buf = bytearray(SIZE)
-    request = backend.pread(0, memoryview(buf))
-    with pytest.raises(StopIteration):
-        request.send(None)
+    assert backend.pread(0, memoryview(buf)) is DONE
     assert buf == content
 
 
@@ -333,6 +332,30 @@ async def test_short_reads_and_writes_are_carried_on(attach, image, monkeypatch)
     await backend.pwrite(123, memoryview(data))
     assert await read(backend, 123, 10_000) == data
     assert image.read_bytes()[123:10_123] == data
+
+
+@pytest.mark.parametrize("aio", ["threads", "io_uring", None])
+async def test_writes_land_in_order_whatever_makes_them(attach, image, aio):
+    backend = await attach(image, **({"aio": aio} if aio else {}))
+    assert (backend.node.driver._ring is None) == (aio == "threads")
+    content = bytearray(image.read_bytes())
+    for turn in range(20):
+        pieces = [(turn * 997 + index * 4099, os.urandom(4099 - turn)) for index in range(40)]
+        writes = [backend.pwrite(offset, memoryview(bytearray(data))) for offset, data in pieces]
+        await asyncio.gather(*writes)
+        for offset, data in pieces:
+            content[offset : offset + len(data)] = data
+    assert image.read_bytes() == content
+    assert await read(backend, 0, SIZE) == content
+
+
+@pytest.mark.parametrize("aio", ["threads", "io_uring"])
+async def test_write_cut_short_by_the_system_fails_with_its_reason(attach, image, aio):
+    backend = await attach(image, aio=aio)
+    with file_size_limit(SIZE // 2), pytest.raises(OSError, match="File too large") as caught:
+        await backend.pwrite(SIZE // 2 - 1000, memoryview(bytearray(b"x" * 4096)))
+    assert caught.value.errno == errno.EFBIG
+    assert image.read_bytes()[SIZE // 2 - 1000 : SIZE // 2] == b"x" * 1000
 
 
 async def test_file_that_has_become_shorter_reads_as_zeroes(attach, image):

@@ -1,0 +1,243 @@
+"""Buffered writes by Linux's io_uring: no thread of ours, and none of the interpreter's time.
+
+Writes of one turn of the event loop are submitted with one system call; kernel threads make
+them, those to one file one after the other, and an eventfd tells the loop. ::
+
+    pwrite -> submission queue --io_uring_enter--> kernel threads -> completion queue -> eventfd
+
+The queues are shared memory, read and written here without locks: of the submission queue the
+kernel reads only in ``io_uring_enter``, of the completion queue what lies before its tail.
+
+Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), and ``linux/io_uring.h``.
+"""
+
+import asyncio
+import ctypes
+import errno
+import mmap
+import os
+import struct
+import sys
+from collections import deque
+from typing import Final
+
+from qmpfleece.base.eager import Resumable
+
+#: Entries of the submission queue; when it is full it is submitted.
+_ENTRIES: Final = 256
+#: Most writes on their way; further ones wait here.
+_MAX_IN_FLIGHT: Final = 4096
+#: So many writes are submitted at once rather than at the end of the loop's turn, so that the
+#: kernel's threads work while the loop does.
+_BATCH: Final = 8
+
+#: After what time the kernel is asked again when it could not take a submission.
+_RETRY_S: Final = 0.001
+
+_SETUP: Final = 425
+_ENTER: Final = 426
+_REGISTER: Final = 427
+_REGISTER_EVENTFD: Final = 4
+_SETUP_CQSIZE: Final = 1 << 3
+_FEAT_SINGLE_MMAP: Final = 1 << 0
+_FEAT_NODROP: Final = 1 << 1
+_OFF_SQES: Final = 0x10000000
+_OP_WRITE: Final = 23
+#: The kernel is not to try it in the caller's context: the loop must not wait.
+_SQE_ASYNC: Final = 1 << 4
+#: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
+#: operation, user data, the rest.
+_SQE: Final = struct.Struct("=BBHiQQIIQ24x")
+#: struct io_uring_cqe: user data, result, flags.
+_CQE: Final = struct.Struct("=QiI")
+#: struct io_uring_params: entries of both queues, flags, -, features; and where in the shared
+#: memory things are: tail and array of the submission queue; head, tail, entries of the other.
+_PARAMS: Final = struct.Struct("=4I4xI20xI16xI12x2I12xI16x")
+
+
+class _Write(Resumable[int]):
+    """A write on its way; its result is how many bytes were written.
+
+    It can't be cancelled: the kernel works on the request's memory and file.
+    """
+
+    __slots__ = ("buf", "fd", "memory", "offset")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
+    ) -> None:
+        super().__init__(loop)
+        self.fd = fd
+        self.buf = buf
+        self.offset = offset
+        #: Keeps the memory in its place.
+        self.memory = ctypes.c_char.from_buffer(buf)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuse: asyncio cancels the waiting task when the write has ended."""
+        return False
+
+
+class Ring:
+    """A pair of queues, of one event loop.
+
+    Raises:
+        OSError: The system has no io_uring, does not allow it, or lacks what is needed.
+    """
+
+    def __init__(self) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self._syscall.restype = ctypes.c_long
+        params = ctypes.create_string_buffer(_PARAMS.size)
+        _PARAMS.pack_into(params, 0, 0, _MAX_IN_FLIGHT, _SETUP_CQSIZE, 0, 0, 0, 0, 0, 0, 0)
+        self._fd = self._checked(_SETUP, _ENTRIES, params)
+        self._eventfd = -1
+        try:
+            self._map(params.raw)
+            self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._checked(
+                _REGISTER,
+                self._fd,
+                _REGISTER_EVENTFD,
+                ctypes.byref(ctypes.c_int(self._eventfd)),
+                1,
+            )
+        except BaseException:
+            self._close_files()
+            raise
+        self._writes: list[_Write | None] = [None] * _MAX_IN_FLIGHT
+        self._free = list(range(_MAX_IN_FLIGHT))
+        self._waiting: deque[_Write] = deque()
+        self._unsubmitted = 0
+        self._submit_later: asyncio.Handle | None = None
+        self._loop.add_reader(self._eventfd, self._completed)
+
+    def _map(self, params: bytes) -> None:
+        """Map the queues into our memory.
+
+        Raises:
+            OSError: ENOSYS: the kernel is older than 5.6, and maps them in another way.
+        """
+        (
+            submissions, completions, _, _, features, self._sq_tail_at, array,
+            self._cq_head_at, self._cq_tail_at, self._cqes_at,
+        ) = _PARAMS.unpack(params)  # fmt: skip
+        if not (features & _FEAT_SINGLE_MMAP and features & _FEAT_NODROP):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
+        shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        self._rings = mmap.mmap(self._fd, size, shared)
+        self._sqes = mmap.mmap(self._fd, submissions * _SQE.size, shared, offset=_OFF_SQES)
+        self._words = memoryview(self._rings).cast("I")
+        for index in range(submissions):
+            self._words[array // 4 + index] = index
+        self._sq_mask = submissions - 1
+        self._cq_mask = completions - 1
+        self._sq_tail_at //= 4
+        self._cq_head_at //= 4
+        self._cq_tail_at //= 4
+        self._sq_tail = self._words[self._sq_tail_at]
+        self._cq_head = self._words[self._cq_head_at]
+
+    def close(self) -> None:
+        """Give everything back to the system. No write is on its way."""
+        assert len(self._free) == _MAX_IN_FLIGHT
+        if self._submit_later is not None:
+            self._submit_later.cancel()
+        self._loop.remove_reader(self._eventfd)
+        self._words.release()
+        self._rings.close()
+        self._sqes.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        os.close(self._fd)
+        if self._eventfd >= 0:
+            os.close(self._eventfd)
+
+    def pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[int]":
+        """Write to a file; returns how many bytes were written, like ``os.pwrite``.
+
+        Args:
+            fd: To be kept open until the end.
+            buf: Writable memory, which must not change until the end.
+            offset: Bytes.
+        """
+        write = _Write(self._loop, fd, buf, offset)
+        if not self._free or self._unsubmitted == _ENTRIES:
+            self._waiting.append(write)
+            return write
+        self._prepare(write)
+        if self._unsubmitted == _BATCH:
+            self._submit()
+        elif self._submit_later is None:
+            self._submit_later = self._loop.call_soon(self._submit_rest)
+        return write
+
+    def _prepare(self, write: _Write) -> None:
+        slot = self._free.pop()
+        self._writes[slot] = write
+        _SQE.pack_into(
+            self._sqes, (self._sq_tail & self._sq_mask) * _SQE.size,
+            _OP_WRITE, _SQE_ASYNC, 0, write.fd, write.offset, ctypes.addressof(write.memory),
+            len(write.buf), 0, slot,
+        )  # fmt: skip
+        self._sq_tail = (self._sq_tail + 1) & 0xFFFFFFFF
+        self._unsubmitted += 1
+
+    def _submit_rest(self) -> None:
+        """Submit what is left of a turn, and what has waited for room."""
+        self._submit_later = None
+        while True:
+            while self._waiting and self._free and self._unsubmitted < _ENTRIES:
+                self._prepare(self._waiting.popleft())
+            if not self._unsubmitted or not self._submit() or not self._waiting:
+                break
+
+    def _submit(self) -> bool:
+        """Tell the kernel of what is prepared; return whether it has taken all of it."""
+        self._words[self._sq_tail_at] = self._sq_tail
+        while self._unsubmitted:
+            taken = self._syscall(_ENTER, self._fd, self._unsubmitted, 0, 0, None, 0)
+            if taken < 0:
+                if ctypes.get_errno() == errno.EINTR:
+                    continue
+                # EAGAIN, EBUSY: it is short of memory.
+                if self._submit_later is None:
+                    self._submit_later = self._loop.call_later(_RETRY_S, self._submit_rest)
+                return False
+            self._unsubmitted -= taken
+        return True
+
+    def _completed(self) -> None:
+        """Deliver what the kernel has completed."""
+        os.eventfd_read(self._eventfd)
+        words = self._words
+        while (head := self._cq_head) != (tail := words[self._cq_tail_at]):
+            while head != tail:
+                at = self._cqes_at + (head & self._cq_mask) * _CQE.size
+                slot, result, _ = _CQE.unpack_from(self._rings, at)
+                head = (head + 1) & 0xFFFFFFFF
+                self._cq_head = words[self._cq_head_at] = head
+                write = self._writes[slot]
+                assert write is not None
+                self._writes[slot] = None
+                self._free.append(slot)
+                error = OSError(-result, os.strerror(-result)) if result < 0 else None
+                write.settle(result, error)
+        self._submit_rest()
+
+    def _checked(self, *arguments: object) -> int:
+        """Make a system call.
+
+        Raises:
+            OSError: It has failed.
+        """
+        result = int(self._syscall(*arguments))
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result

@@ -1,0 +1,106 @@
+"""io_uring: what is written is there, errors, more than fits, nothing left behind."""
+
+import asyncio
+import errno
+import os
+import random
+
+import pytest
+import pytest_asyncio
+
+from qmpfleece.base import uring
+from qmpfleece.base.workers import Workers
+
+
+@pytest.fixture
+def fd(tmp_path):
+    number = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    yield number
+    os.close(number)
+
+
+@pytest_asyncio.fixture
+async def ring():
+    ring = uring.Ring()
+    yield ring
+    ring.close()
+
+
+def block(fill, size=512):
+    return memoryview(bytearray([fill % 256]) * size)
+
+
+async def test_writes_are_in_the_file_when_they_end(ring, fd):
+    writes = [ring.pwrite(fd, block(index), index * 512) for index in range(100)]
+    assert await asyncio.gather(*writes) == [512] * 100
+    assert os.pread(fd, 100 * 512, 0) == b"".join(bytes(block(index)) for index in range(100))
+
+
+async def test_a_write_larger_than_a_page_and_at_an_odd_place_is_whole(ring, fd):
+    data = memoryview(bytearray(random.Random(1).randbytes(3 * 4096 + 17)))
+    assert await ring.pwrite(fd, data, 4096 * 5 + 3) == len(data)
+    assert os.pread(fd, len(data), 4096 * 5 + 3) == bytes(data)
+
+
+async def test_more_writes_than_fit_all_end(ring, fd):
+    count = uring._MAX_IN_FLIGHT + 700
+    writes = [ring.pwrite(fd, block(index, 8), index * 8) for index in range(count)]
+    assert await asyncio.gather(*writes) == [8] * count
+    assert os.pread(fd, count * 8, 0) == b"".join(bytes(block(i, 8)) for i in range(count))
+
+
+async def test_a_failing_write_says_why_and_harms_no_other(ring, fd, tmp_path):
+    (tmp_path / "other").touch()
+    read_only = os.open(tmp_path / "other", os.O_RDONLY)
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        results = await asyncio.gather(
+            ring.pwrite(fd, block(1), 0),
+            ring.pwrite(read_only, block(1), 0),
+            ring.pwrite(full, block(1), 0),
+            ring.pwrite(fd, block(2), 512),
+            return_exceptions=True,
+        )
+    finally:
+        os.close(read_only)
+        os.close(full)
+    codes = [getattr(result, "errno", result) for result in results]
+    assert codes == [512, errno.EBADF, errno.ENOSPC, 512]
+
+
+async def test_a_cancelled_task_ends_with_its_write(ring, fd):
+    async def work():
+        await ring.pwrite(fd, block(7), 0)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.pread(fd, 512, 0) == bytes(block(7))
+
+
+async def test_a_closed_ring_leaves_no_file_open():
+    before = os.listdir("/proc/self/fd")
+    ring = uring.Ring()
+    ring.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_without_io_uring_there_is_no_ring(monkeypatch):
+    def refuse():
+        raise OSError(errno.EPERM, "not allowed")
+
+    monkeypatch.setattr("qmpfleece.base.workers.Ring", refuse)
+    workers = Workers()
+    assert workers.ring is None
+    workers.close()
+
+
+async def test_workers_have_one_ring_and_close_it():
+    before = os.listdir("/proc/self/fd")
+    workers = Workers()
+    assert workers.ring is not None
+    assert workers.ring is workers.ring
+    workers.close()
+    assert os.listdir("/proc/self/fd") == before
