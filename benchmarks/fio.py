@@ -96,6 +96,12 @@ def write_once(uri: str, offsets: Sequence[int], length: int, load: Load, folder
     return _run(folder, *command)
 
 
+def write_strided(uri: str, count: int, stride: int, depth: int, folder: Path) -> Report:
+    """Write 4 KiB at each multiple of ``stride``, in order; unlike above all is answered."""
+    load = Load(f"write:{stride - 4096}", 4096, depth)
+    return _run(folder, *load.options(uri), f"--io_size={count * 4096}")
+
+
 @dataclass(slots=True)
 class Background:
     """A load that goes on until it is stopped."""
@@ -133,26 +139,23 @@ def _timed(uri: str, load: Load, seconds: float) -> list[str]:
 
 
 def _run(folder: Path, *options: str) -> Report:
-    with child("fio", *options, folder=folder, output=subprocess.PIPE) as process:
+    errors = folder / "fio-errors"
+    with child("fio", *options, folder=folder, errors=errors, output=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=_PATIENCE_S)
         if process.returncode:
-            raise MeasurementError(f"fio failed: {_note(output)}")
+            said = errors.read_text(errors="replace").strip().splitlines()
+            raise MeasurementError(f"fio failed: {said[-1] if said else 'it said nothing'}")
     report = _parse(output)
     if not report.iops:
         raise MeasurementError("no request was answered")
     return report
 
 
-def _note(output: bytes) -> str:
-    lines = output.decode(errors="replace").partition("{")[0].strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
 def _parse(output: bytes) -> Report:
     # Notes may come before the document.
     jobs: list[dict[str, Any]] = json.loads(output[output.index(b"{") :])["jobs"]
     if any(job["error"] for job in jobs):
-        raise MeasurementError(f"requests failed: {_note(output)}")
+        raise MeasurementError("requests failed")
     sides = [job[side] for job in jobs for side in ("read", "write")]
     sides = [side for side in sides if side["clat_ns"]["N"]]
     if not sides:

@@ -13,10 +13,9 @@ from typing import Final
 from benchmarks import plot, report, runner, suites
 from benchmarks.bench import FULL, QUICK, Bench, Scale
 from benchmarks.model import NBDKIT, OURS, QSD, Result, Suite
-from benchmarks.peers import PEERS, Peer
+from benchmarks.peers import ENDING, PEERS, Peer
 
 _BUILD: Final = Path(__file__).resolve().parent.parent / "build"
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loaded = suites.load()
     given = _parse(arguments, loaded)
     peers = _peers(given.peers)
-    for number in _ENDING:
+    for number in ENDING:
         signal.signal(number, _interrupt)
     results: list[Result] = []
     parent = given.directory or _default_parent()
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     # Only the first counts: the rest must not disturb the clearing up.
-    for each in _ENDING:
+    for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 

@@ -17,6 +17,8 @@ from benchmarks.model import NBDKIT, OURS, QSD, MeasurementError
 from benchmarks.qmp import Qmp
 
 _PATIENCE_S: Final = 30.0
+#: The signals that end a run.
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +83,57 @@ class Server:
 
 
 @contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep signals back until the block ends: one must not get between a fork and its owner."""
+    kept: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        signal.signal(number, lambda number, _frame: kept.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if kept:
+            signal.raise_signal(kept[0])
+
+
+@contextlib.contextmanager
 def child(
     *command: object, folder: Path, errors: Path | None = None, output: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program for the length of a block; nothing of it is left afterwards.
 
     It gets a session of its own: a Ctrl-C reaches it through us, in order.
+
+    Args:
+        command: The program and its arguments.
+        folder: Where it runs, and makes its temporary files.
+        errors: Where its complaints go, which are dropped otherwise.
+        output: ``subprocess.PIPE`` to read its output, which is dropped otherwise.
     """
+    process: subprocess.Popen[bytes] | None = None
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(errors.open("wb")) if errors else None
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if output is None else output,
-            stderr=log,
-            cwd=folder,
-            env=os.environ | {"TMPDIR": str(folder)},
-            start_new_session=True,
-        )
+        log = stack.enter_context(errors.open("wb")) if errors else subprocess.DEVNULL
         try:
+            with _undisturbed():
+                process = subprocess.Popen(
+                    [str(word) for word in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if output is None else output,
+                    stderr=log,
+                    cwd=folder,
+                    env=os.environ | {"TMPDIR": str(folder)},
+                    start_new_session=True,
+                )
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            if process is not None:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
 
 
 def ended(process: subprocess.Popen[bytes], patience_s: float) -> int:

@@ -14,7 +14,6 @@ from benchmarks.exported import Entry
 from benchmarks.fio import Load
 from benchmarks.model import (
     DAEMONS,
-    EVERYBODY,
     NBDKIT,
     AtLeast,
     Case,
@@ -25,6 +24,7 @@ from benchmarks.model import (
 )
 from benchmarks.peers import Peer, Server, Setup
 
+_DEPTH: Final = 32
 #: The guest's steady load, far below what either daemon can do.
 _STEADY: Final = Load("randwrite", 4096, 4, rate=2000)
 _PATIENCE_S: Final = 20.0
@@ -70,10 +70,22 @@ def _fleecing(bench: Bench, peer: Peer, temp_format: str = "raw") -> Iterator[_F
 def _guest_writes(bench: Bench, peer: Peer, *, connections: int, temp_format: str) -> Figures:
     """Write once into every cluster, in random order; then do the same again."""
     offsets = images.shuffled_clusters(bench.scale.disk)
-    load = Load("randwrite", 4096, 32, connections)
+    load = Load("randwrite", 4096, _DEPTH, connections)
     with bench.fresh() as folder, _fleecing(bench, peer, temp_format) as fleecing:
         uri = fleecing.server.uri("guest")
         first, again = (fio.write_once(uri, offsets, 4096, load, folder) for _ in range(2))
+        _expect_all_copied(fleecing.server, bench.scale.disk)
+    return {"first touch": first.iops, "again": again.iops}
+
+
+def _guest_writes_in_order(bench: Bench, peer: Peer) -> Figures:
+    """Write once into every cluster, in order; then do the same again."""
+    count = bench.scale.disk // images.CLUSTER
+    with _fleecing(bench, peer) as fleecing:
+        uri = fleecing.server.uri("guest")
+        first, again = (
+            fio.write_strided(uri, count, images.CLUSTER, _DEPTH, bench.folder) for _ in range(2)
+        )
         if peer.name != NBDKIT:
             _expect_all_copied(fleecing.server, bench.scale.disk)
     return {"first touch": first.iops, "again": again.iops}
@@ -120,7 +132,7 @@ def _copy_under_writes(bench: Bench, peer: Peer) -> Figures:
             time.sleep(0.01)
         copied = _copies(bench, fleecing.server)
         report = guest.stop()
-    return {"copied": copied, "guest's writes, p99": report.p99_us}
+    return {"copied": copied, "their p99": report.p99_us}
 
 
 _SNAPSHOT: Final = (
@@ -132,14 +144,20 @@ _SNAPSHOT: Final = (
 def _guest_cases() -> Iterator[Case]:
     for connections, temp_format in ((1, "raw"), (4, "raw"), (1, "qcow2")):
         yield Case(
-            name=f"guest's 4 KiB random write, {connections} conn., {temp_format} target",
+            name=f"guest's 4 KiB random write, {temp_format}, {connections} conn.",
             metrics=(
                 Metric("first touch", "1/s", (AtLeast(2.0),) if temp_format == "raw" else ()),
                 Metric("again", "1/s"),
             ),
             measure=partial(_guest_writes, connections=connections, temp_format=temp_format),
-            peers=EVERYBODY if temp_format == "raw" else DAEMONS,
+            # Nbdkit 1.32 aborts when a client leaves it with requests, see fio.write_once.
+            peers=DAEMONS,
         )
+    yield Case(
+        name="guest's 4 KiB write in each cluster, in order",
+        metrics=(Metric("first touch", "1/s"), Metric("again", "1/s")),
+        measure=_guest_writes_in_order,
+    )
 
 
 SUITE: Final = Suite(
@@ -154,10 +172,10 @@ SUITE: Final = Suite(
             measure=_copy_idle,
         ),
         Case(
-            name=f"nbdcopy of the snapshot, guest writes {_STEADY.rate} x 4 KiB/s",
+            name="nbdcopy of the snapshot, guest writes",
             metrics=(
                 Metric("copied", "MB/s", (AtLeast(1.5),)),
-                Metric("guest's writes, p99", "us", lower=True),
+                Metric("their p99", "us", lower=True),
             ),
             measure=_copy_under_writes,
             peers=DAEMONS,
