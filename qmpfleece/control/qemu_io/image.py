@@ -1,6 +1,5 @@
 """The commands of qemu-io that look at an image, resize it, or set break points."""
 
-import asyncio
 import errno
 import os
 from typing import Final, Protocol, runtime_checkable
@@ -14,8 +13,6 @@ from qmpfleece.control.resize import resize
 
 #: Runs asked for in one call.
 _LIMIT: Final = 256
-#: How often wait_break looks, in seconds: nothing tells when a request was suspended.
-_LOOK_S: Final = 0.002
 
 
 class BreakPoints(Protocol):
@@ -30,8 +27,8 @@ class BreakPoints(Protocol):
     def resume(self, tag: str) -> None:
         """Let one suspended request go on."""
 
-    def is_suspended(self, tag: str) -> bool:
-        """Tell whether a request is suspended."""
+    async def wait_suspended(self, tag: str) -> None:
+        """Wait until a request is suspended."""
 
 
 @runtime_checkable
@@ -92,8 +89,7 @@ async def _wait_break(call: Call) -> str:
     Differs: where no break point can be, QEMU waits for ever and answers nothing any more.
     """
     points = _points(call, "Could not wait for breakpoint")
-    while not points.is_suspended(call.words[0]):  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(_LOOK_S)
+    await points.wait_suspended(call.words[0])
     return ""
 
 

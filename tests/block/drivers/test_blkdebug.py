@@ -9,6 +9,7 @@ from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.drivers.blkdebug import first_blkdebug
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
+from tests.tools.gate import settle
 from tests.tools.memory import Load, User, add_memory, hold
 
 SIZE = 65536
@@ -181,6 +182,43 @@ async def test_removing_a_break_resumes_what_it_suspended(graph, disk):
     assert await task == 0
     assert await write(edge) == 0
     assert disk.data[:512] == b"x" * 512
+
+
+async def test_who_waits_for_a_suspended_request_is_told_of_those_of_that_tag(graph, disk):
+    rules = (await add(graph)).driver.rules
+    rules.add_break("read_aio", "other")
+    rules.add_break("write_aio", "t")
+    waiting = [asyncio.ensure_future(rules.wait_suspended("t")) for _ in range(2)]
+    requests = [asyncio.ensure_future(rules.happened("read_aio"))]
+    await settle()
+    assert not any(task.done() for task in waiting)
+    requests.append(asyncio.ensure_future(rules.happened("write_aio")))
+    await asyncio.gather(*waiting)
+    await rules.wait_suspended("other")
+    assert not any(task.done() for task in requests)
+    for tag in ("t", "other"):
+        rules.resume(tag)
+    await asyncio.gather(*requests)
+
+
+async def test_who_waits_goes_on_waiting_if_the_request_is_gone_again(graph, disk):
+    rules = (await add(graph)).driver.rules
+    rules.add_break("read_aio", "t")
+    waiting = asyncio.ensure_future(rules.wait_suspended("t"))
+    await settle()
+    request = asyncio.ensure_future(rules.happened("read_aio"))
+    await asyncio.sleep(0)
+    rules.resume("t")  # before who waits has run
+    await request
+    await settle()
+    assert not waiting.done()
+    waiting.cancel()
+    await settle()
+    rules.add_break("read_aio", "t")
+    request = asyncio.ensure_future(rules.happened("read_aio"))
+    await rules.wait_suspended("t")
+    rules.resume("t")
+    await request
 
 
 async def test_a_suspended_request_can_be_cancelled(graph, disk):

@@ -160,6 +160,8 @@ class Rules:
         #: Break points: event and tag.
         self._breaks: list[tuple[str, str]] = []
         self._suspended: list[_Suspended] = []
+        #: Who waits for a request to be suspended: the tag, and what is resolved then.
+        self._watchers: list[_Suspended] = []
 
     async def happened(self, event: str) -> None:
         """Apply the rules of an event; wait here if there is a break point for it."""
@@ -177,6 +179,9 @@ class Rules:
         loop = asyncio.get_running_loop()
         entries = [_Suspended(tag, loop.create_future()) for tag in tags]
         self._suspended += entries
+        for watcher in self._watchers:
+            if watcher.tag in tags and not watcher.future.done():
+                watcher.future.set_result(None)
         try:
             for entry in entries:
                 await entry.future
@@ -247,6 +252,16 @@ class Rules:
     def is_suspended(self, tag: str) -> bool:
         """Tell whether a request is suspended under that tag."""
         return bool(self._waiting(tag))
+
+    async def wait_suspended(self, tag: str) -> None:
+        """Wait until a request is suspended under that tag. Cancellation-safe."""
+        while not self.is_suspended(tag):  # by the time that we run it may be gone
+            watcher = _Suspended(tag, asyncio.get_running_loop().create_future())
+            self._watchers.append(watcher)
+            try:
+                await watcher.future
+            finally:
+                self._watchers.remove(watcher)
 
     def _waiting(self, tag: str) -> list[_Suspended]:
         return [e for e in self._suspended if e.tag == tag and not e.future.done()]
