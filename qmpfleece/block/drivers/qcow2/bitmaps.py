@@ -73,6 +73,19 @@ class Bitmaps:
             bitmap.readonly = not image.writable
             image.node.bitmaps.insert(0, bitmap)
 
+    async def reclaim(self) -> None:
+        """Mark the bitmaps in use again, since the image can be written again.
+
+        Raises:
+            OSError: That can't be written; they stay read-only.
+        """
+        for entry in self.entries:
+            entry.flags |= IN_USE
+        await self._write_in_place()
+        for bitmap in self._image.node.bitmaps:
+            if bitmap.persistent:
+                bitmap.readonly = False
+
     async def _read_directory(self, extension: BitmapsExtension) -> None:
         image = self._image
         data = bytearray(extension.size)
@@ -148,8 +161,10 @@ class Bitmaps:
             and not bitmap.readonly
         ]
 
-    async def store(self) -> None:
+    async def store(self, *, release: bool = True) -> None:
         """Write the persistent bitmaps and take them from the node. No request is in flight.
+
+        Without ``release`` the node keeps them, read-only from now on.
 
         Nothing is stored in an image that was not opened to the end: its node has no bitmaps.
 
@@ -163,6 +178,10 @@ class Bitmaps:
             raise QmpError("No write access")
         if stored:
             await self._store_all({bitmap.name or "": bitmap for bitmap in stored})
+        if not release:
+            for bitmap in image.node.bitmaps:
+                bitmap.readonly |= bitmap.persistent
+            return
         image.node.bitmaps[:] = [item for item in image.node.bitmaps if not item.persistent]
 
     async def _store_all(self, bitmaps: dict[str, DirtyBitmap]) -> None:

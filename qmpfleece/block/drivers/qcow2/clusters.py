@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
 from qmpfleece.block.drivers.qcow2.layout import (
+    ALL_ALLOCATED,
     COMPRESSED,
     COPIED,
     OFFSET_MASK,
@@ -130,7 +131,8 @@ class Clusters:
         ``guest`` is where a write begins, -1 for reading.
         """
         host = word & OFFSET_MASK
-        if host & self._mask:
+        # A write that does not use the cluster need not look where it is.
+        if host & self._mask and (guest < 0 or word & COPIED):
             raise self._unaligned(table, index, host, guest, zero=bool(word & ZERO))
         if word & ZERO:
             if self._geometry.version < 3 and guest < 0:
@@ -181,13 +183,15 @@ class Clusters:
     def _classify_sub(self, table: Table, index: int, sub: int, guest: int) -> tuple[int, int]:
         word, bitmap = table.words[2 * index], table.words[2 * index + 1]
         host = word & OFFSET_MASK
-        if host & self._mask:
+        if host & self._mask and (guest < 0 or word & COPIED):
             raise self._unaligned(table, index, host, guest, zero=False)
         allocated, zero = bitmap >> sub & 1, bitmap >> (sub + SUBCLUSTERS) & 1
         has_host = host or (word & COPIED and self._with_data_file)
-        if (allocated and zero) or (allocated and not has_host):
+        if bitmap & (bitmap >> SUBCLUSTERS if has_host else ALL_ALLOCATED):
+            space = "" if guest >= 0 else " "
             raise self._image.corrupt(
-                f"Invalid cluster entry found  (L2 offset: {hexa(self._table_offset(table))},"
+                f"Invalid cluster entry found {space}"
+                f"(L2 offset: {hexa(self._table_offset(table))},"
                 f" L2 index: {hexa(self._table_index(table, index))})"
             )
         if allocated:
@@ -289,7 +293,8 @@ class Clusters:
             OSError: It can't be read, or no table can be allocated.
         """
         index = offset // self._geometry.l2_span
-        while not self._image.l1[index] & COPIED:
+        l1 = self._image.l1
+        while not (l1[index] & COPIED and l1[index] & OFFSET_MASK):
             if (making := self._making.get(index)) is not None:
                 await asyncio.shield(making)
                 continue

@@ -10,7 +10,7 @@ from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags, fail
+from qmpfleece.block.driver import BlockDriver, Extent, Opener, Reopening, ReqFlags, fail
 from qmpfleece.block.drivers.qcow2 import info, opening
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
@@ -23,6 +23,7 @@ from qmpfleece.block.drivers.qcow2.image import Image
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Incompatible
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.reader import Reader
+from qmpfleece.block.drivers.qcow2.reopen import MUTABLE, Reopener
 from qmpfleece.block.drivers.qcow2.resize import Resizer
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.perm import Role
@@ -32,6 +33,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     """An image in qcow2 format, version 2 or 3."""
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
+    mutable_options = MUTABLE
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
     supports_backing = True
     compresses = True
@@ -46,6 +48,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     _resizer: Resizer
     _queue: WorkerQueue
     _bitmaps: Bitmaps
+    _reopener: Reopener | None = None
 
     # -- opening, closing -----------------------------------------------------------------
 
@@ -140,6 +143,30 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
                 f" {error.desc}\n"
             )
 
+    # -- reopening ------------------------------------------------------------------------
+
+    async def reopen_prepare(self, change: Reopening) -> None:
+        """Check the options; store bitmaps if the image becomes read-only."""
+        self._reopener = Reopener(self.image, self._bitmaps)
+        await self._reopener.prepare(change, change.given)
+
+    def reopen_commit(self) -> None:
+        """Put the options in force."""
+        if self._reopener is not None:
+            self._reopener.commit()
+
+    async def reopen_abort(self) -> None:
+        """Go on with the old ones."""
+        if self._reopener is not None:
+            await self._reopener.abort()
+            self._reopener = None
+
+    async def reopen_finish(self) -> None:
+        """Mark bitmaps in use if the image has become writable."""
+        if self._reopener is not None:
+            await self._reopener.finish()
+            self._reopener = None
+
     # -- requests -------------------------------------------------------------------------
 
     async def _guard(self, request: Coroutine[Any, Any, None]) -> None:
@@ -212,6 +239,11 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     def cluster_size(self) -> int:
         """The cluster size."""
         return self.image.geometry.cluster_size
+
+    @property
+    def names_backing(self) -> bool:
+        """Whether the header names a backing file."""
+        return bool(self.image.header.backing_name)
 
     def exact_filename(self) -> str:
         """The file's, if the backing file is the one that would be found by it."""

@@ -225,20 +225,32 @@ async def load(
     image.l1 = WORD64.decode(raw)
     image.snapshots, image.snapshot_table_bytes = await read_snapshots(image)
     _protect(image)
-    wants_lazy = options.lazy_refcounts
-    if wants_lazy is None:
-        wants_lazy = bool(header.compatible & Compatible.LAZY_REFCOUNTS)
     if options.lazy_refcounts and header.version < 3:
         raise QmpError(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
         )
-    image.lazy = wants_lazy
-    unmap = node.options.unmap
+    apply_options(image, options, unmap=node.options.unmap)
+    return image
+
+
+def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
+    """Put options in force that may change while the image is open; they have been checked.
+
+    Args:
+        image: The image.
+        options: Its options.
+        unmap: Whether the node passes discards on.
+    """
+    lazy, header = options.lazy_refcounts, image.header
+    image.lazy = bool(header.compatible & Compatible.LAZY_REFCOUNTS) if lazy is None else lazy
     request = options.pass_discard_request
     image.discard_request = unmap if request is None else request
     image.discard_snapshot = options.pass_discard_snapshot is not False
     image.discard_other = bool(options.pass_discard_other)
-    return image
+    sizes = settings.cache_sizes(options, header)
+    image.l2.capacity = max(2, sizes.l2 // image.l2.table_bytes)
+    image.blocks.capacity = sizes.refcount // image.blocks.table_bytes
+    image.overlap.kinds = settings.overlap_kinds(options)
 
 
 def _protect(image: Image) -> None:

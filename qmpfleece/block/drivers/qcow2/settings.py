@@ -110,6 +110,10 @@ def _both(options: Qcow2Options, header: Header, cluster: int) -> tuple[int, int
     return combined - min(combined, least), min(combined, least)
 
 
+#: Wire names of the single checks.
+OVERLAP_FLAGS: Final = tuple(name.replace("_", "-") for name in _FLAGS)
+
+
 def overlap_kinds(options: Qcow2Options) -> frozenset[str]:
     """Return what metadata the overlap checks look after."""
     given = options.overlap_check

@@ -56,21 +56,18 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
     """Return the snapshots of an image and the bytes of their table.
 
     Raises:
-        QmpError: The table is damaged. QEMU's texts.
-        OSError: It can't be read.
+        QmpError: The table is damaged, or can't be read. QEMU's texts.
     """
     offset = start = image.header.snapshots_offset
     found: list[Snapshot] = []
     for number in range(image.header.snapshots):
         offset = align_up(offset, 8)
-        head = bytearray(_FIXED.size)
-        await image.read(offset, memoryview(head))
+        head = await _read(image, offset, _FIXED.size)
         fields = _FIXED.unpack(head)
         l1_offset, l1_size, id_size, name_size, date_s, date_ns, clock, state, extra_size = fields
         if extra_size > _MAX_EXTRA:
             raise QmpError(f"Too much extra metadata in snapshot table entry {number}")
-        rest = bytearray(extra_size + id_size + name_size)
-        await image.read(offset + _FIXED.size, memoryview(rest))
+        rest = await _read(image, offset + _FIXED.size, extra_size + id_size + name_size)
         size, icount = image.header.size, -1
         if extra_size >= 8:
             state = struct.unpack_from(">Q", rest, 0)[0]
@@ -97,6 +94,15 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
         if offset - start > _MAX_TABLE:
             raise QmpError("Snapshot table is too big")
     return found, offset - start
+
+
+async def _read(image: "Image", offset: int, length: int) -> bytearray:
+    data = bytearray(length)
+    try:
+        await image.read(offset, memoryview(data))
+    except OSError as error:
+        raise QmpError(f"Failed to read snapshot table: {error.strerror}") from error
+    return data
 
 
 async def read_l1(image: "Image", snapshot: Snapshot) -> "array[int]":

@@ -85,8 +85,7 @@ class Writer:
 
     async def _write_data(self, host: int, buf: memoryview) -> None:
         image = self._image
-        if not self._with_data_file and (found := image.overlap.find(host, len(buf))):
-            raise image.corrupt_write(found, host, len(buf))
+        self._check_place(host, len(buf))
         epoch = image.journal.epoch
         epoch.users += 1
         try:
@@ -95,6 +94,12 @@ class Writer:
             await pipeline.pwrite(image.data, host, buf)
         finally:
             epoch.users -= 1
+
+    def _check_place(self, host: int, length: int) -> None:
+        """Refuse to write data where metadata is."""
+        image = self._image
+        if not self._with_data_file and (found := image.overlap.find(host, length)):
+            raise image.corrupt_write(found, host, length)
 
     # -- allocating -----------------------------------------------------------------------
 
@@ -123,6 +128,7 @@ class Writer:
                     image.journal.free(first, count, discard=image.discard_other)
                     raise
             else:
+                self._check_place(plan.host + at - plan.start, plan.end - at)
                 await self._write_around(plan, at, buf)
                 await self._link(plan)
         finally:
