@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,20 @@ def fragmented(path: Path, size: int, extents: int) -> None:
             os.pwrite(file.fileno(), b"\x5a" * 4096, number * step)
 
 
+def scattered(path: Path, size: int, offsets: Iterable[int]) -> None:
+    """Make a raw image with a cluster of data at each offset, holes between."""
+    sparse(path, size)
+    with path.open("r+b") as file:
+        for offset in offsets:
+            os.pwrite(file.fileno(), b"\x5a" * CLUSTER, offset)
+
+
+def settle(path: Path) -> None:
+    """Write a file back, so that nobody's measurement is disturbed by it."""
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
+
+
 def qcow2(path: Path, size: int) -> None:
     """Make an empty qcow2 image."""
     _img("create", "-q", "-f", "qcow2", str(path), str(size))
@@ -66,8 +81,8 @@ def check(path: Path) -> None:
 
 def warm(path: Path) -> None:
     """Bring a file without large holes to rest: written back, and in the page cache."""
+    settle(path)
     with path.open("rb", buffering=0) as file:
-        os.fdatasync(file.fileno())
         memory = bytearray(MIB)
         while file.readinto(memory):
             pass

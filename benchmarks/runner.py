@@ -26,6 +26,6 @@ def measure(suite: Suite, case: Case, bench: Bench, peers: Sequence[Peer]) -> Re
             except UnavailableError as reason:
                 result.left_out = str(reason)
                 return result
-            except (MeasurementError, OSError, TimeoutExpired) as error:
+            except (MeasurementError, OSError, TimeoutExpired, ValueError, LookupError) as error:
                 result.failures[peer.name] = str(error) or type(error).__name__
     return result

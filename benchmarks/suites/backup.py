@@ -80,8 +80,15 @@ def _incremental(bench: Bench, peer: Peer, *, driver: str) -> Figures:
     size = bench.scale.disk * _LARGER
     clusters = size // images.CLUSTER
     dirty = random.Random(0).sample(range(clusters), int(clusters * _DIRTY))
-    make: Callable[[Path], None] = partial(_empty, driver=driver, size=size)
-    source = bench.shared(f"incremental-{size}.{driver}", make)
+    offsets = [number * images.CLUSTER for number in dirty]
+    # Allocated before, or the first who is measured would find another image than the rest.
+    source = bench.shared(
+        f"incremental-{size}.raw", lambda path: images.scattered(path, size, offsets)
+    )
+    if driver == "qcow2":
+        raw = source
+        source = bench.shared(f"incremental-{size}.qcow2", lambda path: images.qcow2_of(path, raw))
+    images.settle(source)
     with (
         _serving(bench, peer, (driver, source), driver, size) as (server, target),
         server.qmp() as qmp,
@@ -90,7 +97,6 @@ def _incremental(bench: Bench, peer: Peer, *, driver: str) -> Figures:
             "block-dirty-bitmap-add",
             {"node": "disk", "name": "bitmap", "granularity": images.CLUSTER},
         )
-        offsets = [number * images.CLUSTER for number in dirty]
         fio.write_once(server.uri(), offsets, images.CLUSTER, _GUEST, target.parent)
         seconds, length = _back_up(qmp, sync="incremental", bitmap="bitmap")
     if length != len(dirty) * images.CLUSTER:
