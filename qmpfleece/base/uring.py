@@ -55,23 +55,30 @@ _CQE: Final = struct.Struct("=QiI")
 _PARAMS: Final = struct.Struct("=4I4xI20xI16xI12x2I12xI16x")
 
 
-class _Write(Resumable[int]):
-    """A write on its way; its result is how many bytes were written.
+class _Write(Resumable[None]):
+    """A write on its way: where it goes, and what is left of it.
 
     It can't be cancelled: the kernel works on the request's memory and file.
     """
 
-    __slots__ = ("buf", "fd", "memory", "offset")
+    __slots__ = ("address", "fd", "left", "memory", "offset")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
     ) -> None:
         super().__init__(loop)
         self.fd = fd
-        self.buf = buf
         self.offset = offset
+        self.left = len(buf)
         #: Keeps the memory in its place.
-        self.memory = ctypes.c_char.from_buffer(buf)
+        self.memory = memory = ctypes.c_char.from_buffer(buf)
+        self.address = ctypes.addressof(memory)
+
+    def advance(self, written: int) -> None:
+        """Go on behind what the kernel has written at first."""
+        self.offset += written
+        self.address += written
+        self.left -= written
 
     def cancel(self, msg: object = None) -> bool:
         """Refuse: asyncio cancels the waiting task when the write has ended."""
@@ -158,32 +165,35 @@ class Ring:
         if self._eventfd >= 0:
             os.close(self._eventfd)
 
-    def pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[int]":
-        """Write to a file; returns how many bytes were written, like ``os.pwrite``.
+    def pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[None]":
+        """Write all of ``buf`` to a file.
 
         Args:
             fd: To be kept open until the end.
-            buf: Writable memory, which must not change until the end.
+            buf: Writable memory, not empty, which must not change until the end.
             offset: Bytes.
         """
         write = _Write(self._loop, fd, buf, offset)
+        self._begin(write)
+        return write
+
+    def _begin(self, write: _Write) -> None:
         if not self._free or self._unsubmitted == _ENTRIES:
             self._waiting.append(write)
-            return write
+            return
         self._prepare(write)
         if self._unsubmitted == _BATCH:
             self._submit()
         elif self._submit_later is None:
             self._submit_later = self._loop.call_soon(self._submit_rest)
-        return write
 
     def _prepare(self, write: _Write) -> None:
         slot = self._free.pop()
         self._writes[slot] = write
         _SQE.pack_into(
             self._sqes, (self._sq_tail & self._sq_mask) * _SQE.size,
-            _OP_WRITE, _SQE_ASYNC, 0, write.fd, write.offset, ctypes.addressof(write.memory),
-            len(write.buf), 0, slot,
+            _OP_WRITE, _SQE_ASYNC, 0, write.fd, write.offset, write.address, write.left,
+            0, slot,
         )  # fmt: skip
         self._sq_tail = (self._sq_tail + 1) & 0xFFFFFFFF
         self._unsubmitted += 1
@@ -226,8 +236,14 @@ class Ring:
                 assert write is not None
                 self._writes[slot] = None
                 self._free.append(slot)
-                error = OSError(-result, os.strerror(-result)) if result < 0 else None
-                write.settle(result, error)
+                if result == write.left:
+                    write.settle(None, None)
+                elif result > 0:
+                    write.advance(result)
+                    self._begin(write)
+                else:
+                    code = -result or errno.ENOSPC
+                    write.settle(None, OSError(code, os.strerror(code)))
         self._submit_rest()
 
     def _checked(self, *arguments: object) -> int:

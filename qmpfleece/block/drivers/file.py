@@ -222,18 +222,15 @@ class File(BlockDriver[FileOptions], name="file"):
             return DONE
         return self._queue.submit(self._read_fully, offset + got, buf[got:])
 
-    async def pwrite(self, offset: int, buf: memoryview, flags: int) -> None:
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; under FUA it is stable on return."""
         if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
-            await self._queue.submit(self._write_fully, offset, buf, os.RWF_DSYNC)
-        elif self._ring is not None and not buf.readonly:
-            done = await self._ring.pwrite(self._fd, buf, offset)
-            if done != len(buf):
-                await self._queue.submit(self._write_fully, offset + done, buf[done:], 0)
-        elif self._direct:
-            await self._queue.submit(self._write_fully, offset, buf, 0)
-        else:
-            await self._queue.submit_serial(self._write_fully, offset, buf, 0)
+            return self._queue.submit(self._write_fully, offset, buf, os.RWF_DSYNC)
+        if self._ring is not None and not buf.readonly and buf:
+            return self._ring.pwrite(self._fd, buf, offset)
+        if self._direct:
+            return self._queue.submit(self._write_fully, offset, buf, 0)
+        return self._queue.submit_serial(self._write_fully, offset, buf, 0)
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         """Deallocate, or convert to unwritten extents."""

@@ -35,8 +35,8 @@ import_siblings("qmpfleece.exports.nbd.commands")
 
 log = logging.getLogger(__name__)
 
-#: Most requests in flight, QEMU's bound.
-MAX_IN_FLIGHT: Final = 16
+#: Most requests in flight: twice QEMU's bound, so that the disk is busy while replies are made.
+MAX_IN_FLIGHT: Final = 32
 #: No more requests are begun while those in flight have this much payload, in bytes.
 MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
 #: Above this much unsent data a client gets no more requests begun, in bytes.
