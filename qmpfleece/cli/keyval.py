@@ -12,6 +12,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
@@ -40,6 +41,18 @@ def parse(text: str, implied: str | None = None) -> dict[str, Tree]:
         key, value, text = _split(text, implied)
         _put(root, _fragments(key), value)
         implied = None
+    return {key: _listed(value, f"{key}.") for key, value in root.items()}
+
+
+def tree_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Tree]:
+    """Return the tree that dotted keys and their values describe.
+
+    Raises:
+        QmpError: Keys are malformed or contradict each other; QEMU's words.
+    """
+    root: dict[str, Tree] = {}
+    for key, value in pairs:
+        _put(root, _fragments(key), value)
     return {key: _listed(value, f"{key}.") for key, value in root.items()}
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.qemu_help import inform
 from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
-from qmpfleece.cli.qemu_options import Reader, Wanted, scan
+from qmpfleece.cli.qemu_options import Given, Reader, Wanted, scan
+from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.command import COMMANDS
 from qmpfleece.daemon import Daemon, load_packages
@@ -62,7 +63,8 @@ class _Start(Start):
                 check_fd(given)
         if wanted.pidfile:
             self.write_pid_file(wanted.pidfile)
-        system.devices.set_machine(machine_kind(wanted.machine))
+        machine = machine_kind(wanted.machine)
+        system.devices.set_machine(machine)
         for given in wanted.objects:
             await execute("object-add", given)
         for option, given in wanted.chardevs:
@@ -71,12 +73,29 @@ class _Start(Start):
         for option, given in wanted.blockdevs:
             with at(option):
                 await execute("blockdev-add", given)
+        devices = [*wanted.devices, *await self._make_drives(machine)]
         check_accels(wanted.accels)
         for option, given in wanted.monitors:
             with at(option):
                 self.make_monitor(given["chardev"], pretty=given.get("pretty") == "on")
-        for option, given in wanted.devices:
+        for option, given in devices:
             with at(option):
                 await execute("device_add", given)
         check_incoming(wanted.incoming)
         system.devices.running = True
+
+    async def _make_drives(self, machine: str) -> list[tuple[Option, Given]]:
+        """Make the drives and return the devices that go with them."""
+        devices: list[tuple[Option, Given]] = []
+        if not self._wanted.drives:
+            return devices
+        from qmpfleece.cli.drive import Drives
+
+        kind = "none" if machine == "none" else "ide"
+        drives = Drives(self.daemon.system, kind, snapshot=self._wanted.snapshot)
+        for option, given in self._wanted.drives:
+            with at(option):
+                drive = await drives.make(given)
+            if drive.device is not None:
+                devices.append((option, drive.device))
+        return devices

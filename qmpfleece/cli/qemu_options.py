@@ -24,7 +24,7 @@ from qmpfleece.control.visitor import visit
 _FLAGS: Final = frozenset(
     {
         "S", "daemonize", "h", "help", "no-reboot", "no-shutdown", "no-user-config",
-        "nodefaults", "nographic", "version",
+        "nodefaults", "nographic", "snapshot", "version",
     }
 )  # fmt: skip
 #: Options with an argument that say something about a machine's other half: taken, not used.
@@ -82,6 +82,7 @@ class Wanted:
     Attributes:
         paused: The guest does not run at first.
         daemonize: Go into the background once everything exists.
+        snapshot: Drives write to temporary files.
         name: What query-name says.
         uuid: What query-uuid says.
         pidfile: The PID file's path, "" for none.
@@ -96,6 +97,7 @@ class Wanted:
 
     paused: bool = False
     daemonize: bool = False
+    snapshot: bool = False
     name: str | None = None
     uuid: str | None = None
     pidfile: str = ""
@@ -146,6 +148,7 @@ class Reader:
             "qmp-pretty": self._qmp,
             "qtest": self._qtest,
             "serial": self._serial,
+            "snapshot": self._snapshot,
             "uuid": self._uuid,
             **dict.fromkeys(_DISKS, self._disk),
         }
@@ -175,6 +178,9 @@ class Reader:
 
     def _stopped(self, _option: Option) -> None:
         self.wanted.paused = True
+
+    def _snapshot(self, _option: Option) -> None:
+        self.wanted.snapshot = True
 
     def _daemonize(self, _option: Option) -> None:
         self.wanted.daemonize = True
@@ -237,7 +243,7 @@ class Reader:
         self.wanted.drives.append((option, given))
 
     def _disk(self, option: Option) -> None:
-        given = {"file": option.value, "if": "ide"}
+        given = {"file": option.value}
         if option.name == "cdrom":
             given |= {"media": "cdrom", "index": "2"}
         else:

@@ -1,0 +1,237 @@
+"""The node of a drive: from loose options to the complete definition that blockdev-add takes.
+
+A drive's options leave out what can be found out: the format of an image is probed, a child
+``file`` without a driver is a file or whatever its name says, and options of the backing file
+are laid over what the image says of it.
+
+Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
+"""
+
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.driver import DRIVERS
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.hostfile.names import file_definition
+from qmpfleece.cli import keyval, options
+from qmpfleece.cli.keyval import Tree
+from qmpfleece.cli.typed import typed
+from qmpfleece.control import describe, images
+from qmpfleece.control.qemu_io.numbers import parse_size
+from qmpfleece.control.shape import Alternate, Integer, Struct, struct_of
+from qmpfleece.control.visitor import visit
+from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
+
+_JSON: Final = "json:"
+_REFS: Final = frozenset({"BlockdevRef", "BlockdevRefOrNull"})
+#: Children that are files; all others have a format.
+_FILES: Final = frozenset({"file", "image", "data-file"})
+_NO_NUMBER: Final = (
+    "Parameter '{}' expects a non-negative number below 2^64\n"
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+    "and exabytes, respectively."
+)
+
+
+async def define(
+    graph: Graph, flat: dict[str, str], filename: str | None, aio: str | None = None
+) -> BlockdevOptions:
+    """Return the definition of a drive's node.
+
+    Args:
+        graph: Where images are looked at.
+        flat: The options with dotted names.
+        filename: The image, None if the options say it.
+        aio: How the files below are read, unless they say it.
+
+    Raises:
+        QmpError: They don't fit, or an image can't be looked at.
+    """
+    complete = await _image(graph, keyval.tree_of(flat.items()), filename)
+    if aio is not None:
+        _set_aio(complete, aio)
+    given: BlockdevOptions = visit(_shape(complete["driver"]), complete)
+    return given
+
+
+def _set_aio(definition: dict[str, Any], aio: str) -> None:
+    if definition["driver"] == "file":
+        definition.setdefault("aio", aio)
+    for child in definition.values():
+        if isinstance(child, dict) and "driver" in child:
+            _set_aio(child, aio)
+
+
+async def _image(graph: Graph, tree: dict[str, Tree], filename: str | None) -> dict[str, Any]:
+    """Complete the definition of a node that has a format."""
+    if filename is not None and filename.startswith(_JSON):
+        tree = _from_json(filename.removeprefix(_JSON)) | tree
+        filename = None
+    driver = tree.get("driver")
+    if driver is None:
+        if filename is None and isinstance(tree.get("filename"), str):
+            filename = str(tree.pop("filename"))
+        if filename is None and "file" not in tree:
+            raise QmpError("Must specify either driver or file")
+        tree["file"] = _with_name(tree.get("file"), filename)
+        tree["driver"] = await _probe(graph, tree["file"])
+        return await _node(graph, tree)
+    if not isinstance(driver, str) or driver not in BLOCKDEV_MODELS:
+        raise QmpError(f"Unknown driver '{driver}'")
+    if filename is not None:
+        _place_name(tree, driver, filename)
+    return await _node(graph, tree)
+
+
+def _place_name(tree: dict[str, Tree], driver: str, filename: str) -> None:
+    """Put a file name where the driver expects it."""
+    members = _shape(driver).by_wire
+    if "filename" in members:
+        tree.setdefault("filename", filename.removeprefix("file:"))
+    elif "image" in members:
+        tree["image"] = _with_name(tree.get("image"), filename)
+    elif DRIVERS[driver].is_protocol:
+        if filename != f"{driver}://":
+            raise QmpError(f"The only allowed filename for this driver is '{driver}://'")
+    else:
+        tree["file"] = _with_name(tree.get("file"), filename)
+
+
+def _with_name(child: "Tree | None", filename: str | None) -> Tree:
+    """Return a child's options with the file name that was said of its parent."""
+    if filename is None:
+        return child if child is not None else {}
+    return {"filename": filename, **(child if isinstance(child, dict) else {})}
+
+
+async def _probe(graph: Graph, child: Tree) -> str:
+    """Return the format of what a child holds."""
+    if isinstance(child, str):
+        graph.find(child)
+        return "raw"
+    assert isinstance(child, dict)
+    found = _file(child)
+    while isinstance(image := found.get("image"), dict):
+        found = _file(image)
+    if found["driver"] != "file" or not isinstance(name := found.get("filename"), str):
+        return "raw"
+    return await images.probe(graph, name)
+
+
+def _file(tree: dict[str, Tree]) -> dict[str, Tree]:
+    """Return the options of a file with what its name says."""
+    if "driver" in tree:
+        return tree
+    name = tree.get("filename")
+    if not isinstance(name, str):
+        return {"driver": "file", **tree}
+    rest = {key: value for key, value in tree.items() if key != "filename"}
+    if name.startswith(_JSON):
+        return _file(_from_json(name.removeprefix(_JSON)) | rest)
+    if name in {f"{driver}://" for driver in DRIVERS}:
+        return {"driver": name.removesuffix("://"), **rest}
+    return {**file_definition(name), **rest}
+
+
+def _from_json(text: str) -> dict[str, Tree]:
+    try:
+        value = options.json_object(text)
+    except QmpError as error:
+        raise QmpError(f"Could not parse the JSON options: {error.desc}") from error
+    flat: dict[str, str] = {}
+    _flatten(value, "", flat)
+    return keyval.tree_of(flat.items())
+
+
+def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
+    """Write JSON down as options have it."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _flatten(item, f"{path}.{key}" if path else str(key), flat)
+    elif isinstance(value, bool):
+        flat[path] = "on" if value else "off"
+    else:
+        flat[path] = "" if value is None else str(value)
+
+
+async def _node(graph: Graph, tree: dict[str, Tree]) -> dict[str, Any]:
+    """Give all options of a node their types, and complete its children."""
+    driver = str(tree["driver"])
+    if driver not in BLOCKDEV_MODELS:
+        raise QmpError(f"Unknown driver '{driver}'")
+    members = _shape(driver).by_wire
+    complete: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in members:
+            raise _unexpected(driver, key, value)
+        shape = members[key].shape
+        if isinstance(shape, Alternate) and shape.name in _REFS:
+            complete[key] = await _child(graph, complete, tree, key)
+        elif isinstance(shape, Integer) and isinstance(value, str):
+            complete[key] = _size(key, value)
+        else:
+            complete[key] = typed(shape, value, key)
+    for key, member in members.items():
+        if member.required and key not in complete:
+            if isinstance(member.shape, Alternate) and member.shape.name in _REFS:
+                raise QmpError(f'A block device must be specified for "{key}"')
+            raise QmpError(f"Parameter '{key}' is missing")
+    return complete
+
+
+async def _child(
+    graph: Graph, parent: dict[str, Any], tree: dict[str, Tree], key: str
+) -> str | dict[str, Any] | None:
+    """Return a child's complete definition, or the name of the node that it is."""
+    value = tree[key]
+    if not isinstance(value, dict):
+        return str(value) or None
+    if key in _FILES:
+        return await _node(graph, _file(value))
+    if key != "backing":
+        return await _image(graph, value, None)
+    try:
+        if not {"file", "filename"} & value.keys():
+            file = await _child(graph, parent, tree, "file")
+            value = await _said_by_image(graph, str(tree["driver"]), file) | value
+        return await _image(graph, value, None)
+    except QmpError as error:
+        raise QmpError(f"Could not open backing file: {error.desc}") from error
+
+
+async def _said_by_image(graph: Graph, driver: str, file: Any) -> dict[str, Tree]:
+    """Return what an image says of its backing file; nothing if it has none."""
+    alone = {"driver": driver, "file": file, "backing": None, "read-only": True}
+    node = await graph.open(visit(_shape(driver), alone | {"force-share": True}))
+    try:
+        found = await describe.image_info(node, flat=True)
+    finally:
+        await graph.release(node)
+    if found.backing_filename is None:
+        return {}
+    name = found.full_backing_filename or found.backing_filename
+    said: dict[str, Tree] = {"file": {"filename": name}}
+    if found.backing_filename_format:
+        said["driver"] = found.backing_filename_format
+    return said
+
+
+def _shape(driver: str) -> Struct:
+    return struct_of(BLOCKDEV_MODELS[driver])
+
+
+def _unexpected(driver: str, key: str, value: Tree) -> QmpError:
+    while isinstance(value, dict) and value:
+        inner, value = next(iter(value.items()))
+        key = f"{key}.{inner}"
+    if DRIVERS[driver].is_protocol:
+        return QmpError(f"Block protocol '{driver}' doesn't support the option '{key}'")
+    return QmpError(f"Block format '{driver}' does not support the option '{key}'")
+
+
+def _size(key: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except QmpError as error:
+        raise QmpError(_NO_NUMBER.format(key)) from error
