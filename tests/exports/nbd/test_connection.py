@@ -92,10 +92,10 @@ async def test_payloads_of_suspended_writes_stay_untouched(served, length):
         assert served.disk.data[i * length : (i + 1) * length] == bytes([100 + i]) * length
 
 
-async def test_at_most_16_requests_are_in_flight(served):
+async def test_at_most_32_requests_are_in_flight(served):
     client = await served.enter()
     served.disk.stop("read")
-    requests = [client.request(READ, 4096 * i, 512, flags=const.CMD_FLAG_DF) for i in range(50)]
+    requests = [client.request(READ, 4096 * i, 512, flags=const.CMD_FLAG_DF) for i in range(90)]
     await until(lambda: len(served.disk.waiting) >= connection.MAX_IN_FLIGHT)
     await settle()
     assert len(served.disk.waiting) == connection.MAX_IN_FLIGHT
