@@ -100,7 +100,11 @@ class Bitmaps:
             disk_size=image.size,
         )
         self._offset, self._size = extension.offset, extension.size
-        image.overlap.add(overlap.BITMAPS, self._offset, self._size)
+        self.protect()
+
+    def protect(self) -> None:
+        """Record where the directory lies."""
+        self._image.overlap.add(overlap.BITMAPS, self._offset, self._size)
 
     async def _load_one(self, entry: Entry) -> DirtyBitmap:
         image = self._image

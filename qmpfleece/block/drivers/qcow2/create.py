@@ -26,13 +26,14 @@ from qmpfleece.block.drivers.qcow2.layout import (
     ALL_ALLOCATED,
     COPIED,
     MAX_L1_SIZE,
+    MAX_LENGTH,
     MAX_REFTABLE_SIZE,
     Autoclear,
     Compatible,
     Geometry,
     Incompatible,
 )
-from qmpfleece.block.drivers.qcow2.options import BlockdevQcow2Encryption
+from qmpfleece.block.drivers.qcow2.options import BlockdevDriver, QCryptoBlockCreateOptions
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
@@ -72,8 +73,8 @@ class Qcow2CreateOptions(BlockdevCreateOptions):
     size: Size
     version: Literal["v2", "v3"] | None = None
     backing_file: str | None = None
-    backing_fmt: str | None = None
-    encrypt: BlockdevQcow2Encryption | None = None
+    backing_fmt: BlockdevDriver | None = None
+    encrypt: QCryptoBlockCreateOptions | None = None
     cluster_size: Size | None = None
     preallocation: Preallocation | None = None
     lazy_refcounts: bool | None = None
@@ -82,6 +83,8 @@ class Qcow2CreateOptions(BlockdevCreateOptions):
 
     async def create(self, graph: Graph) -> None:
         """Make the image in the nodes that are named or defined."""
+        if isinstance(self.file, str) and self.file == self.data_file:
+            raise QmpError(f"Node '{self.file}' can't hold both the image and its data")
         perm = Perm.WRITE | Perm.RESIZE
         async with using(graph, self.file, perm) as file:
             if self.data_file is None:
@@ -154,7 +157,10 @@ def _check_rest(options: Qcow2CreateOptions, *, old: bool) -> None:
     if options.encrypt is not None:
         raise QmpError("Encrypted images are not supported")
     if options.backing_file is not None and len(options.backing_file) > MAX_BACKING_NAME:
-        raise QmpError("Backing file name too long")
+        raise QmpError(
+            f"Could not assign backing file '{options.backing_file}' with format"
+            f" '{options.backing_fmt}': Invalid argument"
+        )
 
 
 @dataclass
@@ -198,10 +204,10 @@ class _Plan:
 
 def _plan(geometry: Geometry, size: int, *, preallocate: bool, data_file: bool) -> _Plan:
     l1_entries = geometry.l1_entries(size)
+    if size > MAX_LENGTH:
+        raise QmpError(f"Could not resize image: offset({size}) exceeds maximum({MAX_LENGTH})")
     if l1_entries * 8 > MAX_L1_SIZE:
-        raise QmpError(
-            "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
-        )
+        raise QmpError("Could not resize image: Failed to grow the L1 table: File too large")
     l2 = l1_entries if preallocate else 0
     data = geometry.clusters(size) if preallocate and not data_file else 0
     plan = _Plan(1, 1, geometry.clusters(l1_entries * 8), l2, data)

@@ -11,7 +11,7 @@ from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Opener, Reopening, ReqFlags, fail
-from qmpfleece.block.drivers.qcow2 import info, opening
+from qmpfleece.block.drivers.qcow2 import extensions, info, opening
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from qmpfleece.block.drivers.qcow2.check import Recount
@@ -26,14 +26,16 @@ from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.reopen import MUTABLE, Reopener
 from qmpfleece.block.drivers.qcow2.resize import Resizer
 from qmpfleece.block.drivers.qcow2.writer import Writer
+from qmpfleece.block.hostfile.names import file_definition
 from qmpfleece.block.perm import Role
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 
 class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     """An image in qcow2 format, version 2 or 3."""
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
-    mutable_options = MUTABLE
+    mutable_options: ClassVar[frozenset[str] | None] = MUTABLE
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
     supports_backing = True
     compresses = True
@@ -97,7 +99,9 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         return header
 
     async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
-        given = self.options.data_file
+        given: str | BlockdevOptions | None = self.options.data_file
+        if given is None and (name := header.extension(extensions.DATA_FILE)) is not None:
+            given = validate_blockdev(file_definition(name.decode(errors="replace")))
         data = None
         if given is not None:
             data = await opener.open_child("data-file", given, Role.DATA)
@@ -145,10 +149,10 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     # -- reopening ------------------------------------------------------------------------
 
-    async def reopen_prepare(self, change: Reopening) -> None:
+    async def reopen_prepare(self, change: Reopening[Qcow2Options]) -> None:
         """Check the options; store bitmaps if the image becomes read-only."""
         self._reopener = Reopener(self.image, self._bitmaps)
-        await self._reopener.prepare(change, change.given)
+        await self._reopener.prepare(change)
 
     def reopen_commit(self) -> None:
         """Put the options in force."""
@@ -251,6 +255,8 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         if self._loaded and "backing" in self.options.model_fields_set:
             backing = self.node.children.get("backing")
             shown = backing.node.exact_filename if backing is not None else ""
+            if backing is not None and not shown:
+                return ""
             if shown != info.full_backing_name(self.image.header, name):
                 return ""
         return name

@@ -12,7 +12,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.journal import Journal
-from qmpfleece.block.drivers.qcow2.layout import Geometry, Incompatible
+from qmpfleece.block.drivers.qcow2.layout import MAX_LENGTH, Geometry, Incompatible
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
 from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
 from qmpfleece.block.drivers.qcow2.tables import TableCache
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
 
 _INCOMPATIBLE_AT: Final = 72
-#: The largest node. Source: QEMU, BDRV_MAX_LENGTH.
-_MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 
 
 class Image:
@@ -241,7 +239,7 @@ class Image:
 async def read_padded(child: Child, offset: int, buf: memoryview) -> None:
     """Read from ``child``; what lies past its end is zero."""
     inside = child.node.length - offset
-    if offset + len(buf) > _MAX_LENGTH:
+    if offset + len(buf) > MAX_LENGTH:
         raise BlockError(errno.EIO)
     if inside >= len(buf):
         await pipeline.pread(child, offset, buf)

@@ -15,6 +15,9 @@ MAX_CLUSTER_BITS: Final = 21
 MAX_L1_SIZE: Final = 32 * MIB
 MAX_REFTABLE_SIZE: Final = 8 * MIB
 
+#: The largest node. Source: QEMU, BDRV_MAX_LENGTH.
+MAX_LENGTH: Final = (1 << 63) - (1 << 30)
+
 #: Bits of an L1 or L2 entry.
 COPIED: Final = 1 << 63
 COMPRESSED: Final = 1 << 62

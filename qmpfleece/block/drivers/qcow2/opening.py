@@ -250,7 +250,12 @@ def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
     sizes = settings.cache_sizes(options, header)
     image.l2.capacity = max(2, sizes.l2 // image.l2.table_bytes)
     image.blocks.capacity = sizes.refcount // image.blocks.table_bytes
-    image.overlap.kinds = settings.overlap_kinds(options)
+
+
+def protect_anew(image: Image, options: Qcow2Options) -> None:
+    """Look after the metadata that the options name, but for the bitmaps' directory."""
+    image.overlap = Overlap(image.header.cluster_bits, settings.overlap_kinds(options))
+    _protect(image)
 
 
 def _protect(image: Image) -> None:

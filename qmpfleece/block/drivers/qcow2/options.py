@@ -12,6 +12,60 @@ from qmpfleece.qapi.model import Int64, Model
 OverlapCheckMode: TypeAlias = Literal["none", "constant", "cached", "all"]
 
 
+#: QAPI ``BlockdevDriver``: formats that an image may say that its backing file has.
+BlockdevDriver: TypeAlias = Literal[
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "file",
+    "snapshot-access",
+    "ftp",
+    "ftps",
+    "gluster",
+    "host_cdrom",
+    "host_device",
+    "http",
+    "https",
+    "iscsi",
+    "luks",
+    "nbd",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "rbd",
+    "replication",
+    "ssh",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+]
+CipherAlgorithm: TypeAlias = Literal[
+    "aes-128", "aes-192", "aes-256", "des", "3des", "cast5-128", "serpent-128", "serpent-192",
+    "serpent-256", "twofish-128", "twofish-192", "twofish-256",
+]  # fmt: skip
+HashAlgorithm: TypeAlias = Literal[
+    "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160"
+]
+
+
 class Qcow2OverlapCheckFlags(Model):
     """QAPI ``Qcow2OverlapCheckFlags``: a template, and exceptions from it."""
 
@@ -36,6 +90,21 @@ class BlockdevQcow2Encryption(Model):
 
     format: Literal["aes", "luks"]
     key_secret: str | None = None
+
+
+class QCryptoBlockCreateOptions(Model):
+    """QAPI ``QCryptoBlockCreateOptions``; images are not encrypted, so it is refused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["qcow", "luks"]
+    key_secret: str | None = None
+    cipher_alg: CipherAlgorithm | None = None
+    cipher_mode: Literal["ecb", "cbc", "xts", "ctr"] | None = None
+    ivgen_alg: Literal["plain", "plain64", "essiv"] | None = None
+    ivgen_hash_alg: HashAlgorithm | None = None
+    hash_alg: HashAlgorithm | None = None
+    iter_time: Int64 | None = None
 
 
 class Qcow2Options(BlockdevOptions):
