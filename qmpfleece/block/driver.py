@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from qmpfleece.base.workers import Workers
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
-    from qmpfleece.block.node import Node
+    from qmpfleece.block.node import Node, NodeOptions
     from qmpfleece.block.throttle_group import ThrottleGroup
 
 O = TypeVar("O", bound=BlockdevOptions)  # noqa: E741 - the customary name of the parameter
@@ -124,6 +124,37 @@ class Opener(Protocol):
         ...
 
 
+class Reopening(Generic[O]):
+    """Other options for an open node.
+
+    Attributes:
+        node: The node.
+        given: What is given of it.
+        options: The same, resolved.
+        graph: Where it lives.
+        keep: Only options of every node change; the others stay.
+        moves: Other nodes for its children, by the children's names; None: none.
+    """
+
+    __slots__ = ("given", "graph", "keep", "moves", "node", "options")
+
+    def __init__(
+        self,
+        node: "Node",
+        given: O,
+        options: "NodeOptions",
+        graph: "Graph",
+        *,
+        keep: bool,
+    ) -> None:
+        self.node = node
+        self.given = given
+        self.options = options
+        self.graph = graph
+        self.keep = keep
+        self.moves: dict[str, Node | None] = {}
+
+
 #: Every driver by its name in ``BlockdevDriver``.
 DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver")
 
@@ -160,6 +191,10 @@ class BlockDriver(Generic[O]):
     supports_backing: ClassVar[bool] = False
     #: Whether ``pwrite_compressed`` is there.
     compresses: ClassVar[bool] = False
+
+    #: Wire names of the options, besides those of every node, that may change while the node
+    #: is open; None: it can't be reopened at all.
+    mutable_options: ClassVar[frozenset[str] | None] = None
 
     node: "Node"
     options: O
@@ -209,6 +244,22 @@ class BlockDriver(Generic[O]):
 
     async def close(self) -> None:
         """Release everything. Requests have ended; children are detached afterwards."""
+
+    async def reopen_prepare(self, change: "Reopening[O]") -> None:
+        """Get ready for other options. The node is drained and flushed.
+
+        Raises:
+            QmpError: It can't have them; ``reopen_abort`` is called all the same.
+        """
+
+    def reopen_commit(self) -> None:
+        """Act on what was prepared: options, edges and permissions are the new ones."""
+
+    async def reopen_abort(self) -> None:
+        """Undo ``reopen_prepare``, which may have failed half-way."""
+
+    async def reopen_finish(self) -> None:
+        """Do what takes I/O, once all nodes have their new options; still drained."""
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -294,7 +345,13 @@ class BlockDriver(Generic[O]):
     @property
     def cluster_size(self) -> int:
         """The allocation unit in bytes, 0 if there is none (``bdi.cluster_size``)."""
-        return 0
+        child = self.filtered_child
+        return child.node.driver.cluster_size if child is not None else 0
+
+    @property
+    def names_backing(self) -> bool:
+        """Whether the image names a backing file."""
+        return False
 
     async def allocated_size(self) -> int | None:
         """Return the bytes occupied on the host, None if that is unknown."""

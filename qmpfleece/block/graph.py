@@ -7,7 +7,7 @@ and requests never see half a change.
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from random import randrange
 from typing import Final
 
@@ -102,7 +102,7 @@ class Graph:
         self, given: BlockdevOptions, parent: NodeOptions | None, above: "dict[str, Node]"
     ) -> Node:
         options = NodeOptions(given, parent)
-        _check_options(given, options)
+        check_options(given, options)
         driver = DRIVERS[given.driver]
         opener = _Opener(self, options, above)
         # A nested ``file`` is opened, named and listed before the node itself.
@@ -216,11 +216,11 @@ class Graph:
             QmpError: Permissions conflict; nothing has changed.
         """
         child.perm, child.shared = perm, shared
-        self._link(child)
+        self.link(child)
         try:
             self.refresh_perms([child.node])
         except BaseException:
-            self._unlink(child)
+            self.unlink(child)
             raise
 
     def attach_child(self, node: Node, name: str, role: Role, below: Node) -> Child:
@@ -229,26 +229,35 @@ class Graph:
         Raises:
             QmpError: Permissions conflict, or it would close a circle; nothing has changed.
         """
-        if node in _reachable([below]):
-            raise QmpError(
-                f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
-            )
+        self.check_no_cycle(node, name, below)
         child = Child(name, role, node, below)
         node.children[name] = child
-        self._link(child)
+        self.link(child)
         try:
             self.refresh_perms([node])
         except BaseException:
             del node.children[name]
-            self._unlink(child)
+            self.unlink(child)
             raise
         return child
+
+    def check_no_cycle(self, node: Node, name: str, below: Node) -> None:
+        """Refuse a child from which the node itself can be reached.
+
+        Raises:
+            QmpError: It is one.
+        """
+        if node in _reachable([below]):
+            raise QmpError(
+                f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
+            )
 
     def detach(self, child: Child) -> None:
         """Disconnect an edge. The node stays; see ``release``."""
         if isinstance(child.parent, Node):
             del child.parent.children[child.name]
-        self._unlink(child)
+        self.unlink(child)
+        child.node.forget_inheritance()
         self._loosen(child.node)
 
     def replace_node(self, edges: Iterable[Child], node: Node) -> None:
@@ -262,31 +271,34 @@ class Graph:
         moved = [(edge, edge.node) for edge in edges]
         places = {old: list(old.parents) for _, old in moved}
         for edge, _ in moved:
-            self._move(edge, node)
+            self.move(edge, node)
         try:
             self.refresh_perms([node, *(old for _, old in moved)])
         except BaseException:
             for edge, old in moved:
-                self._move(edge, old)
+                self.move(edge, old)
             for old, parents in places.items():
                 old.parents[:] = parents
             raise
 
-    def _move(self, edge: Child, node: Node) -> None:
+    def move(self, edge: Child, node: Node) -> None:
+        """Lead an edge to ``node``; permissions are left to the caller."""
         # In this order: where both are drained, the parent must not wake in between.
         old = edge.node
         edge.node = node
-        self._link(edge)
+        self.link(edge)
         self._unlink_from(old, edge)
 
-    def _link(self, child: Child) -> None:
+    def link(self, child: Child) -> None:
+        """Enter an edge at its node; permissions are left to the caller."""
         child.node.parents.append(child)
         if isinstance(child.parent, Node):
             child.parent.find_listener()
         for _ in range(child.node.quiesced):
             child.parent.drained_begin()
 
-    def _unlink(self, child: Child) -> None:
+    def unlink(self, child: Child) -> None:
+        """Undo ``link``."""
         self._unlink_from(child.node, child)
 
     def _unlink_from(self, node: Node, child: Child) -> None:
@@ -298,8 +310,12 @@ class Graph:
 
     # -- permissions --------------------------------------------------------------------------
 
-    def refresh_perms(self, nodes: Iterable[Node]) -> None:
+    def refresh_perms(self, nodes: Iterable[Node], were_writable: Container[Node] = ()) -> None:
         """Compute and apply the permissions of ``nodes`` and of all below them.
+
+        Args:
+            nodes: Where to begin.
+            were_writable: Nodes that may just be becoming read-only.
 
         Raises:
             QmpError: They conflict, or a driver can't grant them; nothing has changed.
@@ -309,7 +325,7 @@ class Graph:
         try:
             for node in _reachable(nodes):
                 perm, shared = node.users_perm()
-                _check_users(node, perm)
+                _check_users(node, perm, was_writable=node in were_writable)
                 checked.append(node)
                 node.driver.check_perm(perm, shared)
                 for child in node.children.values():
@@ -356,7 +372,10 @@ class _Opener:
             below = self.opened[name]
         else:
             below = self.opened[name] = await self._graph._open(ref, self._options, self.above)
-        return self._graph.attach_child(self.node, name, role, below)
+        child = self._graph.attach_child(self.node, name, role, below)
+        if not isinstance(ref, str):
+            below.inherits_from = self.node
+        return child
 
     def find(self, node_name: str) -> Node:
         """Return the node of that name; it may be one that is just being opened."""
@@ -368,13 +387,18 @@ class _Opener:
             await self._graph.release(node)
 
 
-def _check_options(given: BlockdevOptions, options: NodeOptions) -> None:
+def check_options(given: BlockdevOptions, options: NodeOptions, *, reopened: bool = False) -> None:
+    """Check the options that every node has against each other.
+
+    Raises:
+        QmpError: They contradict each other.
+    """
     if options.detect_zeroes == "unmap" and not options.unmap:
         raise QmpError(
             "setting detect-zeroes to unmap is not allowed without setting discard operation"
             " to unmap"
         )
-    if options.force_share and not options.read_only:
+    if not reopened and options.force_share and not options.read_only:
         raise QmpError("force-share=on can only be used with read-only images")
     if given.driver not in DRIVERS:
         raise QmpError(f"Unknown driver '{given.driver}'")
@@ -392,8 +416,10 @@ def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, P
     return node.driver.child_perms(child.name, child.role, perm, shared)
 
 
-def _check_users(node: Node, perm: Perm) -> None:
+def _check_users(node: Node, perm: Perm, *, was_writable: bool) -> None:
     if perm & _ANY_WRITE and node.read_only:
+        if was_writable:
+            raise QmpError(f"Read-only block node '{node.name}' cannot support read-write users")
         raise QmpError("Block node is read-only")
     for first in node.parents:
         for second in node.parents:

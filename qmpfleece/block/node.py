@@ -69,7 +69,9 @@ class Node:
 
     Fixed at open: ``name``, ``driver``, ``given``, ``options`` (but ``read_only``, which
     falls back under auto-read-only), ``request_alignment``.
-    Changes only in ``graph``: ``children``, ``parents``, ``monitor_owned``, ``debug``.
+    Changes only in ``reopen``, too: ``given`` and ``options``.
+    Changes only in ``graph``: ``children``, ``inherits_from``, ``parents``,
+    ``monitor_owned``, ``debug``.
     Changes only in ``pipeline``: ``in_flight``, ``tracked``, ``serialising``, ``write_gen``,
     ``flushed_gen``.
 
@@ -92,6 +94,7 @@ class Node:
             below to this node, so that it must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
+        inherits_from: The node in whose definition this one was nested, while it is its child.
         listener: Who wants to be told what happens to this node and what is about to happen
             to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
         debug: The listener of the primary child, whom this node tells what it is about to
@@ -110,6 +113,7 @@ class Node:
         "flushed_gen",
         "given",
         "in_flight",
+        "inherits_from",
         "length",
         "listener",
         "monitor_owned",
@@ -146,6 +150,7 @@ class Node:
         self.tracks_reads = False
         self.quiesced = 0
         self.monitor_owned = False
+        self.inherits_from: Node | None = None
         self.write_gen = 0
         self.flushed_gen = 0
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -170,6 +175,16 @@ class Node:
             if child.role & Role.PRIMARY:
                 return child
         return None
+
+    def take_options(self, given: BlockdevOptions, options: NodeOptions) -> None:
+        """Put other options in force; the caller sees to it that the driver can."""
+        self.given, self.options = given, options
+        self.driver.options = given
+
+    def forget_inheritance(self) -> None:
+        """Follow a node no longer of which this one is no child any more."""
+        if not any(edge.parent is self.inherits_from for edge in self.parents):
+            self.inherits_from = None
 
     def find_listener(self) -> None:
         """Learn whom to tell, after an edge has changed."""

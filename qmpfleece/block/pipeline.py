@@ -110,7 +110,7 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
             await driver.pwrite(offset, buf, flags & driver.write_flags)
             if flags & FUA and not driver.write_flags & FUA:
                 node.write_gen += 1
-                await _flush_node(node)
+                await flush_node(node)
         if offset + length > node.length:
             _set_length(node, align_up(offset + length, SECTOR))
     finally:
@@ -191,7 +191,7 @@ async def flush(child: Child) -> None:
     node = child.node
     node.in_flight += 1
     try:
-        await _flush_node(node)
+        await flush_node(node)
     finally:
         node.work_end()
 
@@ -248,7 +248,8 @@ def _set_length(node: Node, length: int) -> None:
         bitmap.bits.resize(length)
 
 
-async def _flush_node(node: Node) -> None:
+async def flush_node(node: Node) -> None:
+    """Make the completed writes of a node stable, through whatever edge they came."""
     generation = node.write_gen
     debug = node.debug if not node.options.read_only else None
     if debug is not None:
@@ -301,7 +302,7 @@ async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> Non
             await driver.pwrite(start, zeroes[:part], flags & driver.write_flags)
     if flags & FUA and not done_by_driver & FUA:
         node.write_gen += 1
-        await _flush_node(node)
+        await flush_node(node)
 
 
 # -- alignment ----------------------------------------------------------------------------
@@ -339,7 +340,7 @@ async def _pwrite_unaligned(node: Node, offset: int, buf: memoryview, flags: int
     await driver.pwrite(start, bounce, flags & driver.write_flags)
     if flags & FUA and not driver.write_flags & FUA:
         node.write_gen += 1
-        await _flush_node(node)
+        await flush_node(node)
 
 
 async def _tell(node: Node, *events: str) -> None:

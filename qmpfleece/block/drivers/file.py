@@ -26,6 +26,7 @@ from qmpfleece.block.driver import (
     Extent,
     Io,
     Opener,
+    Reopening,
     ReqFlags,
 )
 from qmpfleece.block.graph import Graph
@@ -102,6 +103,9 @@ class File(BlockDriver[FileOptions], name="file"):
 
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("filename",)
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset(
+        ("drop-cache", "x-check-cache-dropped")
+    )
     write_flags = ReqFlags.FUA
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 
@@ -113,6 +117,8 @@ class File(BlockDriver[FileOptions], name="file"):
     _fd = -1
     #: Opened for a permission that is being checked; takes the place of _fd when it is set.
     _next_fd = -1
+    #: Whether it is writable, and bypasses the page cache.
+    _next_mode = (False, False)
     _nowait = os.RWF_NOWAIT
     _flush_error = 0
 
@@ -157,7 +163,7 @@ class File(BlockDriver[FileOptions], name="file"):
         node, filename = self.node, self.options.filename
         # Under auto-read-only the file is writable only while somebody writes.
         writable = not node.options.read_only and not node.options.auto_read_only
-        flags = self._open_flags(writable=writable)
+        flags = _open_flags(writable=writable, direct=self._direct)
         try:
             if stat.S_ISFIFO(os.stat(filename).st_mode):
                 flags |= os.O_NONBLOCK  # it is refused, not waited for
@@ -166,10 +172,6 @@ class File(BlockDriver[FileOptions], name="file"):
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
         self._check_type(os.fstat(self._fd))
         self._writable = writable
-
-    def _open_flags(self, *, writable: bool) -> int:
-        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
-        return flags | os.O_DIRECT if self._direct else flags
 
     def _check_type(self, info: os.stat_result) -> None:
         if not stat.S_ISREG(info.st_mode):
@@ -197,6 +199,20 @@ class File(BlockDriver[FileOptions], name="file"):
             except OSError:
                 return False
         return True
+
+    async def reopen_prepare(self, change: Reopening[FileOptions]) -> None:
+        """Check the options; the file is opened anew with the permissions."""
+        if self.options.drop_cache is not None and change.given.drop_cache is None:
+            raise QmpError("Option 'drop-cache' cannot be reset to its default value")
+        if change.given.aio == self.options.aio == "native" and not change.options.cache_direct:
+            raise QmpError(
+                "aio=native was specified, but it requires cache.direct=on, which was not"
+                " specified."
+            )
+
+    async def reopen_finish(self) -> None:
+        """Find out what alignment the file wants now."""
+        self.node.request_alignment, _ = await self._queue.submit(self._probe)
 
     async def close(self) -> None:
         """Close the file."""
@@ -340,7 +356,7 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._fd < 0:
             return
         try:
-            self._reopen(writable=bool(perm & _ANY_WRITE))
+            self._reopen(writes=bool(perm & _ANY_WRITE))
             if self._use_locks:
                 held, held_shared = self._held
                 locks.apply(self._fd, held | perm, held_shared & shared, drop=False)
@@ -360,7 +376,10 @@ class File(BlockDriver[FileOptions], name="file"):
             # Requests in flight on threads go on with the file description that they have.
             os.dup2(self._next_fd, self._fd, inheritable=False)
             self._close_next()
-            self._writable = not self._writable
+            was_direct = self._direct
+            self._writable, self._direct = self._next_mode
+            if self._direct != was_direct:
+                self._nowait = 0 if self._direct else os.RWF_NOWAIT
         if self._use_locks and self._wanted != self._held:
             locks.apply(self._fd, *self._wanted, drop=True)
         self._held = self._wanted
@@ -371,17 +390,19 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._fd >= 0 and self._use_locks:
             locks.apply(self._fd, *self._held, drop=True)
 
-    def _reopen(self, *, writable: bool) -> None:
-        if not self.node.options.auto_read_only or self.node.options.read_only:
+    def _reopen(self, *, writes: bool) -> None:
+        """Open the file anew if the options, or who uses it, want it otherwise."""
+        options = self.node.options
+        writable = not options.read_only and (writes or not options.auto_read_only)
+        direct = options.cache_direct
+        self._next_mode = (writable, direct)
+        if self._next_mode == (self._writable, self._direct):
             return
-        if writable == self._writable:
-            return
+        flags = _open_flags(writable=writable, direct=direct)
         try:
-            self._next_fd = os.open(
-                f"/proc/self/fd/{self._fd}", self._open_flags(writable=writable)
-            )
+            self._next_fd = os.open(f"/proc/self/fd/{self._fd}", flags)
         except OSError as error:
-            if not writable:
+            if not writable and direct == self._direct:
                 return  # it stays open for writing, which does no harm
             raise QmpError(
                 f"Could not open '{self.options.filename}': {error.strerror}"
@@ -391,6 +412,11 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._next_fd >= 0:
             os.close(self._next_fd)
             self._next_fd = -1
+
+
+def _open_flags(*, writable: bool, direct: bool) -> int:
+    flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+    return flags | os.O_DIRECT if direct else flags
 
 
 def _text(error: OSError | ValueError) -> str:

@@ -41,6 +41,7 @@ class NullCo(BlockDriver[NullCoOptions], name="null-co"):
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("size", "read-zeroes")
     write_flags = ReqFlags.FUA
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset()
     zero_flags = ReqFlags.FUA | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 
     async def open(self, opener: Opener) -> None:

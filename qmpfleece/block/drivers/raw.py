@@ -8,7 +8,16 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, Status, fail
+from qmpfleece.block.driver import (
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    Reopening,
+    ReqFlags,
+    Status,
+    fail,
+)
 from qmpfleece.block.node import Listener
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -37,32 +46,29 @@ class Raw(BlockDriver[RawOptions], name="raw"):
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
     zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset(("offset", "size"))
+
     _file: Child
+    #: Offset and size that are being prepared.
+    _next: tuple[int, int]
 
     async def open(self, opener: Opener) -> None:
         """Open ``file`` and check that the window lies in it."""
-        for name in ("offset", "size"):
-            if (getattr(self.options, name) or 0) < 0:
-                raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
-        self._offset = self.options.offset or 0
-        windowed = self._offset or self.options.size is not None
+        _check_options(self.options)
+        windowed = self.options.offset or self.options.size is not None
         role = Role.DATA | Role.PRIMARY if windowed else Role.FILTERED | Role.PRIMARY
         self._file = await opener.open_child("file", self.options.file, role)
-        real = self._file.node.length
-        if self._offset > real:
-            raise QmpError(
-                f"Offset ({self._offset}) cannot be greater than size of the containing file"
-                f" ({real})"
-            )
-        size = self.options.size
-        if size is not None and real - self._offset < size:
-            raise QmpError(
-                f"The sum of offset ({self._offset}) and size ({size}) has to be smaller or"
-                f" equal to the  actual size of the containing file ({real})"
-            )
-        if size is not None and size % SECTOR:
-            raise QmpError("Specified size is not multiple of 512")
-        self._size = real - self._offset if size is None else size
+        self._offset, self._size = _window(self.options, self._file.node.length)
+        self.node.length = align_up(self._size, SECTOR)
+
+    async def reopen_prepare(self, change: Reopening[RawOptions]) -> None:
+        """Check that the other window lies in the file."""
+        below = change.moves.get("file") or self._file.node
+        self._next = _window(change.given, below.length)
+
+    def reopen_commit(self) -> None:
+        """Show the other window."""
+        self._offset, self._size = self._next
         self.node.length = align_up(self._size, SECTOR)
 
     def pread(self, offset: int, buf: memoryview) -> Io:
@@ -159,3 +165,31 @@ class Raw(BlockDriver[RawOptions], name="raw"):
                 await self.node.debug("read_aio")
             await pipeline.pread(self._file, self._offset + offset, buf[:inside])
         buf[inside:] = bytes(len(buf) - inside)
+
+
+def _check_options(options: RawOptions) -> None:
+    for name in ("offset", "size"):
+        if (getattr(options, name) or 0) < 0:
+            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
+
+
+def _window(options: RawOptions, real: int) -> tuple[int, int]:
+    """Return where the window in a file of ``real`` bytes begins, and its size.
+
+    Raises:
+        QmpError: It does not lie in the file.
+    """
+    _check_options(options)
+    offset, size = options.offset or 0, options.size
+    if offset > real:
+        raise QmpError(
+            f"Offset ({offset}) cannot be greater than size of the containing file ({real})"
+        )
+    if size is not None and real - offset < size:
+        raise QmpError(
+            f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the "
+            f" actual size of the containing file ({real})"
+        )
+    if size is not None and size % SECTOR:
+        raise QmpError("Specified size is not multiple of 512")
+    return offset, real - offset if size is None else size

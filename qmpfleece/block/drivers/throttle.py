@@ -4,13 +4,13 @@ Data passes as it is; reads wait for the group's leave to read, writes, zero wri
 discards for its leave to write. All else, flushes too, passes at once.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, Reopening, ReqFlags
 from qmpfleece.block.perm import Role
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -34,12 +34,14 @@ class Throttle(BlockDriver[ThrottleOptions], name="throttle"):
 
     is_filter = True
     strong_options: ClassVar[tuple[str, ...]] = ("throttle-group",)
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset(("throttle-group",))
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
     zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 
     _file: Child
     _group: ThrottleGroup
     _member: Member
+    _next_group: ThrottleGroup | None = None
 
     async def open(self, opener: Opener) -> None:
         """Open ``file`` and join the group.
@@ -51,16 +53,23 @@ class Throttle(BlockDriver[ThrottleOptions], name="throttle"):
             "file", self.options.file, Role.FILTERED | Role.PRIMARY
         )
         name = self.options.throttle_group
-        group = opener.throttle_groups.get(name)
-        if group is None:
-            raise QmpError(f"Throttle group '{name}' does not exist")
-        self._group = group
+        self._group = group = _find_group(opener.throttle_groups, name)
         self._member = group.join()
         self.node.length = self._file.node.length
 
     async def close(self) -> None:
         """Leave the group."""
         self._group.leave(self._member)
+
+    async def reopen_prepare(self, change: Reopening[ThrottleOptions]) -> None:
+        """Find the group."""
+        groups = change.graph.throttle_groups
+        self._next_group = _find_group(groups, change.given.throttle_group)
+
+    def reopen_commit(self) -> None:
+        """Go over to it."""
+        if self._next_group is not None and self._next_group is not self._group:
+            self.join(self._next_group)
 
     def join(self, group: ThrottleGroup) -> None:
         """Go over to another group. The node is drained."""
@@ -134,3 +143,9 @@ class Throttle(BlockDriver[ThrottleOptions], name="throttle"):
     def exact_filename(self) -> str:
         """No plain name names the group."""
         return ""
+
+
+def _find_group(groups: Mapping[str, ThrottleGroup], name: str) -> ThrottleGroup:
+    if (group := groups.get(name)) is None:
+        raise QmpError(f"Throttle group '{name}' does not exist")
+    return group

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from qmpfleece.block import reopen
 from qmpfleece.control.command import Boxed, command
 from qmpfleece.control.describe import device_info
 from qmpfleece.control.system import System
@@ -30,3 +31,9 @@ async def blockdev_del(system: System, node_name: str) -> None:
 async def blockdev_add(system: System, options: Annotated[BlockdevOptions, Boxed]) -> None:
     """Open a node with everything nested in its definition, or nothing of it."""
     await system.graph.add(options)
+
+
+@command("blockdev-reopen")
+async def blockdev_reopen(system: System, options: list[BlockdevOptions]) -> None:
+    """Give nodes other options, all of them or none."""
+    await reopen.reopen(system.graph, options)

@@ -5,10 +5,12 @@ Whatever uses the node uses the overlay from then on, and the node becomes its b
 Source: QAPI ``BlockdevSnapshot``, ``BlockdevSnapshotSync``.
 """
 
+import contextlib
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block import reopen
 from qmpfleece.block.block_copy import reaches
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
@@ -61,6 +63,7 @@ class SnapshotAction(Action):
         self._overlay: Node | None = None
         self._backing: Child | None = None
         self._moved: list[Child] = []
+        self._committed = False
 
     async def hold_drained(self, below: Node) -> None:
         """Keep the node drained until ``clean``.
@@ -105,8 +108,15 @@ class SnapshotAction(Action):
         self._overlay = None
         await graph.release(overlay)
 
+    def commit(self) -> None:
+        """From now on the node is a backing file."""
+        self._committed = True
+
     async def clean(self) -> None:
-        """Let the node go; an overlay that nobody uses and nobody has named is closed."""
+        """Make the backing file read-only and let it go; close an overlay that nobody holds."""
+        if self._committed:
+            with contextlib.suppress(QmpError):  # where it can't be, it stays writable
+                await reopen.set_read_only(self.system.graph, self._below, read_only=True)
         await self._held.aclose()
         if self._overlay is not None:
             await self.system.graph.release(self._overlay)

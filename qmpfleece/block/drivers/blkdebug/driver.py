@@ -104,6 +104,7 @@ class Blkdebug(BlockDriver[BlkdebugOptions], name="blkdebug"):
     is_filter = True
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("config", *_SIZES, "inject-error", "set-state")
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset()
     # FUA is done by a flush, which a rule can hit.
     write_flags = ReqFlags.WRITE_UNCHANGED
     zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK

@@ -1,0 +1,131 @@
+"""Other options for an open image; storing its bitmaps when it becomes read-only, and back.
+
+Source: QEMU 7.2, observed: when an image becomes read-only its persistent bitmaps are stored at
+once and stay, read-only; when it becomes writable they are marked in use again.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block import pipeline
+from qmpfleece.block.drivers.qcow2 import opening, settings
+from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
+from qmpfleece.block.drivers.qcow2.check import Recount
+from qmpfleece.block.drivers.qcow2.layout import Incompatible
+from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+
+if TYPE_CHECKING:
+    from qmpfleece.block.driver import Reopening
+    from qmpfleece.block.drivers.qcow2.image import Image
+
+#: What may change while the image is open.
+MUTABLE: Final = frozenset(
+    (
+        "lazy-refcounts",
+        "pass-discard-request",
+        "pass-discard-snapshot",
+        "pass-discard-other",
+        "overlap-check",
+        "cache-size",
+        "l2-cache-size",
+        "l2-cache-entry-size",
+        "refcount-cache-size",
+        "cache-clean-interval",
+        *(f"overlap-check.{name}" for name in ("template", *settings.OVERLAP_FLAGS)),
+    )
+)
+
+
+class Reopener:
+    """Takes one image through one reopening.
+
+    ``l2-cache-entry-size`` is checked, but has its effect when the image is opened next.
+
+    Args:
+        image: The image.
+        bitmaps: Its persistent bitmaps.
+    """
+
+    def __init__(self, image: "Image", bitmaps: Bitmaps) -> None:
+        self._image = image
+        self._bitmaps = bitmaps
+        self._options: Qcow2Options | None = None
+        self._unmap = False
+        self._was_writable = image.writable
+        self._stored = False
+
+    async def prepare(self, change: "Reopening[Qcow2Options]") -> None:
+        """Check the options; store what must be stored before the image is read-only.
+
+        Raises:
+            QmpError: They are wrong, or that failed.
+        """
+        image, options = self._image, change.given
+        settings.cache_sizes(options, image.header)
+        if options.lazy_refcounts and image.header.version < 3:
+            raise QmpError(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+            )
+        if options.encrypt is not None:
+            raise QmpError(
+                "No encryption in image header, but options specified format"
+                f" '{options.encrypt.format}'"
+            )
+        self._options, self._unmap = options, change.options.unmap
+        if change.options.read_only:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        image = self._image
+        await self._bitmaps.store(release=False)
+        self._stored = self._was_writable
+        if not self._was_writable:
+            return
+        try:
+            await image.journal.settle()
+            await pipeline.flush(image.file)
+            if image.header.incompatible & Incompatible.DIRTY:
+                image.header.incompatible &= ~Incompatible.DIRTY
+                await image.write_features()
+        except OSError as error:
+            raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
+
+    def commit(self) -> None:
+        """Put the options in force."""
+        if self._options is not None:
+            opening.apply_options(self._image, self._options, unmap=self._unmap)
+            opening.protect_anew(self._image, self._options)
+            self._bitmaps.protect()
+
+    async def abort(self) -> None:
+        """Go on writing.
+
+        Differs: QEMU leaves the bitmaps as they were stored, read-only.
+        """
+        if self._stored:
+            await self._claim()
+
+    async def finish(self) -> None:
+        """Take possession of an image that has become writable."""
+        image = self._image
+        if not image.writable or self._was_writable:
+            return
+        try:
+            await opening.clear_unknown_autoclear(image)
+            if image.header.incompatible & Incompatible.DIRTY:
+                recount = Recount(image)
+                await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
+        except OSError as error:
+            sys.stderr.write(f"Could not update qcow2 header: {error.strerror}\n")
+        await self._claim()
+
+    async def _claim(self) -> None:
+        try:
+            await self._bitmaps.reclaim()
+        except OSError as error:
+            # Source: QEMU says so and leaves them read-only, too.
+            sys.stderr.write(
+                f"{self._image.node.name}: Failed to make dirty bitmaps writable: Can't update"
+                f" bitmap directory: {error.strerror}\n"
+            )
