@@ -11,6 +11,7 @@ from qmpfleece.daemon import Daemon
 from qmpfleece.nbdclient.client import NbdClient
 from qmpfleece.nbdclient.uri import NbdUri
 from qmpfleece.qmp.sockets import UnixAddress
+from tests.tools.until import until
 
 
 async def serve_disk(daemon, folder):
@@ -119,3 +120,33 @@ async def test_work_that_fails_says_so():
     async with Daemon() as daemon:
         with pytest.raises(QmpError, match="no"):
             await daemon.unless_ended(fail())
+
+
+async def test_the_end_does_not_wait_for_limits(tmp_path):
+    async with Daemon() as daemon:
+        limits = {"bps-total": 1, "bps-total-max": 4096}
+        group = {"qom-type": "throttle-group", "id": "g", "limits": limits}
+        await daemon.execute("object-add", group)
+        for node in (
+            {"driver": "null-co", "node-name": "n", "size": MIB},
+            {"driver": "throttle", "node-name": "t", "file": "n", "throttle-group": "g"},
+        ):
+            await daemon.execute("blockdev-add", node)
+        address = {"type": "unix", "data": {"path": str(tmp_path / "nbd")}}
+        await daemon.execute("nbd-server-start", {"addr": address})
+        export = {"type": "nbd", "id": "e", "node-name": "t", "writable": True}
+        await daemon.execute("block-export-add", export)
+        client = await NbdClient.connect(NbdUri("t", path=str(tmp_path / "nbd")))
+        data = memoryview(bytes(4096))
+        writes = [asyncio.ensure_future(client.pwrite(0, data)) for _ in range(4)]
+        await asyncio.gather(*writes[:2])
+        await until(lambda: daemon.system.graph.find("t").in_flight == 2)
+    for write in writes[2:]:
+        assert isinstance(await settled(write), ConnectionResetError | None)
+    await client.close()
+
+
+async def settled(task):
+    """Wait for the end of a task and return how it failed, None if it did not."""
+    await asyncio.wait({task})
+    return task.exception()
