@@ -139,7 +139,7 @@ class Daemon:
         """Let SIGINT, SIGTERM and SIGHUP end the daemon in order."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self.end)
+            loop.add_signal_handler(number, self.system.end, "host-signal")
         try:
             yield
         finally:

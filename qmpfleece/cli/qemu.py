@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.cli import chardev
+from qmpfleece.cli.chardev import Chardev
 from qmpfleece.cli.qemu_help import inform
 from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
 from qmpfleece.cli.qemu_options import Given, Reader, Wanted, scan
+from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.command import COMMANDS
@@ -52,12 +55,23 @@ class _Start(Start):
     def __init__(self, daemon: Daemon, program: str, wanted: Wanted) -> None:
         super().__init__(daemon, program, daemonized=wanted.daemonize)
         self._wanted = wanted
+        self._qtest: QTest | None = None
+
+    async def close(self) -> None:
+        """Close what was not handed on, and remove the PID file."""
+        if self._qtest is not None:
+            await self._qtest.close()
+        await super().close()
 
     async def process(self) -> None:
         """Make everything."""
         wanted, system, execute = self._wanted, self.daemon.system, self.daemon.execute
         system.name = wanted.name
-        system.running = not wanted.paused
+        if wanted.incoming is not None:
+            system.run_state = "inmigrate"
+        elif wanted.paused:
+            system.run_state = "prelaunch"
+        system.uuid = wanted.uuid or system.uuid
         for option, given in wanted.fds:
             with at(option):
                 check_fd(given)
@@ -75,6 +89,8 @@ class _Start(Start):
                 await execute("blockdev-add", given)
         devices = [*wanted.devices, *await self._make_drives(machine)]
         check_accels(wanted.accels)
+        if wanted.qtest is not None:
+            self._qtest = QTest(await self._make_qtest_device(wanted.qtest))
         for option, given in wanted.monitors:
             with at(option):
                 self.make_monitor(given["chardev"], pretty=given.get("pretty") == "on")
@@ -99,3 +115,14 @@ class _Start(Start):
             if drive.device is not None:
                 devices.append((option, drive.device))
         return devices
+
+    async def _make_qtest_device(self, option: Option) -> Chardev:
+        """Make what the qtest protocol is spoken over."""
+        complaint = f'Failed to initialize device for qtest: "{option.value}"'
+        try:
+            given = chardev.parse_short(option.value, "qtest")
+            if given is None:
+                raise OptionError(complaint)
+            return await chardev.create(given, lambda text: self.report(option, text))
+        except QmpError as error:
+            raise OptionError(error.desc, complaint) from error

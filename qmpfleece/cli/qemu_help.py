@@ -1,13 +1,18 @@
 """What ``qmpfleece-qemu`` says about itself: its version, options, machines, devices, formats."""
 
+import json
 from collections.abc import Callable
 from typing import Final
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.object_help import object_help
 from qmpfleece.cli.qemu_machine import ACCELS, MACHINES
 from qmpfleece.cli.scan import Option
+from qmpfleece.cli.start import at
+from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS
 
+_ASKING: Final = ("help", "?")
 _HELP: Final = """\
 usage: {program} [options] [disk_image]
 
@@ -54,7 +59,8 @@ QMPFLEECE_LOOP=asyncio in the environment selects Python's own event loop.
 def inform(option: Option, program: str) -> bool:
     """Print what an option asks for, if it is one that asks; tell whether that was all."""
     answer = _ANSWERS.get(option.name)
-    text = answer(option.value) if answer else ""
+    with at(option):
+        text = answer(option.value) if answer else ""
     if text:
         print(text.format(program=program) if text is _HELP else text, end="", flush=True)
     return bool(text)
@@ -79,6 +85,49 @@ def _accel(value: str) -> str:
     return ACCELS if is_help(value) else ""
 
 
+def _device(value: str) -> str:
+    name, *rest = value.split(",")
+    if is_help(name):
+        return _DEVICES
+    if not any(is_help(word) for word in rest):
+        return ""
+    return _properties(name.removeprefix("driver="))
+
+
+def _properties(name: str) -> str:
+    from qmpfleece.control.devices.models import ALIASES, MODELS
+
+    model = MODELS.get(ALIASES.get(name, name))
+    if model is None:
+        raise QmpError(f"Device '{name}' not found")
+    lines = [f"  virtio-backend=<child<{model.inner}>>"] if model.inner else []
+    for item in model.properties:
+        line = f"  {item.name}=<{item.kind}>"
+        if item.description is not None or item.default is not None:
+            line = f"{line:<24} - {item.description or ''}"
+        if item.default is not None:
+            line += f" (default: {json.dumps(item.default)})"
+        lines.append(line)
+    return "\n".join([f"{model.name} options:", *sorted(lines), ""])
+
+
+_DEVICES: Final = """\
+Storage devices:
+name "scsi-cd", bus SCSI, desc "virtual SCSI CD-ROM"
+name "scsi-hd", bus SCSI, desc "virtual SCSI disk"
+name "virtio-blk-pci", bus PCI, alias "virtio-blk"
+name "virtio-scsi-pci", bus PCI, alias "virtio-scsi"
+"""
+
+
+def _drive(value: str) -> str:
+    words = value.split(",")
+    if not any(f"{key}={word}" in words for key in ("format", "driver") for word in _ASKING):
+        return ""
+    names = " ".join(sorted(BLOCKDEV_MODELS))
+    return f"Supported formats: {names}\nSupported formats (read-only): {names}\n"
+
+
 _ANSWERS: Final[dict[str, Callable[[str], str]]] = {
     "h": lambda _: _HELP,
     "help": lambda _: _HELP,
@@ -87,4 +136,6 @@ _ANSWERS: Final[dict[str, Callable[[str], str]]] = {
     "machine": _machine,
     "M": _machine,
     "accel": _accel,
+    "device": _device,
+    "drive": _drive,
 }

@@ -90,9 +90,9 @@ class Start(ABC):
                 background.ready()
                 await self.daemon.wait()
         finally:
-            self.close()
+            await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close what was not handed on, and remove the PID file."""
         for device in self.chardevs.values():
             device.close()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: QAPI ``ShutdownCause``, those that there are without a guest.
+ShutdownCause: TypeAlias = Literal["host-qmp-quit", "host-signal"]
+#: QAPI ``RunState``, those that there are without a guest.
+RunState: TypeAlias = Literal["prelaunch", "inmigrate", "running", "paused"]
 #: What is to be done once a reply is out; may be a coroutine function.
 Follow = Callable[[], Awaitable[None] | None]
 
@@ -31,7 +35,7 @@ class Shutdown(Event, name="SHUTDOWN"):
     """The program ends because it was asked to."""
 
     guest: bool
-    reason: Literal["host-qmp-quit", "host-signal"]
+    reason: ShutdownCause
 
 
 class AfterReply:
@@ -78,8 +82,9 @@ class System:
         exports: The block exports and the NBD server.
         has_machine: The program stands for qemu-system, not for qemu-storage-daemon: it has
             devices with the commands on them, and emits SHUTDOWN on quit.
-        running: The run state of query-status, stop and cont.
+        run_state: What query-status says; there is no guest, stop and cont change nothing else.
         name: What query-name says.
+        uuid: What query-uuid says.
         jobs: The long operations; closed by whoever made the system, before the graph.
         drives: The named backends; closed after the jobs.
         objects: What object-add has made.
@@ -91,8 +96,9 @@ class System:
     graph: "Graph"
     exports: "ExportManager"
     has_machine: bool = False
-    running: bool = True
+    run_state: RunState = "running"
     name: str | None = None
+    uuid: str = "00000000-0000-0000-0000-000000000000"
     jobs: JobManager = field(init=False)
     drives: Drives = field(init=False)
     objects: Objects = field(default_factory=Objects)
@@ -124,6 +130,10 @@ class System:
         self.after_reply(self._announce_shutdown)
 
     def _announce_shutdown(self) -> None:
-        if self.has_machine:
-            self.bus.emit(Shutdown(guest=False, reason="host-qmp-quit"))
+        self.end("host-qmp-quit")
+
+    def end(self, reason: ShutdownCause) -> None:
+        """Ask the program to end; the first reason is told."""
+        if self.has_machine and not self.shutdown.is_set():
+            self.bus.emit(Shutdown(guest=False, reason=reason))
         self.shutdown.set()

@@ -2,10 +2,12 @@
 
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from qmpfleece import __version__
 from qmpfleece.control.command import command, commands_of
 from qmpfleece.control.introspect import schema
-from qmpfleece.control.system import System
+from qmpfleece.control.system import RunState, System
 from qmpfleece.qapi.events import EVENTS, Event
 from qmpfleece.qapi.model import Model
 
@@ -49,7 +51,7 @@ class StatusInfo(Model):
 
     running: bool
     singlestep: bool
-    status: Literal["running", "paused"]
+    status: RunState
 
 
 class NameInfo(Model):
@@ -88,29 +90,41 @@ async def query_name(system: System) -> NameInfo:
     return NameInfo(name=system.name)
 
 
+class UuidInfo(Model):
+    """QAPI ``UuidInfo``."""
+
+    uuid: str = Field(alias="UUID")
+
+
+@command("query-uuid", machine=True)
+async def query_uuid(system: System) -> UuidInfo:
+    """Tell the UUID given on the command line."""
+    return UuidInfo(uuid=system.uuid)
+
+
 @command("query-status")
 async def query_status(system: System) -> StatusInfo:
     """Tell the run state; there is no guest, it only says what stop and cont did."""
     return StatusInfo(
-        running=system.running,
+        running=system.run_state == "running",
         singlestep=False,
-        status="running" if system.running else "paused",
+        status=system.run_state,
     )
 
 
 @command("stop")
 async def stop(system: System) -> None:
-    """Enter the state ``paused``; repeating it does nothing."""
-    if system.running:
-        system.running = False
+    """Enter the state ``paused``; nothing happens in a state that is not ``running``."""
+    if system.run_state == "running":
+        system.run_state = "paused"
         system.bus.emit(Stop())
 
 
 @command("cont")
 async def cont(system: System) -> None:
-    """Leave the state ``paused``; repeating it does nothing."""
-    if not system.running:
-        system.running = True
+    """Enter the state ``running``; who is being migrated to would do so later."""
+    if system.run_state not in {"running", "inmigrate"}:
+        system.run_state = "running"
         system.bus.emit(Resume())
 
 
