@@ -338,40 +338,33 @@ class BlockCopy:
         return bool(flags & Status.ZERO)
 
     async def _transfer(self, req: Req, *, zero: bool) -> None:
+        """Move the data, a huge cluster that the user wished for in pieces."""
+        buf: memoryview | None = None
+        is_read = False
+        end = req.offset + req.length
+        piece = min(req.length, self._max_piece)
         try:
             if zero:
-                await self._write_zeroes(req)
+                flags = self._write_flags | ReqFlags.MAY_UNMAP
+                await pipeline.pwrite_zeroes(self.target, req.offset, req.length, flags)
             else:
-                await self._read_and_write(req)
+                buf = self._buffers.take(piece) or await self._buffers.wait_for(piece)
+                for offset in range(req.offset, end, piece):
+                    part = buf[: end - offset]
+                    is_read = True
+                    await pipeline.pread(self.source, offset, part)
+                    is_read = False
+                    if self._compresses:
+                        await pipeline.pwrite_compressed(self.target, offset, part)
+                    else:
+                        await pipeline.pwrite(self.target, offset, part, self._write_flags)
+        except OSError as error:
+            self._unclaim(req)
+            raise CopyError(error, req, is_read=is_read) from error
         except BaseException:
             self._unclaim(req)
             raise
-        self._finish(req)
-
-    async def _write_zeroes(self, req: Req) -> None:
-        flags = self._write_flags | ReqFlags.MAY_UNMAP
-        try:
-            await pipeline.pwrite_zeroes(self.target, req.offset, req.length, flags)
-        except OSError as error:
-            raise CopyError(error, req, is_read=False) from error
-
-    async def _read_and_write(self, req: Req) -> None:
-        """Move the data, a huge cluster that the user wished for in pieces."""
-        end = req.offset + req.length
-        piece = min(req.length, self._max_piece)
-        buf = await self._buffers.take(piece)
-        is_read = True
-        try:
-            for offset in range(req.offset, end, piece):
-                part = buf[: end - offset]
-                is_read = True
-                await pipeline.pread(self.source, offset, part)
-                is_read = False
-                if self._compresses:
-                    await pipeline.pwrite_compressed(self.target, offset, part)
-                else:
-                    await pipeline.pwrite(self.target, offset, part, self._write_flags)
-        except OSError as error:
-            raise CopyError(error, req, is_read=is_read) from error
         finally:
-            self._buffers.give(buf)
+            if buf is not None:
+                self._buffers.give(buf)
+        self._finish(req)

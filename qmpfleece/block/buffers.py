@@ -24,16 +24,21 @@ class Buffers:
         self._spare: dict[int, list[memoryview]] = {}
         self._waiters: list[asyncio.Future[None]] = []
 
-    async def take(self, length: int) -> memoryview:
-        """Wait until ``length`` bytes may be used. Cancellation-safe.
-
-        Returns:
-            A buffer of that length; its content is whatever was there.
-        """
-        while length > self._free:
+    async def wait_for(self, length: int) -> memoryview:
+        """Wait until ``length`` bytes may be used, and take them. Cancellation-safe."""
+        while (buffer := self.take(length)) is None:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
+        return buffer
+
+    def take(self, length: int) -> memoryview | None:
+        """Take ``length`` bytes, more than 0; None if so many must not be used just now.
+
+        The content is whatever was there.
+        """
+        if length > self._free:
+            return None
         self._free -= length
         if spare := self._spare.get(length):
             self._kept -= length

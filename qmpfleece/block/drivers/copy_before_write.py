@@ -238,7 +238,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         length = min(length, self._length - offset)
         if self.snapshot_error is None:
             try:
-                await self._copy(offset, length)
+                if self._timeout_s:
+                    await self._copy_in_time(offset, length)
+                else:
+                    await self._copier.copy(offset, length)
             except OSError as error:
                 if not self._breaks_snapshot:
                     raise
@@ -252,17 +255,13 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             # Reads that have begun before the snapshot broke are served well, too.
             await self._frozen.wait_all(offset, length)
 
-    async def _copy(self, offset: int, length: int) -> None:
-        """Copy the clusters of a range, within the time limit if there is one.
+    async def _copy_in_time(self, offset: int, length: int) -> None:
+        """Copy the clusters of a range within the time limit.
 
         Raises:
             OSError: ETIMEDOUT: the copy goes on, in flight on the node; else it has failed.
         """
-        copying = self._copier.copy(offset, length)
-        if not self._timeout_s:
-            await copying
-            return
-        task = eager.start(copying, asyncio.get_running_loop())
+        task = eager.start(self._copier.copy(offset, length), asyncio.get_running_loop())
         if task is None:
             return
         self.node.work_begin()
