@@ -316,6 +316,8 @@ class BlockCopy:
         Returns:
             Whether it is all zero; None when there is nothing to copy.
         """
+        if self.source.node.driver.is_known_data(req.offset, req.length):
+            return False
         ask = status.block_status if self.skip_unallocated else status.status_above
         try:
             extent = (await ask(self.source.node, req.offset, req.length, 1))[0]

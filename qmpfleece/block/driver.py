@@ -311,6 +311,13 @@ class BlockDriver(Generic[O]):
         """
         return [Extent(length, Status.DATA | Status.ALLOCATED, offset, self.node)]
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell, without looking, whether all of the range is data of this node.
+
+        Where not, ``block_status`` tells. Nothing is ever zero because of this.
+        """
+        return False
+
     # -- what the graph asks ------------------------------------------------------------------
 
     @property

@@ -272,9 +272,13 @@ class File(BlockDriver[FileOptions], name="file"):
         """Cut or extend the file, sparsely."""
         await self._making_holes(self._queue.submit(os.ftruncate, self._fd, length))
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell whether the range lies in the run of data that was last found."""
+        return self._known_data.covers(offset, length)
+
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return data and holes as the file system tells them."""
-        if self._known_data.covers(offset, length):
+        if self.is_known_data(offset, length):
             return [Extent(length, allocation.DATA, offset, self.node)]
         token = self._known_data.ask()
         runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)

@@ -134,6 +134,12 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         await pipeline.truncate(self._file, self._offset + length)
         self._size = length
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell what the file knows of the window."""
+        return offset + length <= self._size and self._file.node.driver.is_known_data(
+            self._offset + offset, length
+        )
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:

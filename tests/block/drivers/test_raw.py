@@ -133,3 +133,14 @@ async def test_disk_of_a_given_size_is_full_at_its_end(graph, disk):
         await pipeline.truncate(edge, 1024)
     assert disk.data == DATA
     assert edge.node.length == 512
+
+
+async def test_window_knows_as_data_what_its_file_does(graph, tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(64 * 1024))
+    file = await add_file(graph, path)
+    window = await add(graph, file=file.name, offset=4096, size=8192)
+    assert not window.driver.is_known_data(0, 8192)
+    await status.block_status(file, 0, file.length, 1)
+    assert window.driver.is_known_data(0, 8192)
+    assert not window.driver.is_known_data(0, 8193)
