@@ -128,6 +128,32 @@ def throttle_node_read_only(d: Session) -> None:
     d.qmp("block-export-add", type="nbd", id="u", node_name="u", writable=True)
 
 
+@scenario
+def throttle_nodes_over_qcow2(d: Session) -> None:
+    """Bitmaps, snapshots and compressed backups see through them, or don't."""
+    group(d)
+    for name in ("a", "b"):
+        path = d.path(f"{name}.qcow2")
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=128k", path, "4M")
+        file = {"driver": "file", "filename": path}
+        image = {"driver": "qcow2", "node-name": name, "file": file}
+        d.qmp(
+            "blockdev-add", driver="throttle", node_name=f"t{name}", file=image, throttle_group="g"
+        )
+    d.qmp("block-dirty-bitmap-add", node="ta", name="x")
+    d.qmp("block-dirty-bitmap-add", node="ta", name="p", persistent=True)
+    d.qmp("blockdev-snapshot", node="ta", overlay="tb")
+    d.qmp("query-named-block-nodes", flat=True)
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="ta", name="ta", writable=True)
+    d.io("ta", "write -P 3 0 1M")
+    d.qmp("blockdev-backup", device="ta", target="tb", sync="full", job_id="j", compress=True)
+    d.event('"null"')
+    d.qmp("nbd-server-remove", name="ta")
+    d.qmp("nbd-server-add", device="tb", name="tb")
+    d.io("tb", "read -P 3 0 1M", "read -P 0 1M 3M", read_only=True)
+
+
 # -- what is let through ----------------------------------------------------------------------
 
 
