@@ -182,7 +182,8 @@ class Session(AsyncProtocol[Any]):
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await self._outgoing.join()
-                await flush(writer)
+                if not writer.is_closing():  # a write may have found that the client is gone
+                    await flush(writer)
         except (TimeoutError, OSError):
             writer.transport.abort()
 

@@ -90,23 +90,46 @@ def running(*command: object, folder: Path) -> Iterator[Running]:
 
 
 class Qmp:
-    """A plain QMP client, capabilities negotiated."""
+    """A plain QMP client, capabilities negotiated.
+
+    Attributes:
+        events: What has come since the last ``wait_for``, or since the beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(PATIENCE_S)
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("r")
+        self.events: list[dict[str, Any]] = []
         self.greeting = json.loads(self._lines.readline())
         assert self.execute("qmp_capabilities") == {}
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command and return its result; events are passed over."""
+        """Run a command and return its result; events are kept."""
+        reply = self._ask(command, arguments)
+        assert "return" in reply, reply
+        return reply["return"]
+
+    def refuse(self, command: str, **arguments: Any) -> str:
+        """Run a command that must fail and return why."""
+        reply = self._ask(command, arguments)
+        assert "error" in reply, reply
+        return str(reply["error"]["desc"])
+
+    def wait_for(self, name: str) -> dict[str, Any]:
+        """Wait for an event, which may have come already; return its data."""
+        while not (found := [event for event in self.events if event["event"] == name]):
+            self.events.append(json.loads(self._lines.readline()))
+        self.events.clear()
+        return dict(found[0]["data"])
+
+    def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         request = {"execute": command, "arguments": arguments}
         self._socket.sendall(json.dumps(request).encode())
-        while "return" not in (reply := json.loads(self._lines.readline())):
-            assert "event" in reply, reply
-        return reply["return"]
+        while "event" in (reply := json.loads(self._lines.readline())):
+            self.events.append(reply)
+        return dict(reply)
 
     def __enter__(self) -> Self:
         return self
