@@ -149,6 +149,7 @@ def throttle_nodes_over_qcow2(d: Session) -> None:
     d.io("ta", "write -P 3 0 1M")
     d.qmp("blockdev-backup", device="ta", target="tb", sync="full", job_id="j", compress=True)
     d.event('"null"')
+    d.qmp("query-jobs")
     d.qmp("nbd-server-remove", name="ta")
     d.qmp("nbd-server-add", device="tb", name="tb")
     d.io("tb", "read -P 3 0 1M", "read -P 0 1M 3M", read_only=True)
