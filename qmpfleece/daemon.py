@@ -155,6 +155,7 @@ class Daemon:
         async with self.dispatcher.alone():
             for group in self.system.graph.throttle_groups.values():
                 group.configure(Limits())
+            await self.system.background.close()
             await self.system.exports.close()
             await self.system.jobs.close()
             await self.system.devices.close()

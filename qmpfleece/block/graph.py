@@ -44,6 +44,8 @@ class Graph:
         self.events = events or EventBus()
         #: What throttle nodes can join, by name; kept by whoever makes the groups.
         self.throttle_groups: dict[str, ThrottleGroup] = {}
+        #: Names that no node may have, because a drive has them.
+        self.device_names: set[str] = set()
         self._nodes: dict[str, Node] = {}
         #: Those of them whose drivers are not open yet: only what they consist of sees them.
         self._opening: set[Node] = set()
@@ -151,6 +153,8 @@ class Graph:
             return name
         if not _WELL_FORMED.fullmatch(node_name):
             raise QmpError(f"Invalid node-name: '{node_name}'")
+        if node_name in self.device_names:
+            raise QmpError(f"node-name={node_name} is conflicting with a device id")
         if node_name in self._nodes:
             raise QmpError(f"Duplicate nodes with node-name='{node_name}'")
         if len(node_name) > _MAX_NAME:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
+from qmpfleece.control.qemu_io.background import Background
 from qmpfleece.jobs.manager import JobManager
 from qmpfleece.qapi.events import Event, EventBus
 
@@ -89,6 +90,7 @@ class System:
         drives: The named backends; closed after the jobs.
         objects: What object-add has made.
         devices: The guest's disks; closed before the drives.
+        background: Requests of qemu-io that go on after their commands; closed first.
         shutdown: Set when the program is asked to end.
     """
 
@@ -103,12 +105,14 @@ class System:
     drives: Drives = field(init=False)
     objects: Objects = field(default_factory=Objects)
     devices: Devices = field(init=False)
+    background: Background = field(init=False)
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.jobs = JobManager(self.bus)
         self.drives = Drives(self.graph)
         self.devices = Devices(self.graph, self.drives, self.objects)
+        self.background = Background(self.graph)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.

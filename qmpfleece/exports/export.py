@@ -60,6 +60,8 @@ class Export(Generic[O]):
     Args:
         host: Who keeps the exports.
         options: What block-export-add was given.
+        backend: The handle of a device, which the export uses as its own: what it serves is
+            what the device has. None for a handle on the node that the options name.
 
     Attributes:
         id: Unique among the exports.
@@ -78,7 +80,7 @@ class Export(Generic[O]):
             cls.kind = name
             KINDS.add(name, cls)
 
-    def __init__(self, host: Host, options: O) -> None:
+    def __init__(self, host: Host, options: O, backend: Backend | None = None) -> None:
         self.host: Final = host
         self.options: Final = options
         self.id: Final = options.id
@@ -87,7 +89,8 @@ class Export(Generic[O]):
         self.users = 0
         self._unused = asyncio.Event()
         perm = Perm.CONSISTENT_READ | (Perm.WRITE if self.writable else Perm.NONE)
-        self.backend: Final = Backend(host.graph, perm=perm, shared=self.shared)
+        self._borrowed: Final = backend is not None
+        self.backend: Final = backend or Backend(host.graph, perm=perm, shared=self.shared)
 
     @property
     def node_name(self) -> str:
@@ -101,25 +104,31 @@ class Export(Generic[O]):
         Raises:
             QmpError: It can't be exported; nothing has changed.
         """
-        node = self.host.graph.get(self.options.node_name)
+        node = self.backend.node or self.host.graph.get(self.options.node_name)
         if node is None:
             name = self.options.node_name
             raise QmpError(f"Cannot find device='' nor node-name='{name}'")
         if self.options.iothread is not None:
             raise QmpError(f'iothread "{self.options.iothread}" not found')
-        if self.writable and node.read_only:
+        read_only = self._borrowed and not self.backend.perm & Perm.WRITE
+        if self.writable and (read_only or node.read_only):
             raise QmpError("Cannot export read-only node as writable")
-        self.backend.attach(node)
+        if not self._borrowed:
+            self.backend.attach(node)
         try:
             self.start()
         except BaseException:
-            await self.backend.detach()
+            await self._let_go()
             raise
 
     async def close(self) -> None:
         """Let go of the node. There are no users any more."""
         self.stop()
-        await self.backend.detach()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if not self._borrowed:
+            await self.backend.detach()
 
     def enter(self) -> None:
         """Count a user."""

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import import_siblings
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
 from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
 from qmpfleece.exports.nbd.server import NbdServer
 from qmpfleece.exports.options import (
@@ -64,8 +66,14 @@ class ExportManager:
             for export in self.exports()
         ]
 
-    async def add(self, options: BlockExportOptions) -> Export[Any]:
+    async def add(
+        self, options: BlockExportOptions, backend: Backend | None = None
+    ) -> Export[Any]:
         """Export a node. Source: QAPI ``block-export-add``.
+
+        Args:
+            options: Which, and how.
+            backend: The handle of a device, to export what the device has.
 
         Raises:
             QmpError: It can't be done; nothing has changed.
@@ -74,7 +82,7 @@ class ExportManager:
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
             raise QmpError(f"Block export id '{options.id}' is already in use")
-        export: Export[Any] = KINDS[options.type](self, options)
+        export: Export[Any] = KINDS[options.type](self, options, backend)
         # The id is taken while opening may await.
         self._exports[options.id] = export
         try:
@@ -84,15 +92,21 @@ class ExportManager:
             raise
         return export
 
-    async def add_nbd(self, options: NbdServerAddOptions) -> Export[Any]:
+    async def add_nbd(
+        self, options: NbdServerAddOptions, node: Node, backend: Backend | None = None
+    ) -> Export[Any]:
         """Export a node over NBD, its name being the id. Source: QAPI ``nbd-server-add``.
 
         Unlike ``add``, a node that is read-only is exported read-only without a word.
 
+        Args:
+            options: How.
+            node: Which.
+            backend: The handle of a device on the node, to export what the device has.
+
         Raises:
             QmpError: It can't be done; nothing has changed.
         """
-        node = self.graph.find(options.device)
         name = options.name if options.name is not None else options.device
         if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
             raise QmpError(f"export name '{name}' too long")
@@ -105,7 +119,8 @@ class ExportManager:
                 description=options.description,
                 writable=bool(options.writable) and not node.read_only,
                 bitmaps=[options.bitmap] if options.bitmap is not None else None,
-            )
+            ),
+            backend,
         )
 
     def begin_delete(self, export_id: str, mode: RemoveMode = "safe") -> Export[Any]:
@@ -152,9 +167,12 @@ class ExportManager:
             self._held.discard(export)
             self._bus.emit(BlockExportDeleted(id=export.id))
 
-    async def _delete_all(self, kind: str | None = None) -> None:
-        """Delete all exports, or those of one kind; wait for their requests."""
-        exports = [e for e in self._exports.values() if kind in {None, e.kind}]
+    async def delete_of(self, backend: Backend) -> None:
+        """Delete the exports of a device's handle; clients are thrown out, requests end."""
+        await self._delete([e for e in self._exports.values() if e.backend is backend])
+
+    async def _delete(self, exports: list[Export[Any]]) -> None:
+        """Delete exports; wait for their requests."""
         ordered = _order_of_events(exports)
         self._held.update(ordered)
         for export in exports:
@@ -215,7 +233,7 @@ class ExportManager:
         """
         server = self.nbd
         server.stop_listening()
-        await self._delete_all("nbd")
+        await self._delete([e for e in self._exports.values() if e.kind == "nbd"])
         self._nbd = None
         await server.close()
 
@@ -223,7 +241,7 @@ class ExportManager:
         """Delete everything; returns when the last request has ended."""
         if self._nbd is not None:
             self._nbd.stop_listening()
-        await self._delete_all()
+        await self._delete(list(self._exports.values()))
         if self._nbd is not None:
             server, self._nbd = self._nbd, None
             await server.close()

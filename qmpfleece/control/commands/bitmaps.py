@@ -42,7 +42,9 @@ def lookup(system: System, node_name: str, name: str) -> tuple[Node, DirtyBitmap
     Raises:
         QmpError: There is no such node or bitmap.
     """
-    if (node := system.graph.get(node_name)) is None:
+    drive = system.drives.get(node_name)
+    node = drive.node if drive is not None else system.graph.get(node_name)
+    if node is None:
         raise QmpError(f"Node '{node_name}' not found")
     return node, find_bitmap(node.bitmaps, name)
 
@@ -110,7 +112,7 @@ class AddBitmap(BitmapAction):
         name = self._name
         if not name:
             raise QmpError("Bitmap name cannot be empty")
-        node = self.system.graph.find(self._node_name)
+        node = self.system.drives.find_node(self._node_name)
         granularity = self._granularity
         if granularity is None:
             granularity = default_granularity(node)

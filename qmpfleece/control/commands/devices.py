@@ -68,7 +68,7 @@ async def device_del(system: System, id: str) -> None:  # noqa: A002 - the membe
     if device.bus.guest_agrees:
         device.unplugging = True
         return
-    gone = await system.devices.remove(device)
+    gone = await _take_out(system, device)
     system.after_reply(lambda: _announce(system, gone))
 
 
@@ -78,9 +78,17 @@ async def system_reset(system: System) -> None:
     gone: list[Device] = []
     for device in system.devices.all():
         if device.unplugging:
-            gone += await system.devices.remove(device)
+            gone += await _take_out(system, device)
     system.bus.emit(Reset(guest=False, reason="host-qmp-system-reset"))
     system.after_reply(lambda: _announce(system, gone))
+
+
+async def _take_out(system: System, device: Device) -> list[Device]:
+    """Take a device out with all on its bus; whoever plays the guest over NBD is thrown out."""
+    for disk in (device, *(device.offers.devices if device.offers is not None else ())):
+        if disk.backend is not None:
+            await system.exports.delete_of(disk.backend)
+    return await system.devices.remove(device)
 
 
 def _announce(system: System, gone: list[Device]) -> None:

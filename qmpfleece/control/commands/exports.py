@@ -39,12 +39,21 @@ async def nbd_server_start(
 
 @command("nbd-server-add")
 async def nbd_server_add(system: System, options: Annotated[NbdServerAddOptions, Boxed]) -> None:
-    """Export a node over NBD.
+    """Export a node over NBD, or what a device has: then clients follow qom-set.
+
+    The latter is ours: QEMU knows no devices here.
 
     Raises:
         QmpError: It can't be exported.
     """
-    await system.exports.add_nbd(options)
+    name = options.device
+    device = system.devices.find(name)
+    if device is None or system.drives.get(name) or system.graph.get(name):
+        await system.exports.add_nbd(options, system.drives.find_node(name))
+        return
+    if device.backend is None or device.backend.node is None:
+        raise QmpError(f"Device '{name}' has no medium")
+    await system.exports.add_nbd(options, device.backend.node, device.backend)
 
 
 @command("nbd-server-remove")

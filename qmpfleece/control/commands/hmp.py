@@ -6,6 +6,7 @@ from typing import Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
+from qmpfleece.control import qom
 from qmpfleece.control.command import command
 from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
@@ -31,7 +32,8 @@ async def _qemu_io(system: System, text: str) -> str:
     except QmpError as error:
         return f"Error: {error.desc}\n"
     try:
-        await print_out(system.graph.workers, await run_line(system.graph, target, words))
+        text = await run_line(system.graph, target, words, system.background)
+        await print_out(system.graph.workers, text)
     except QmpError as error:
         return f"{error.desc}\n"
     return ""
@@ -43,6 +45,7 @@ def _device(system: System, name: str) -> Backend:
     Raises:
         QmpError: There is none of that id or path.
     """
+    qom.check_device(system, name)
     device = system.devices.find(name)
     if device is None:
         raise QmpError(f"Device '{name}' not found")
@@ -94,8 +97,9 @@ async def _info(system: System, text: str) -> str:
         wanted = line.optional()
         line.end()
         if wanted is None and not nodes:
-            return ""  # devices, of which there are none
-        return await info.named_nodes(system, wanted, verbose=verbose)
+            return await info.disks(system, None, verbose=verbose)
+        text = "" if nodes else await info.disks(system, wanted, verbose=verbose)
+        return text or await info.named_nodes(system, wanted, verbose=verbose)
     return f"unknown command: 'info {name}'\n" if name else _USAGE["info"]
 
 

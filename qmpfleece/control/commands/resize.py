@@ -21,9 +21,7 @@ async def block_resize(
         node_name: The node, instead.
         size: The new size in bytes.
     """
-    node = system.graph.get(node_name) if node_name else None
-    if node is None:
-        raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+    node = system.drives.look_up(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
     if node.read_only:

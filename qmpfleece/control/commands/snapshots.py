@@ -129,8 +129,8 @@ class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
 
     async def prepare(self) -> None:
         """Append it."""
-        below = self.system.graph.find(self.data.node)
-        overlay = self.system.graph.find(self.data.overlay)
+        below = self.system.drives.find_node(self.data.node)
+        overlay = self.system.drives.find_node(self.data.overlay)
         await self.hold_drained(below)
         overlay.check_free()
         self.append(overlay)
@@ -144,14 +144,12 @@ class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
     async def prepare(self) -> None:
         """Make, open and append the image."""
         graph, given = self.system.graph, self.data
-        device, node_name = given.device or "", given.node_name or ""
-        below = graph.get(node_name)
-        if below is None:
-            raise QmpError(f"Cannot find device='{device}' nor node-name='{node_name}'")
+        below = self.system.drives.look_up(given.device, given.node_name)
         await self.hold_drained(below)
-        if given.snapshot_node_name is None:
+        overlay_name = given.snapshot_node_name
+        if overlay_name is None and given.node_name is not None:
             raise QmpError("New overlay node-name missing")
-        if graph.get(given.snapshot_node_name) is not None:
+        if overlay_name is not None and graph.get(overlay_name) is not None:
             raise QmpError("New overlay node-name already in use")
         image_format = given.format or "qcow2"
         if given.mode != "existing":
@@ -159,7 +157,7 @@ class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
             await images.create_image(
                 graph, given.snapshot_file, image_format, below.length, backing
             )
-        options: dict[str, str | None] = {"node_name": given.snapshot_node_name}
+        options: dict[str, str | None] = {"node_name": overlay_name} if overlay_name else {}
         if image_format == "qcow2":
             options["backing"] = None
         self.append(

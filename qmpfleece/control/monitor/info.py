@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from qmpfleece.block.node import Node
+from qmpfleece.control.commands import query_block
 from qmpfleece.control.describe import device_info
 from qmpfleece.control.system import System
 from qmpfleece.jobs.block_job import BlockJob
-from qmpfleece.qapi.nodes import ImageInfo
+from qmpfleece.qapi.nodes import BlockDeviceInfo, BlockInfo, ImageInfo
 from qmpfleece.qapi.order import ordered
 
 
@@ -31,10 +32,37 @@ async def named_nodes(system: System, name: str | None, *, verbose: bool) -> str
     return ("\n" if name is not None and parts else "") + "\n".join(parts)
 
 
+async def disks(system: System, name: str | None, *, verbose: bool) -> str:
+    """Describe the disk of that name, or all of them."""
+    found = [(await query_block.describe(disk), disk) for disk in query_block.disks(system)]
+    parts = [
+        ("\n" if index else "") + await _disk(info, disk.backend.node, verbose=verbose)
+        for index, (info, disk) in enumerate(found)
+        if name is None or info.device == name
+    ]
+    return "".join(parts)
+
+
+async def _disk(info: BlockInfo, node: Node | None, *, verbose: bool) -> str:
+    called = info.device or (node.name if node is not None else info.qdev or "")
+    more = f" ({node.name})" if info.device and node is not None else ""
+    lines = [f"    Attached to:      {info.qdev}"] if info.qdev else []
+    if info.removable:
+        state = "open" if info.tray_open else "closed"
+        lines.append(f"    Removable device: not locked, tray {state}")
+    if info.inserted is None:
+        return "".join(f"{line}\n" for line in [f"{called}: [not inserted]", *lines])
+    return _text(f"{called}{more}", info.inserted, lines, verbose=verbose)
+
+
 async def _node(node: Node, *, verbose: bool) -> str:
-    info = await device_info(node, flat=False)
+    return _text(node.name, await device_info(node, flat=False), [], verbose=verbose)
+
+
+def _text(called: str, info: BlockDeviceInfo, more: list[str], *, verbose: bool) -> str:
     lines = [
-        f"{node.name}: {info.file} ({info.drv}{', read-only' if info.ro else ''})",
+        f"{called}: {info.file} ({info.drv}{', read-only' if info.ro else ''})",
+        *more,
         "    Cache mode:       writeback"
         + (", direct" if info.cache.direct else "")
         + (", ignore flushes" if info.cache.no_flush else ""),

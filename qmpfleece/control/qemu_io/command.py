@@ -9,6 +9,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
+from qmpfleece.control.qemu_io.background import Background
 
 
 class RefusedError(QmpError):
@@ -23,11 +24,14 @@ class Call:
         backend: What it acts through.
         options: Values by letter, ``""`` for those without one.
         words: The other arguments.
+        background: Takes requests that go on after the command; None if none may, because
+            the handle does not outlive it.
     """
 
     backend: Backend
     options: dict[str, str]
     words: list[str]
+    background: Background | None = None
 
     def has(self, letter: str) -> bool:
         """Tell whether the option was given."""
@@ -98,14 +102,19 @@ def find(line: str) -> tuple[IoCommand, list[str]] | None:
     return command, arguments
 
 
-def call(command: IoCommand, arguments: list[str], backend: Backend) -> Call:
+def call(
+    command: IoCommand,
+    arguments: list[str],
+    backend: Backend,
+    background: Background | None = None,
+) -> Call:
     """Read the options; they may also follow the other arguments.
 
     Raises:
         QmpError: They are wrong.
     """
     if not command.letters:
-        return Call(backend, {}, arguments)
+        return Call(backend, {}, arguments, background)
     usage = f"{command.name} {command.usage}"
     try:
         pairs, words = getopt.gnu_getopt(arguments, command.letters)
@@ -115,4 +124,5 @@ def call(command: IoCommand, arguments: list[str], backend: Backend) -> Call:
         raise QmpError(f"{command.name}: {what} -- '{error.opt}'\n{usage}") from error
     if command.words is not None and not command.words[0] <= len(words) <= command.words[1]:
         raise QmpError(usage)
-    return Call(backend, {letter[1:]: value for letter, value in pairs}, words)
+    options = {letter[1:]: value for letter, value in pairs}
+    return Call(backend, options, words, background)

@@ -109,6 +109,8 @@ async def _runs(call: Call, offset: int, length: int) -> list[tuple[int, bool]]:
 
 
 async def _map(call: Call) -> str:
+    if call.backend.node is None:
+        raise RefusedError(f"Failed to query image length: {os.strerror(errno.ENOMEDIUM)}")
     lines: list[str] = []
     offset = 0
     try:
@@ -138,6 +140,8 @@ async def _alloc(call: Call) -> str:
 
 
 async def _length(call: Call) -> str:
+    if call.backend.node is None:
+        raise QmpError(f"getlength: {os.strerror(errno.ENOMEDIUM)}")
     return f"{size_text(call.backend.length)}\n"
 
 
@@ -145,6 +149,8 @@ async def _truncate(call: Call) -> str:
     length = parse_size(call.words[0])
     if call.options.get("m", "off") != "off":
         raise RefusedError("Preallocation is not supported when resizing")
+    if call.backend.node is None:
+        raise RefusedError("No medium inserted")
     try:
         await resize(call.backend, length)
     except QmpError as error:

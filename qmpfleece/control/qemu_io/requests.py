@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.block.driver import ReqFlags
@@ -28,6 +29,13 @@ def _length(text: str) -> int:
 
 def _total(words: list[str]) -> int:
     return sum(_length(word) for word in words)
+
+
+def _check_range(call: Call, offset: int, length: int) -> None:
+    if call.backend.node is None:
+        raise BlockError(errno.ENOMEDIUM)
+    if offset + length > call.backend.length:
+        raise BlockError(errno.EIO)
 
 
 def _done(call: Call, verb: str, offset: int, length: int, started: float) -> str:
@@ -62,8 +70,7 @@ async def _read_vector(call: Call, verb: str) -> str:
     started = time.monotonic()
     data = bytearray()
     try:
-        if offset + length > call.backend.length:
-            raise BlockError(errno.EIO)  # before memory is taken for what isn't there
+        _check_range(call, offset, length)  # before memory is taken for what isn't there
         data = bytearray(length)
         await call.backend.pread(offset, memoryview(data))
     except OSError as error:
@@ -113,8 +120,7 @@ async def _write_vector(call: Call, verb: str, *, source: bytes = b"") -> str:
     try:
         if call.has("b"):
             raise BlockError(errno.ENOTSUP)
-        if offset + length > backend.length:
-            raise BlockError(errno.EIO)
+        _check_range(call, offset, length)
         if call.has("z"):
             await backend.pwrite_zeroes(offset, length, _flags(call))
         else:
@@ -162,7 +168,19 @@ async def _aio_write(call: Call) -> str:
         raise QmpError("-z supports only a single length parameter")
     if call.has("i"):
         raise QmpError("injecting invalid write request")
-    return await _write_vector(call, "aio_write")
+    return await _perhaps_later(call, _write_vector(call, "aio_write"))
+
+
+async def _aio_read(call: Call) -> str:
+    return await _perhaps_later(call, _read_vector(call, "readv"))
+
+
+async def _perhaps_later(call: Call, request: Coroutine[Any, Any, str]) -> str:
+    """Run a request; one that may go on after the command says later what became of it."""
+    if call.background is None:
+        return await request
+    call.background.start(request)
+    return ""
 
 
 async def _discard(call: Call) -> str:
@@ -176,6 +194,8 @@ async def _discard(call: Call) -> str:
 
 
 async def _flush(call: Call) -> str:
+    if call.backend.node is None:
+        return ""
     try:
         await call.backend.flush()
     except OSError as error:
@@ -185,7 +205,8 @@ async def _flush(call: Call) -> str:
 
 async def _aio_flush(call: Call) -> str:
     """Wait for the requests under way: on a node they have ended with their command."""
-    del call
+    if call.background is not None:
+        await call.background.flush()
     return ""
 
 
@@ -211,7 +232,7 @@ register(
 )
 register(IoCommand("readv", _readv, _READV, "CP:qv", 2, None, _ANY))
 register(IoCommand("writev", _writev, _WRITEV, "CfqP:", 2, None, _ANY, Perm.WRITE))
-register(IoCommand("aio_read", _readv, _AIO_READ, "CP:iqv", 2, None, _ANY))
+register(IoCommand("aio_read", _aio_read, _AIO_READ, "CP:iqv", 2, None, _ANY))
 register(IoCommand("aio_write", _aio_write, _AIO_WRITE, "CfiP:quz", 2, None, _ANY, Perm.WRITE))
 register(IoCommand("discard", _discard, _DISCARD, "Cq", 2, None, (2, 2), Perm.WRITE), "d")
 register(IoCommand("flush", _flush, " -- flush all in-core file state to disk"), "f")

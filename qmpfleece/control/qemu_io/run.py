@@ -5,10 +5,13 @@ from qmpfleece.base.registry import import_siblings
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
+from qmpfleece.control.qemu_io.background import Background
 from qmpfleece.control.qemu_io.command import IO_COMMANDS, IoCommand, RefusedError, call, find
 
 
-async def run_line(graph: Graph, target: Node | Backend, line: str) -> str:
+async def run_line(
+    graph: Graph, target: Node | Backend, line: str, background: Background | None = None
+) -> str:
     """Run a command and return its output, which may be what went wrong.
 
     Args:
@@ -16,6 +19,8 @@ async def run_line(graph: Graph, target: Node | Backend, line: str) -> str:
         target: What to act on: a node, held with the command's permissions meanwhile, or a
             handle on one, which keeps what the command needs.
         line: The command with its arguments.
+        background: Takes the requests of aio_read and aio_write through a handle that stays:
+            they go on after the command. Without it they end before.
 
     Raises:
         QmpError: The node can't be used so, or not resized: to be told to whoever asks.
@@ -31,18 +36,23 @@ async def run_line(graph: Graph, target: Node | Backend, line: str) -> str:
     command, arguments = found
     if isinstance(target, Backend):
         target.set_perm(target.perm | command.perm, target.shared)
-        return await _run(command, arguments, target)
+        return await _run(command, arguments, target, background)
     backend = Backend(graph, perm=command.perm)
     try:
         backend.attach(target)
-        return await _run(command, arguments, backend)
+        return await _run(command, arguments, backend, None)
     finally:
         await backend.let_go()
 
 
-async def _run(command: IoCommand, arguments: list[str], backend: Backend) -> str:
+async def _run(
+    command: IoCommand,
+    arguments: list[str],
+    backend: Backend,
+    background: Background | None,
+) -> str:
     try:
-        return await command.handler(call(command, arguments, backend))
+        return await command.handler(call(command, arguments, backend, background))
     except RefusedError:
         raise
     except QmpError as error:

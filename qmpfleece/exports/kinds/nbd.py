@@ -8,6 +8,7 @@ from typing import Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR, align_down
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.exports.export import Export, Host
@@ -31,8 +32,10 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
     # The size that clients were told must stay.
     shared = Perm.ALL & ~Perm.RESIZE
 
-    def __init__(self, host: Host, options: NbdExportOptions) -> None:
-        super().__init__(host, options)
+    def __init__(
+        self, host: Host, options: NbdExportOptions, backend: Backend | None = None
+    ) -> None:
+        super().__init__(host, options, backend)
         self.name: Final = options.name if options.name is not None else options.node_name
         self._bitmaps: list[DirtyBitmap] = []
         self._server: NbdServer | None = None
