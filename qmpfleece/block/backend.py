@@ -77,6 +77,11 @@ class Backend:
     # -- the node -----------------------------------------------------------------------------
 
     @property
+    def graph(self) -> Graph:
+        """Where its node lives."""
+        return self._graph
+
+    @property
     def node(self) -> Node | None:
         """The node, None while nothing is attached."""
         return self._root.node if self._root is not None else None

@@ -8,7 +8,7 @@ itself, from a nested definition, follows it.
 Source: QAPI ``blockdev-reopen``; QEMU's ``bdrv_reopen_multiple``, observed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
@@ -19,7 +19,7 @@ from qmpfleece.block.driver import Reopening
 from qmpfleece.block.graph import Graph, check_options
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Role
-from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 #: What may change in every node; all but the last may also be left out.
 _COMMON: Final = frozenset(
@@ -46,13 +46,38 @@ async def reopen(graph: Graph, definitions: Sequence[BlockdevOptions]) -> None:
 
 
 async def set_read_only(graph: Graph, node: Node, *, read_only: bool) -> None:
-    """Change but this of a node; those that it opened and that were not told follow.
+    """Change but this of a node; see ``change``."""
+    await change(graph, node, {"read-only": read_only})
+
+
+async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
+    """Change some options of a node and keep the others.
+
+    Those that it opened follow, as far as they inherit.
+
+    Args:
+        graph: Where it lives.
+        node: The node.
+        options: Values by their dotted names.
 
     Raises:
-        QmpError: It can't be; nothing has changed.
+        QmpError: It can't have them; nothing has changed.
+        pydantic.ValidationError: A value is not one of its option.
     """
+    free = _COMMON | (node.driver.mutable_options or frozenset())
+    old = _flat(node.given, node)
+    definition = node.given.to_wire()
+    for name, value in options.items():
+        if name not in free and old.get(name) != value:
+            raise QmpError(f"Cannot change the option '{name}'")
+        into, (*path, last) = definition, name.split(".")
+        for step in path:
+            into = into.setdefault(step, {})
+        into[last] = value
     queue: dict[Node, Reopening[Any]] = {}
-    given = node.given.model_copy(update={"read_only": read_only})
+    given = validate_blockdev(definition)
+    if "backing" in node.given.model_fields_set and "backing" not in definition:
+        given = given.model_copy(update={"backing": None})
     _enqueue(graph, queue, node, given, keep=True, parent=None)
     await _run(graph, queue)
 

@@ -1,0 +1,73 @@
+"""reopen of qemu-io, through the human monitor."""
+
+from tests.oracle.scenario import system_scenario
+from tests.oracle.session import Session
+
+
+def io(d: Session, name: str, line: str) -> None:
+    d.qmp("human-monitor-command", command_line=f'qemu-io {name} "{line}"')
+
+
+def modes(d: Session) -> None:
+    """Show what of the nodes can change."""
+    nodes = d.qmp("query-named-block-nodes", flat=True) or []
+    d.transcript.entries.pop()
+    for node in nodes:
+        if not node["node-name"].startswith("#"):
+            ro, zeroes = node["ro"], node["detect_zeroes"]
+            d.transcript.add(f"# {node['node-name']}: {ro} {zeroes} {node['cache']}")
+
+
+@system_scenario
+def qemu_io_reopens_a_file(d: Session) -> None:
+    name = d.file("disk.raw")
+    d.qmp("blockdev-add", driver="file", node_name="n", filename=name)
+    for line in (
+        "reopen",
+        "reopen -r",
+        "write 0 512",
+        "reopen -w",
+        "reopen -r -w",
+        "reopen -c none",
+        "reopen -c bad",
+        "reopen -c writethrough",
+        "reopen -c unsafe",
+        "reopen -o read-only=on",
+        "reopen -o read-only=off,cache.direct=on",
+        "reopen -c none -o cache.direct=off",
+        "reopen -r -o read-only=off",
+        "reopen -o detect-zeroes=on",
+        "reopen -o colour=red",
+        "reopen -o filename=b",
+        "reopen x",
+    ):
+        io(d, "n", line)
+        modes(d)
+
+
+@system_scenario
+def qemu_io_reopens_what_an_image_opened(d: Session) -> None:
+    name = d.path("disk.qcow2")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", name, "1M")
+    file = {"driver": "file", "node-name": "f", "filename": name}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    for line in (
+        "reopen -o lazy-refcounts=on",
+        "reopen -r",
+        "reopen -w -c none",
+        "reopen -o overlap-check=all",
+        "reopen -o l2-cache-size=1048576",
+    ):
+        io(d, "q", line)
+        modes(d)
+
+
+@system_scenario
+def qemu_io_reopens_a_drive(d: Session) -> None:
+    name = d.file("disk.raw")
+    file = f"file.driver=file,file.node-name=f,file.filename={name}"
+    drive = f"if=none,id=d0,format=raw,node-name=r,{file}"
+    d.start("-drive", drive)
+    for line in ("write -q 0 512", "reopen -r", "write 0 512", "reopen -w", "write -q 0 512"):
+        io(d, "d0", line)
+        modes(d)
