@@ -360,6 +360,13 @@ class BlockDriver(Generic[O]):
         """Whether the image names a backing file."""
         return False
 
+    def image_info(self) -> dict[str, Any]:
+        """Return what only a format driver knows about its image.
+
+        Members of ``ImageInfo`` by their Python names, such as ``format_specific``.
+        """
+        return {}
+
     async def allocated_size(self) -> int | None:
         """Return the bytes occupied on the host, None if that is unknown."""
         child = self.node.children.get("file")

@@ -4,7 +4,7 @@ A node without a plain file name is described by the options that decide what da
 as QEMU does: ``json:{"driver": "null-co", "size": 1048576}``.
 """
 
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.node import Node
@@ -19,19 +19,6 @@ _NAMED_AS_CHILD: Final = frozenset({"snapshot-access"})
 
 #: Options that a plain file name tells.
 _SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
-
-
-@runtime_checkable
-class DescribesImage(Protocol):
-    """A format driver that has more to say about its image.
-
-    ``image_info`` returns members of ``ImageInfo`` by their Python names, such as
-    ``format_specific`` or ``backing_filename``.
-    """
-
-    def image_info(self) -> dict[str, Any]:
-        """Return what only the driver knows."""
-        ...
 
 
 def filename(node: Node) -> str:
@@ -98,8 +85,8 @@ async def image_info(node: Node, *, flat: bool) -> ImageInfo:
         cluster_size=driver.cluster_size or None,
     )
     below = filtered_or_backing(node)
-    if isinstance(driver, DescribesImage):
-        info = info.model_copy(update=driver.image_info())
+    if known := driver.image_info():
+        info = info.model_copy(update=known)
     # Last, as it waits: the node may be gone afterwards.
     info.actual_size = await driver.allocated_size()
     if below is not None and not flat:

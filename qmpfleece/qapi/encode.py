@@ -5,7 +5,9 @@ too. Nesting costs no recursion, for a client may send an ``id`` that is 1024 le
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from qmpfleece.qapi.order import ordered
@@ -13,7 +15,6 @@ from qmpfleece.qapi.order import ordered
 #: Ends a message. Source: QMP specification, 2.1.1.
 CRLF: Final = b"\r\n"
 
-_plain = re.compile(r"[ !#-\[\]-~]*").fullmatch
 _special = re.compile(r"[^ !#-\[\]-~]")
 _ESCAPES: Final = {
     '"': '\\"',
@@ -52,12 +53,16 @@ def encode(value: Any, *, pretty: bool = False) -> bytes:
             if pretty:
                 out.append(indent + "    " * len(closing))
             out.append(key)
-            if isinstance(item, dict | list | tuple):
+            print_scalar = _SCALARS.get(type(item))
+            if print_scalar is not None:
+                out.append(print_scalar(item))
+            elif isinstance(item, dict | list | tuple):
                 pending.append(items)
                 items = _open(item, out, closing)
                 first = True
                 break
-            out.append(_scalar(item))
+            else:
+                out.append(_scalar(item))
             first = False
         else:
             bracket = closing.pop()
@@ -77,33 +82,29 @@ def _open(
     if isinstance(value, dict):
         out.append("{")
         closing.append("}")
-        return iter([(_key(key), value[key]) for key in ordered(value)])
+        return iter([(text, value[key]) for key, text in _members(tuple(value))])
     out.append("[")
     closing.append("]")
     return iter([("", item) for item in value])
 
 
-def _key(key: str) -> str:
-    return f'"{key}": ' if _plain(key) else _string(key) + ": "
+@lru_cache(maxsize=1024)
+def _members(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the names of members in their order, each with how it is printed."""
+    return tuple((key, _string(key) + ": ") for key in ordered(keys))
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value}"' if _plain(value) else _string(value)
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
-    if value is None:
-        return "null"
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if isinstance(value, float):
-        return f"{value:.17g}"
+    for kind, print_scalar in _SCALARS.items():
+        if isinstance(value, kind):
+            return print_scalar(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _string(text: str) -> str:
+    printed = encode_basestring_ascii(text)
+    if len(printed) == len(text) + 2 and "\x7f" not in text:
+        return printed  # nothing in it is special
     return f'"{_special.sub(_escape, text)}"'
 
 
@@ -118,3 +119,12 @@ def _escape(match: re.Match[str]) -> str:
     if 0xD800 <= code < 0xE000:
         return "\\uFFFD"  # half a pair, e.g. of a file name that is no UTF-8
     return f"\\u{code:04X}"
+
+
+_SCALARS: Final[dict[type, Callable[[Any], str]]] = {
+    str: _string,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _: "null",
+    int: int.__repr__,
+    float: lambda value: f"{value:.17g}",
+}

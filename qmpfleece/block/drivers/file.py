@@ -30,7 +30,7 @@ from qmpfleece.block.driver import (
     ReqFlags,
 )
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.hostfile import allocation, creation, locks
+from qmpfleece.block.hostfile import allocation, creation, locks, mounts
 from qmpfleece.block.hostfile.known_data import KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
@@ -171,6 +171,7 @@ class File(BlockDriver[FileOptions], name="file"):
         except (OSError, ValueError) as error:
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
         self._check_type(os.fstat(self._fd))
+        self._is_local = mounts.is_local(self._fd)
         self._writable = writable
 
     def _check_type(self, info: os.stat_result) -> None:
@@ -292,6 +293,8 @@ class File(BlockDriver[FileOptions], name="file"):
         """Return what the file occupies; None when it has just been closed."""
         if self._fd < 0:
             return None
+        if self._is_local:
+            return os.fstat(self._fd).st_blocks * 512
         return (await self._queries.submit(os.fstat, self._fd)).st_blocks * 512
 
     def exact_filename(self) -> str:

@@ -262,7 +262,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         return name
 
     def image_info(self) -> dict[str, Any]:
-        """Return what only the driver knows; see ``DescribesImage``."""
+        """Return what only the driver knows; see ``BlockDriver.image_info``."""
         return info.image_info(self.image, self._bitmaps.entries)
 
     async def allocated_size(self) -> int | None:
