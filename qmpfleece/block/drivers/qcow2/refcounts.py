@@ -33,16 +33,21 @@ class Refcounts:
 
     Attributes:
         table: Offsets of the blocks.
+        last_was_untouched: Whether the file has never held anything, and so reads as zeroes,
+            where the last ``allocate`` has been. To be asked in the step in which it returns.
     """
 
     def __init__(self, image: "Image", table: "array[int]") -> None:
         self._image = image
         self.table = table
         self._entries = image.geometry.block_entries
+        self.last_was_untouched = False
         self._changed: set[int] = set()
         self._moved = 0
         #: No cluster before this one is free.
         self._hint = 0
+        #: From this cluster on the file has never held anything, so it reads as zeroes there.
+        self._untouched = image.geometry.clusters(image.file.node.length)
         #: Where the next compressed data goes, 0 when a new cluster is needed.
         self._tail = 0
 
@@ -124,6 +129,8 @@ class Refcounts:
                 await self._load(missing.region)
                 continue
             self._image.check_allocation(first, count)
+            self.last_was_untouched = first >= self._untouched
+            self._untouched = max(self._untouched, first + count)
             return first, count
 
     def _claim(self, wanted: int) -> tuple[int, int]:
@@ -187,6 +194,7 @@ class Refcounts:
         first = region * entries
         image.check_allocation(first, count + blocks)
         total = count + blocks
+        self._untouched = max(self._untouched, first + total)
         for index in range(blocks):
             words = image.blocks.codec.blank(entries)
             for slot in range(min(entries, total - index * entries)):
@@ -206,6 +214,8 @@ class Refcounts:
             image.overlap.remove(overlap.REFBLOCK, before & REFBLOCK_MASK, 1)
         image.blocks.insert(block)
         image.overlap.add(overlap.REFBLOCK, block.offset, 1)
+        number = block.offset >> image.geometry.cluster_bits
+        self._untouched = max(self._untouched, number + 1)
         self.table[region] = block.offset
         self._changed.add(region)
 

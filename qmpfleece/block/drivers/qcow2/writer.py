@@ -38,6 +38,7 @@ class _Plan(NamedTuple):
         head: Where on the disk copying begins.
         end: Where the data ends.
         tail: Where copying ends.
+        untouched: Whether the file reads as zeroes there.
     """
 
     start: int
@@ -46,6 +47,7 @@ class _Plan(NamedTuple):
     head: int
     end: int
     tail: int
+    untouched: bool = False
 
 
 class Writer:
@@ -137,10 +139,11 @@ class Writer:
 
     def _allocated(self, plan: _Plan, host: int, count: int) -> _Plan:
         """Return the plan with its clusters, cut down to what could be had."""
-        if count == plan.clusters:
-            return plan._replace(host=host)
-        end = plan.start + count * self._geometry.cluster_size
-        return plan._replace(host=host, clusters=count, end=end, tail=end)
+        start, _, _, head, end, tail, _ = plan
+        if count != plan.clusters:
+            end = tail = start + count * self._geometry.cluster_size
+        untouched = self._image.refcounts.last_was_untouched
+        return _Plan(start, count, host, head, end, tail, untouched)
 
     def _plan(self, table: Table, index: int, at: int, length: int) -> _Plan | None:
         """Decide what to do from ``at`` on; None when there is nothing to allocate any more."""
@@ -220,6 +223,11 @@ class Writer:
             await image.note("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
+        if plan.untouched and self._is_zero(plan.head, at) and self._is_zero(plan.end, plan.tail):
+            await image.note("cluster_alloc_space")
+            await image.note("write_aio")
+            await pipeline.pwrite(image.data, host + at, data)
+            return
         if plan.tail - plan.head <= _MERGE:
             whole = memoryview(bytearray(plan.tail - plan.head))
             await image.note("cow_read")
@@ -241,6 +249,18 @@ class Writer:
                 await read(first, around)
                 await image.note("cow_write")
                 await pipeline.pwrite(image.data, host + first, around)
+
+    def _is_zero(self, start: int, end: int) -> bool:
+        """Return whether this part of the disk is known to read as zeroes, or is empty."""
+        if start >= end:
+            return True
+        run = self._clusters.lookup(start, end - start)
+        if run is None or run.length != end - start:
+            return False
+        if run.kind == Kind.UNALLOCATED:
+            backing = self._reader.backing
+            return backing is None or start >= backing.node.length
+        return run.kind == Kind.ZERO_PLAIN
 
     async def _link(self, plan: _Plan) -> None:
         """Enter the clusters into the L2 table, in one step."""

@@ -165,7 +165,7 @@ async def test_debug_points_are_told_in_order(tmp_path):
         await disk.write(0, b"x" * 512)
         assert told == [
             "cluster_alloc", "refblock_alloc", "refblock_load", "l2_alloc_write",
-            "cluster_alloc", "refblock_alloc", "cow_read", "write_aio", "cow_write",
+            "cluster_alloc", "refblock_alloc", "cluster_alloc_space", "write_aio",
         ]  # fmt: skip
         told.clear()
         await disk.guest.flush()

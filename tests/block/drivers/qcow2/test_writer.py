@@ -184,3 +184,39 @@ async def test_unknown_extension_and_header_fields_survive(tmp_path):
     assert strange in data
     assert data[88:96] == bytes(8)
     check(image)
+
+
+async def test_small_writes_to_a_new_cluster_are_surrounded_by_zeroes(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    async with opened(image, discard="unmap", pass_discard_request=False) as disk:
+        await disk.write(100, b"new")
+        # At the end of the file there is nothing that would have to be overwritten.
+        assert image.stat().st_blocks * 512 < 6 * 65536
+        await disk.write(65536, b"x" * 65536)
+        await disk.guest.pdiscard(65536, 65536)
+        await disk.guest.flush()
+        await disk.guest.flush()
+        # The cluster that is free now is full of what was there.
+        await disk.write(2 * 65536 + 100, b"old")
+        expected = bytes(100) + b"new" + bytes(2 * 65536 - 3) + b"old" + bytes(65536 - 103)
+        assert await disk.read(0, 3 * 65536) == expected
+    check(image)
+    assert content(image, tmp_path)[: 3 * 65536] == expected
+
+
+async def test_small_write_above_a_backing_file_keeps_what_is_around(tmp_path):
+    image = tmp_path / "a.qcow2"
+    (tmp_path / "base").write_bytes(b"b" * 100_000)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", image, "1M")
+    async with opened(image) as disk:
+        await disk.write(512, b"x" * 512)
+        # Where the backing file ends, within a cluster.
+        await disk.write(2 * 65536 - 512, b"y" * 512)
+        await disk.write(3 * 65536, b"z" * 512)
+        data = bytearray(b"b" * 100_000 + bytes((1 << 20) - 100_000))
+        data[512:1024], data[131_072 - 512 : 131_072] = b"x" * 512, b"y" * 512
+        data[196_608 : 196_608 + 512] = b"z" * 512
+        data[99_840:100_000] = b"b" * 160
+        assert await disk.read() == data
+    check(image)
