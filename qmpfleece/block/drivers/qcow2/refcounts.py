@@ -118,8 +118,9 @@ class Refcounts:
         Raises:
             OSError: No block can be read, or the file is as large as it can get.
         """
-        await self._image.note("cluster_alloc")
-        await self._image.note("refblock_alloc")
+        if self._image.debug is not None:
+            await self._image.debug("cluster_alloc")
+            await self._image.debug("refblock_alloc")
         if self._image.blocks.overfull:
             await self._image.blocks.make_room()
         while True:
@@ -151,11 +152,11 @@ class Refcounts:
                 self._hint = (region + 1) * entries
                 continue
             stop = min(slot + wanted, entries)
+            words[slot] = 1
             end = slot + 1
             while end < stop and not words[end]:
+                words[end] = 1
                 end += 1
-            for index in range(slot, end):
-                words[index] = 1
             block.dirty = True
             self._hint = region * entries + end
             return region * entries + slot, end - slot

@@ -153,9 +153,10 @@ class Writer:
             (at + length - start + size - 1) // size,
             self._geometry.slice_entries - index,
         )
-        for request in self._image.allocating:
-            if start < request.offset < start + most * size:
-                most = (request.offset - start) // size
+        if most > 1:
+            for request in self._image.allocating:
+                if start < request.offset < start + most * size:
+                    most = (request.offset - start) // size
         if self._geometry.extended:
             return self._plan_extended(table, index, at, length, most)
         host, count = self._run_to_change(table, index, start, most)
@@ -220,12 +221,14 @@ class Writer:
         data = buf[: plan.end - at]
         host = plan.host - plan.start
         if plan.head == at and plan.tail == plan.end:
-            await image.note("write_aio")
+            if image.debug is not None:
+                await image.debug("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.untouched and self._is_zero(plan.head, at) and self._is_zero(plan.end, plan.tail):
-            await image.note("cluster_alloc_space")
-            await image.note("write_aio")
+            if image.debug is not None:
+                await image.debug("cluster_alloc_space")
+                await image.debug("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.tail - plan.head <= _MERGE:
