@@ -19,7 +19,7 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring import Ring
-from qmpfleece.base.workers import WorkerQueue
+from qmpfleece.base.workers import WorkerQueue, Workers
 from qmpfleece.block.driver import (
     BlockdevCreateOptions,
     BlockDriver,
@@ -113,6 +113,7 @@ class File(BlockDriver[FileOptions], name="file"):
     #: A lane of its own, so that queries are answered while requests hang.
     _queries: WorkerQueue
     #: For buffered writes.
+    _workers: Workers
     _ring: Ring | None
     _fd = -1
     #: Opened for a permission that is being checked; takes the place of _fd when it is set.
@@ -139,10 +140,8 @@ class File(BlockDriver[FileOptions], name="file"):
         self._queue = opener.workers.queue()
         self._known_data = KnownData()
         self._queries = opener.workers.queue(limit=1)
-        self._direct = node.options.cache_direct
-        self._nowait = 0 if self._direct else os.RWF_NOWAIT
-        buffered = not self._direct and options.aio != "threads"
-        self._ring = opener.workers.ring if buffered else None
+        self._workers = opener.workers
+        self._set_direct(direct=node.options.cache_direct)
         self._use_locks = options.locking != "off"
         self._held = (Perm.NONE, Perm.ALL)
         self._wanted = self._held
@@ -157,6 +156,13 @@ class File(BlockDriver[FileOptions], name="file"):
                 ) from error
             raise
         node.length = align_up(size, SECTOR)
+
+    def _set_direct(self, *, direct: bool) -> None:
+        """Choose the ways of requests: only the threads align their memory."""
+        self._direct = direct
+        self._nowait = 0 if direct else os.RWF_NOWAIT
+        buffered = not direct and self.options.aio != "threads"
+        self._ring = self._workers.ring if buffered else None
 
     def _open(self) -> None:
         """Open the file as the options say; runs on a thread."""
@@ -383,10 +389,9 @@ class File(BlockDriver[FileOptions], name="file"):
             # Requests in flight on threads go on with the file description that they have.
             os.dup2(self._next_fd, self._fd, inheritable=False)
             self._close_next()
-            was_direct = self._direct
-            self._writable, self._direct = self._next_mode
-            if self._direct != was_direct:
-                self._nowait = 0 if self._direct else os.RWF_NOWAIT
+            self._writable, direct = self._next_mode
+            if direct != self._direct:
+                self._set_direct(direct=direct)
         if self._use_locks and self._wanted != self._held:
             locks.apply(self._fd, *self._wanted, drop=True)
         self._held = self._wanted

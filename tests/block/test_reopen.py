@@ -1,0 +1,154 @@
+import fcntl
+import os
+from typing import Any
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import reopen
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.perm import Perm
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
+from tests.tools.disk import Disk, check, opened, qemu_img, run
+from tests.tools.programs import needs
+
+pytestmark = needs("qemu-img")
+MIB = 1 << 20
+
+
+def definition(**options: Any) -> BlockdevOptions:
+    return validate_blockdev({key.replace("_", "-"): value for key, value in options.items()})
+
+
+def access(disk: Disk) -> tuple[int, bool]:
+    """How the file of the disk is open: O_RDONLY or O_RDWR, and whether with O_DIRECT."""
+    flags = fcntl.fcntl(disk.node.children["file"].node.driver._fd, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE, bool(flags & os.O_DIRECT)
+
+
+def stored_flags(image) -> str:
+    text = run("qemu-img", "info", "-U", image)
+    return text.partition("flags:")[2].partition("name:")[0].strip()
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, MIB)
+    return path
+
+
+def add_bitmap(disk: Disk) -> DirtyBitmap:
+    bitmap = DirtyBitmap(disk.node.length, 65536, "b", persistent=True)
+    disk.node.bitmaps.insert(0, bitmap)
+    return bitmap
+
+
+async def test_the_file_is_open_for_writing_only_while_its_node_is_writable(image):
+    async with opened(image, read_only=True) as disk:
+        assert access(disk) == (os.O_RDONLY, False)
+        await reopen.set_read_only(disk.graph, disk.node, read_only=False)
+        assert access(disk) == (os.O_RDWR, False)
+        await reopen.change(disk.graph, disk.node, {"read-only": True, "cache.direct": True})
+        assert access(disk) == (os.O_RDONLY, True)
+
+
+async def test_under_auto_read_only_the_file_is_writable_while_somebody_writes(image):
+    options = {
+        "driver": "file",
+        "filename": str(image),
+        "auto-read-only": True,
+        "read-only": False,
+    }
+    async with opened(image, file=options, read_only=True) as disk:
+        assert access(disk) == (os.O_RDONLY, False)
+        assert not disk.node.children["file"].node.read_only
+        await reopen.set_read_only(disk.graph, disk.node, read_only=False)
+        assert access(disk) == (os.O_RDWR, False)
+        await reopen.set_read_only(disk.graph, disk.node, read_only=True)
+        assert access(disk) == (os.O_RDONLY, False)
+
+
+async def test_what_was_written_is_read_through_the_page_cache_and_past_it(image):
+    async with opened(image) as disk:
+        await disk.write(700, b"x" * 1000)
+        for direct in (True, False):
+            await reopen.change(disk.graph, disk.node, {"cache.direct": direct})
+            assert await disk.read(700, 1000) == b"x" * 1000
+            await disk.write(512, b"y" * 10)
+            assert await disk.read(512, 10) == b"y" * 10
+    check(image)
+
+
+async def test_bitmaps_of_an_image_that_becomes_read_only_are_stored_and_kept(image):
+    async with opened(image, read_only=True) as disk:
+        await reopen.set_read_only(disk.graph, disk.node, read_only=False)
+        bitmap = add_bitmap(disk)
+        bitmap.bits.set(0, 1)
+        await reopen.set_read_only(disk.graph, disk.node, read_only=True)
+        assert disk.node.bitmaps == [bitmap]
+        assert bitmap.readonly
+        assert "in-use" not in stored_flags(image)
+        await reopen.set_read_only(disk.graph, disk.node, read_only=False)
+        assert not bitmap.readonly
+        assert "in-use" in stored_flags(image)
+    assert "in-use" not in stored_flags(image)
+    check(image)
+
+
+async def test_a_refused_change_leaves_bitmaps_in_use_and_the_disk_writable(image):
+    async with opened(image) as disk:
+        bitmap = add_bitmap(disk)
+        with pytest.raises(QmpError, match="cannot support read-write users"):
+            await reopen.set_read_only(disk.graph, disk.node, read_only=True)
+        assert not bitmap.readonly
+        assert "in-use" in stored_flags(image)
+        await disk.write(0, b"z" * 4096)
+        assert await disk.read(0, 4096) == b"z" * 4096
+        assert access(disk) == (os.O_RDWR, False)
+    check(image)
+
+
+async def test_of_several_nodes_all_keep_their_options_when_one_is_refused(tmp_path):
+    disk = Disk()
+    given = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(512))
+        given.append({"driver": "file", "node_name": name, "filename": str(tmp_path / name)})
+        await disk.graph.add(definition(**given[-1]))
+    changes = [
+        definition(**given[0], read_only=True, detect_zeroes="on"),
+        definition(**given[1], locking="off"),
+    ]
+    with pytest.raises(QmpError, match="Cannot change the option 'locking'"):
+        await reopen.reopen(disk.graph, changes)
+    options = disk.graph.find("a").options
+    assert (options.read_only, options.detect_zeroes) == (False, "off")
+    await disk.graph.close()
+    disk.workers.close()
+
+
+async def test_children_are_put_back_with_their_places_when_permissions_conflict(tmp_path):
+    disk = Disk()
+    graph = disk.graph
+    for name in ("a", "b"):
+        await graph.add(definition(driver="null-co", node_name=name, size=MIB))
+    await graph.add(definition(driver="null-co", node_name="ro", size=MIB, read_only=True))
+    top = await graph.add(definition(driver="raw", node_name="top", file="a"))
+    disk.node = top
+
+    guest = Backend(graph, perm=Perm.CONSISTENT_READ | Perm.WRITE)
+    guest.attach(top)
+    before = list(graph.find("a").parents)
+    with pytest.raises(QmpError, match="Block node is read-only"):
+        await reopen.reopen(graph, [definition(driver="raw", node_name="top", file="ro")])
+    assert graph.find("a").parents == before
+    assert not graph.find("ro").parents
+    await reopen.reopen(graph, [definition(driver="raw", node_name="top", file="b", size=4096)])
+    assert top.length == 4096
+    assert graph.find("b").parents
+    assert not graph.find("a").parents
+    await guest.let_go()
+    await graph.close()
+    disk.workers.close()
