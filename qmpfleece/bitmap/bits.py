@@ -24,6 +24,8 @@ MAX_GRANULES: Final = 1 << 35
 _LARGE: Final = 8 * MIB
 #: Granules handled at once when two granularities meet; a multiple of the word.
 _CHUNK: Final = 1 << 16
+#: Granules handled at once otherwise; half a MiB of memory.
+_SPAN: Final = 4 * MIB
 
 
 def _padded(granules: int) -> int:
@@ -225,11 +227,8 @@ class GranularBits:
 
     def copy(self) -> Self:
         """Return an independent copy."""
-        twin = type(self)(0, self.granularity)
-        twin._bits = self._bits.copy()
-        twin._ones = self._ones
-        twin._size = self._size
-        twin.length = self.length
+        twin = type(self)(self.length, self.granularity)
+        twin._or(self._bits)
         return twin
 
     def merge(self, other: "GranularBits") -> None:
@@ -239,13 +238,25 @@ class GranularBits:
         """
         assert other.length == self.length
         if other._shift == self._shift:
-            self._bits |= other._bits
-        elif other._shift < self._shift:
+            self._or(other._bits)
+            return
+        if other._shift < self._shift:
             self._merge_finer(other._bits, self._shift - other._shift)
         else:
             self._merge_coarser(other._bits, other._shift - self._shift)
         self._bits[self._size :] = 0
         self._ones = self._bits.count(1)
+
+    def _or(self, source: bitarray) -> None:
+        """Or in bits of the same granularity, and touch nothing where they are clear."""
+        at = source.find(1)
+        while at >= 0:
+            start = align_down(at, _SPAN)
+            stop = min(start + _SPAN, len(source))
+            self._ones -= self._bits.count(1, start, stop)
+            self._bits[start:stop] |= source[start:stop]
+            self._ones += self._bits.count(1, start, stop)
+            at = source.find(1, stop)
 
     def _merge_finer(self, source: bitarray, steps: int) -> None:
         """Or in bits of which 2**steps make one of ours, by chunks that are not empty."""

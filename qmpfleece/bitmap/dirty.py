@@ -132,29 +132,35 @@ class DirtyBitmap:
         return backup
 
     def restore(self, backup: GranularBits) -> None:
-        """Undo ``clear`` or ``merge``, and what was recorded since then."""
+        """Undo what was cleared, merged or recorded since the backup was made."""
         backup.resize(self.bits.length)  # the node may have grown since
         self.bits = backup
 
-    def merge(self, source: "DirtyBitmap") -> GranularBits:
-        """Add all that is dirty in ``source``; the granularities may differ.
-
-        Returns:
-            What was dirty before, for ``restore``.
+    def check_source(self, source: "DirtyBitmap") -> None:
+        """Refuse to merge ``source`` into this one.
 
         Raises:
             QmpError: The bitmaps are of nodes of different size.
         """
-        assert not self.readonly
         if source.bits.length != self.bits.length:
             raise QmpError(
                 f"Bitmaps are of different sizes (destination size is {self.bits.length}, "
                 f"source size is {source.bits.length}) and can't be merged"
             )
-        backup = self.bits
-        self.bits = backup.copy()
+
+    def merge(self, source: "DirtyBitmap") -> None:
+        """Add all that is dirty in ``source``; the granularities may differ.
+
+        Raises:
+            QmpError: The bitmaps are of nodes of different size.
+        """
+        assert not self.readonly
+        self.check_source(source)
         self.bits.merge(source.bits)
-        return backup
+
+    def backup(self) -> GranularBits:
+        """Return what is dirty, for ``restore``."""
+        return self.bits.copy()
 
     # -- successors
 

@@ -62,7 +62,8 @@ def test_clear_can_be_undone_after_the_node_has_grown(bitmap):
 def test_merge_can_be_undone_and_refuses_another_size(bitmap):
     source = DirtyBitmap(MIB, 512, "s")
     source.mark(512, 1)
-    backup = bitmap.merge(source)
+    backup = bitmap.backup()
+    bitmap.merge(source)
     assert bitmap.count == GRANULARITY
     bitmap.restore(backup)
     assert bitmap.count == 0

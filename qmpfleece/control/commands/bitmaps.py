@@ -227,7 +227,7 @@ class SwitchBitmap(BitmapAction):
 
 
 class MergeBitmaps(BitmapAction):
-    """block-dirty-bitmap-merge: the sources are merged aside first, so that all or none are."""
+    """block-dirty-bitmap-merge: the sources are checked first, so that all or none are merged."""
 
     def __init__(
         self, system: System, node: str, target: str, bitmaps: list[str | BlockDirtyBitmap]
@@ -240,16 +240,19 @@ class MergeBitmaps(BitmapAction):
     async def prepare(self) -> None:
         """Merge all sources into the target, keeping what was there."""
         node, self._target = lookup(self.system, self._node_name, self._target_name)
-        merged = DirtyBitmap(node.length, self._target.granularity, enabled=False)
+        sources = []
         for reference in self._sources:
             if isinstance(reference, str):
                 source = find_bitmap(node.bitmaps, reference)
             else:
                 _, source = lookup(self.system, reference.node, reference.name)
             source.check(allow_readonly=True)
-            merged.merge(source)
+            self._target.check_source(source)
+            sources.append(source)
         self._target.check()
-        self._backup = self._target.merge(merged)
+        self._backup = self._target.backup()
+        for source in sources:
+            self._target.merge(source)
 
     def abort(self) -> None:
         """Put back what was there."""
