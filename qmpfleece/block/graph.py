@@ -421,20 +421,21 @@ def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, P
 
 
 def _check_users(node: Node, perm: Perm, *, was_writable: bool) -> None:
+    newest_first = node.parents[::-1]  # of several conflicts QEMU tells that of the newest
+    for first in newest_first:
+        for second in newest_first:
+            if first is second:
+                continue
+            if denied := second.perm & ~first.shared:
+                raise QmpError(
+                    f"Permission conflict on node '{node.name}': permissions "
+                    f"'{perm_names(denied)}' are both required by {_user(second)} and "
+                    f"unshared by {_user(first)}."
+                )
     if perm & _ANY_WRITE and node.read_only:
         if was_writable:
             raise QmpError(f"Read-only block node '{node.name}' cannot support read-write users")
         raise QmpError("Block node is read-only")
-    for first in node.parents:
-        for second in node.parents:
-            if first is second:
-                continue
-            if denied := first.perm & ~second.shared:
-                raise QmpError(
-                    f"Permission conflict on node '{node.name}': permissions "
-                    f"'{perm_names(denied)}' are both required by {_user(first)} and "
-                    f"unshared by {_user(second)}."
-                )
 
 
 def _user(edge: Child) -> str:

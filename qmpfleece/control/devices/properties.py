@@ -85,7 +85,10 @@ class Property:
             raise QmpError(f"Parameter '{self.name}' expects size")
         digits, suffix = found.groups()
         number = int(digits, 16) if digits[:2].lower() == "0x" else float(digits)
-        return int(number * (1 << 10 * _SUFFIXES.index(suffix.lower() or "b")))
+        value = int(number * (1 << 10 * _SUFFIXES.index(suffix.lower() or "b")))
+        if value >= 1 << 64:
+            raise QmpError(f"Parameter '{self.name}' expects size")
+        return value
 
     def _slot(self, text: str, owner: str) -> int:
         """Return ``slot * 8 + function`` of a PCI address."""
