@@ -24,6 +24,7 @@ from qmpfleece.block import pipeline, status
 from qmpfleece.block.buffers import Buffers
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import ReqFlags, Status
+from qmpfleece.block.lookahead import Ask, Lookahead
 from qmpfleece.block.node import Node
 from qmpfleece.block.reqlist import Req, ReqList
 
@@ -253,9 +254,10 @@ class BlockCopy:
     ) -> None:
         """Claim and copy what is dirty now, in order; several requests at once."""
         tasks: set[asyncio.Task[None]] = set()
+        ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
             while (req := self._claim(offset, end)) is not None:
-                zero = await self._settle(req)
+                zero = await self._settle(req, ahead)
                 if zero is None:
                     req.remove()
                     self._progress(0)
@@ -310,18 +312,24 @@ class BlockCopy:
         if self.on_progress is not None:
             self.on_progress(copied)
 
-    async def _settle(self, req: Req) -> bool | None:
-        """Cut the claim down to one run of equal status.
+    @property
+    def _ask(self) -> Ask:
+        return status.block_status if self.skip_unallocated else status.status_above
+
+    async def _settle(self, req: Req, ahead: Lookahead | None) -> bool | None:
+        """Cut the claim down to one run of equal status; ``ahead`` knows more than the claim.
 
         Returns:
             Whether it is all zero; None when there is nothing to copy.
         """
         if self.source.node.driver.is_known_data(req.offset, req.length):
             return False
-        ask = status.block_status if self.skip_unallocated else status.status_above
         try:
-            extent = (await ask(self.source.node, req.offset, req.length, 1))[0]
-            length, flags = extent.length, extent.flags
+            if ahead is not None:
+                length, flags = await ahead.get(req.offset, req.length)
+            else:
+                extent = (await self._ask(self.source.node, req.offset, req.length, 1))[0]
+                length, flags = extent.length, extent.flags
         except OSError:
             length, flags = 0, Status.DATA | Status.ALLOCATED
         except BaseException:
