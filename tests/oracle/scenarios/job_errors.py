@@ -1,0 +1,52 @@
+"""Backup jobs whose source or target fails: what it reports or ignores; on qemu-system."""
+
+from typing import Any
+
+from tests.oracle.scenario import system_scenario
+from tests.oracle.session import Session
+
+MIB = 1 << 20
+
+
+def nodes(d: Session, side: str, errno: int, *, once: bool = True) -> None:
+    """Add nodes ``s`` and ``t``, of which one fails."""
+    event = {"source": "read_aio", "target": "write_aio"}[side]
+    for node_name, name in (("s", "source"), ("t", "target")):
+        file: dict[str, Any] = {"driver": "file", "filename": d.file(f"{name}.raw", MIB)}
+        if name == side:
+            rule = {"event": event, "errno": errno, "once": once, "immediately": True}
+            file = {"driver": "blkdebug", "image": file, "inject-error": [rule]}
+        d.qmp("blockdev-add", driver="raw", node_name=node_name, file=file)
+
+
+def backup(d: Session, **more: Any) -> None:
+    d.qmp("blockdev-backup", job_id="j", device="s", target="t", sync="full", **more)
+
+
+def fails(d: Session, side: str, errno: int, policy: str) -> None:
+    nodes(d, side, errno)
+    backup(d, **{f"on_{side}_error": policy})
+    d.event("BLOCK_JOB_ERROR")
+    d.event('"null"')
+    d.qmp("query-jobs")
+    d.qmp("query-block-jobs")
+
+
+@system_scenario
+def job_meets_eio_on_source_and_reports(d: Session) -> None:
+    fails(d, "source", 5, "report")
+
+
+@system_scenario
+def job_meets_eio_on_target_and_reports(d: Session) -> None:
+    fails(d, "target", 5, "report")
+
+
+@system_scenario
+def job_meets_enospc_on_target_and_reports(d: Session) -> None:
+    fails(d, "target", 28, "report")
+
+
+@system_scenario
+def job_meets_eio_on_source_and_ignores(d: Session) -> None:
+    fails(d, "source", 5, "ignore")
