@@ -48,12 +48,13 @@ async def nbd_server_add(system: System, options: Annotated[NbdServerAddOptions,
     """
     name = options.device
     device = system.devices.find(name)
-    if device is None or system.drives.get(name) or system.graph.get(name):
+    backend = device.backend if device is not None else None
+    if backend is None or system.drives.get(name) or system.graph.get(name):
         await system.exports.add_nbd(options, system.drives.find_node(name))
         return
-    if device.backend is None or device.backend.node is None:
+    if backend.node is None:
         raise QmpError(f"Device '{name}' has no medium")
-    await system.exports.add_nbd(options, device.backend.node, device.backend)
+    await system.exports.add_nbd(options, backend.node, backend)
 
 
 @command("nbd-server-remove")
