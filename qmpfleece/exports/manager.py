@@ -12,6 +12,7 @@ from qmpfleece.base.registry import import_siblings
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
+from qmpfleece.block.perm import Perm
 from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
 from qmpfleece.exports.nbd.server import NbdServer
 from qmpfleece.exports.options import (
@@ -110,6 +111,7 @@ class ExportManager:
         name = options.name if options.name is not None else options.device
         if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
             raise QmpError(f"export name '{name}' too long")
+        writable = not node.read_only and (backend is None or bool(backend.perm & Perm.WRITE))
         return await self.add(
             NbdExportOptions(
                 type="nbd",
@@ -117,7 +119,7 @@ class ExportManager:
                 node_name=node.name,
                 name=name,
                 description=options.description,
-                writable=bool(options.writable) and not node.read_only,
+                writable=bool(options.writable) and writable,
                 bitmaps=[options.bitmap] if options.bitmap is not None else None,
             ),
             backend,
