@@ -71,7 +71,9 @@ setup_python() {
     *) say "unknown set-up: $1" && exit 2 ;;
     esac
     say "installing $what into $VENV"
-    $VENV/bin/python -m pip install -q --disable-pip-version-check -e "$what"
+    # "compat": a path, not an import hook that would cost each start of a program 15 ms.
+    $VENV/bin/python -m pip install -q --disable-pip-version-check \
+        --config-settings editable_mode=compat -e "$what"
     touch "$VENV/.$1"
     if [ "$1" = dev ]; then touch "$VENV/.run"; fi
 }
