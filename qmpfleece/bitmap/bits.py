@@ -228,7 +228,7 @@ class GranularBits:
     def copy(self) -> Self:
         """Return an independent copy."""
         twin = type(self)(self.length, self.granularity)
-        twin._or(self._bits)
+        twin._or(self)
         return twin
 
     def merge(self, other: "GranularBits") -> None:
@@ -238,7 +238,7 @@ class GranularBits:
         """
         assert other.length == self.length
         if other._shift == self._shift:
-            self._or(other._bits)
+            self._or(other)
             return
         if other._shift < self._shift:
             self._merge_finer(other._bits, self._shift - other._shift)
@@ -247,16 +247,22 @@ class GranularBits:
         self._bits[self._size :] = 0
         self._ones = self._bits.count(1)
 
-    def _or(self, source: bitarray) -> None:
-        """Or in bits of the same granularity, and touch nothing where they are clear."""
-        at = source.find(1)
-        while at >= 0:
-            start = align_down(at, _SPAN)
+    def _or(self, other: "GranularBits") -> None:
+        """Or in bits of the same granularity; touch little where they are clear."""
+        if not other._ones:
+            return
+        source = other._bits
+        starts = range(0, len(source), _SPAN)
+        spans = [start for start in starts if source.find(1, start, start + _SPAN) >= 0]
+        if 2 * len(spans) > len(starts):
+            self._bits |= source
+            self._ones = self._bits.count(1) if self._ones else other._ones
+            return
+        for start in spans:
             stop = min(start + _SPAN, len(source))
             self._ones -= self._bits.count(1, start, stop)
             self._bits[start:stop] |= source[start:stop]
             self._ones += self._bits.count(1, start, stop)
-            at = source.find(1, stop)
 
     def _merge_finer(self, source: bitarray, steps: int) -> None:
         """Or in bits of which 2**steps make one of ours, by chunks that are not empty."""
