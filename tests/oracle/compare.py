@@ -27,7 +27,7 @@ def cases_of(module: str) -> Callable[[str], None]:
     @pytest.mark.parametrize("name", sorted(scenario.load(module)))
     def test(name: str) -> None:
         pair = scenario.pair_of(name)
-        for command in (pair.qemu.command, pair.ours.command, *_TOOLS):
+        for command in (pair.qemu.command, *_TOOLS):
             if scenario.Program(command).path() is None:
                 pytest.skip(f"{command} is not installed")
         found = differences(name)

@@ -386,6 +386,24 @@ def drives_by_name(d: Session) -> None:
 
 
 @system_scenario
+def statistics(d: Session) -> None:
+    path = d.file("disk.raw")
+    d.start(*_CONTROLLER, "-drive", "if=none,id=empty")
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    null(d, "t")
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="r", target="t")
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    disk(d, "sda", "c")
+    d.qmp("device_add", driver="scsi-cd", id="cd")
+    d.qmp("query-blockstats")
+    d.qmp("query-blockstats", query_nodes=True)
+    null(d, "n")
+    d.qmp("device_add", driver="virtio-blk", id="vda", drive="n")
+    d.qmp("query-blockstats")
+
+
+@system_scenario
 def device_option_that_is_wrong(d: Session) -> None:
     d.start("-device", "scsi-hd,drive=x", monitor=False)
     d.exited()
