@@ -15,11 +15,11 @@ Source: ``qom-list`` and ``qom-get`` of QEMU 7.2, which has more below /machine.
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.control.devices.device import ANONYMOUS, PERIPHERAL, Device
 from qmpfleece.control.devices.manager import not_found
-from qmpfleece.control.devices.models import DeviceModel
-from qmpfleece.control.objects import UserObject
+from qmpfleece.control.devices.models import MODELS, DeviceModel
+from qmpfleece.control.objects import OBJECT_TYPES, UserObject
 from qmpfleece.control.system import System
 
 #: What every device has besides its own properties.
@@ -167,6 +167,45 @@ class _DeviceObject:
 def properties_of_model(model: DeviceModel) -> dict[str, str]:
     """Return the types of a device's properties by their names."""
     return _OF_DEVICES | {item.name: item.kind for item in model.properties}
+
+
+#: The types that can be made, with their parents. Source: ``qom-list-types`` of QEMU 7.2.
+_PARENTS: Final = {
+    "container": "object",
+    "iothread": "event-loop-base",
+    "secret": "secret_common",
+    "throttle-group": "object",
+}
+_PARENTS_OF_DEVICES: Final = {
+    "scsi-cd": "scsi-disk-base",
+    "scsi-hd": "scsi-disk-base",
+    "virtio-blk-device": "virtio-device",
+    "virtio-blk-pci": "virtio-blk-pci-base",
+    "virtio-scsi-device": "virtio-scsi-common",
+    "virtio-scsi-pci": "virtio-scsi-pci-base",
+}
+
+
+def types(system: System) -> dict[str, str]:
+    """Return the types that the program knows, with their parents."""
+    return _PARENTS | (_PARENTS_OF_DEVICES if system.has_machine else {})
+
+
+def properties_of_type(system: System, typename: str) -> dict[str, str]:
+    """Return the types of the properties that objects of a type have.
+
+    Raises:
+        QmpError: There is no such type.
+    """
+    if typename not in types(system):
+        raise QmpError(f"Class '{typename}' not found", ErrorClass.DEVICE_NOT_FOUND)
+    made = OBJECT_TYPES.get(typename)
+    if made is not None:
+        return {"type": "string"} | dict(made.properties)
+    for model in MODELS.values():
+        if typename in {model.name, model.inner}:
+            return properties_of_model(model)
+    return {"type": "string"}
 
 
 def _drive_name(device: Device) -> str:

@@ -20,6 +20,11 @@ class Disk:
     backend: Backend
     device: Device | None
 
+    @property
+    def writethrough(self) -> bool:
+        """Whether each write is stable before it is acknowledged."""
+        return self.device is not None and self.device.value("write-cache") == "off"
+
 
 def disks(system: System) -> list[Disk]:
     """Return all of them, the oldest first: those with a name, then those without."""
@@ -46,6 +51,7 @@ async def describe(disk: Disk) -> BlockInfo:
     )
     if node is not None:
         info.inserted = await device_info(node, flat=False)
+        info.inserted.cache.writeback = not disk.writethrough
     return info
 
 

@@ -63,7 +63,7 @@ def _text(called: str, info: BlockDeviceInfo, more: list[str], *, verbose: bool)
     lines = [
         f"{called}: {info.file} ({info.drv}{', read-only' if info.ro else ''})",
         *more,
-        "    Cache mode:       writeback"
+        f"    Cache mode:       {'writeback' if info.cache.writeback else 'writethrough'}"
         + (", direct" if info.cache.direct else "")
         + (", ignore flushes" if info.cache.no_flush else ""),
     ]

@@ -404,6 +404,43 @@ def statistics(d: Session) -> None:
 
 
 @system_scenario
+def requests_that_outlive_their_command(d: Session) -> None:
+    d.start(*_CONTROLLER)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("disk.raw"))
+    d.qmp("blockdev-add", driver="blkdebug", node_name="debug", image="f")
+    d.qmp("blockdev-add", driver="raw", node_name="disk", file="debug")
+    disk(d, "sda", "disk")
+    hmp(
+        d,
+        'qemu-io -d sda "break write_aio A"',
+        'qemu-io -d sda "aio_write -P 7 0 64k"',
+        'qemu-io -d sda "wait_break A"',
+        'qemu-io -d sda "read -P 0 64k 64k"',
+        'qemu-io -d sda "resume A"',
+        'qemu-io -d sda "aio_flush"',
+        'qemu-io -d sda "aio_read -P 7 0 64k"',
+        'qemu-io -d sda "aio_flush"',
+    )
+
+
+@system_scenario
+def write_cache_switched_off(d: Session) -> None:
+    machine(d, "n0", "n1")
+    disk(d, "sda", "n0", write_cache="off")
+    disk(d, "sdb", "n1", write_cache="on")
+    d.qmp("query-block")
+    hmp(d, "info block")
+
+
+@system_scenario
+def types_of_objects(d: Session) -> None:
+    d.qmp("qom-list-properties", typename="nope")
+    d.qmp("qom-list-properties", typename="container")
+    for name in ("scsi-hd", "virtio-blk-pci", "throttle-group", "container", "nope"):
+        d.qmp("qom-list-types", implements=name)
+
+
+@system_scenario
 def device_option_that_is_wrong(d: Session) -> None:
     d.start("-device", "scsi-hd,drive=x", monitor=False)
     d.exited()
