@@ -5,6 +5,8 @@ What a client sends is checked by ``control.visitor``, in QEMU's words; pydantic
 is strict where it is used (no string is taken for an integer).
 """
 
+from enum import Enum
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +30,32 @@ class Model(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object, members in schema order, absent optionals left out."""
-        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        # Not model_dump: that has a serializer built for each model first, 0.5 ms apiece.
+        found = {
+            wire: _to_wire(value)
+            for name, wire in _wire_names(type(self))
+            if (value := getattr(self, name)) is not None
+        }
+        return found | self.__pydantic_extra__ if self.__pydantic_extra__ else found
+
+
+@cache
+def _wire_names(model: type[Model]) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a model with their names on the wire."""
+    return tuple(
+        (name, info.alias or kebab(name)) for name, info in model.__pydantic_fields__.items()
+    )
+
+
+def _to_wire(value: Any) -> Any:
+    """Return the value of a field as JSON."""
+    if isinstance(value, Model):
+        return value.to_wire()
+    if isinstance(value, list | tuple):
+        return [_to_wire(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_wire(item) for key, item in value.items()}
+    return value.value if isinstance(value, Enum) else value
 
 
 Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.shape import shape_of
@@ -49,13 +49,6 @@ class Everything(Model):
     addr: Annotated[InetAddress | UnixAddress, Field(discriminator="type")] | None = None
     ratio: float | None = None
     backing: NodeOrNull = "unset"
-
-    @field_validator("name")
-    @classmethod
-    def _check(cls, name: str) -> str:
-        if name == "bad":
-            raise ValueError("Invalid node-name: 'bad'")
-        return name
 
 
 EVERYTHING = shape_of(Everything)
@@ -122,7 +115,6 @@ EVERYTHING = shape_of(Everything)
         ),
         ({"name": "n", "ratio": "x"}, "Invalid parameter type for 'ratio', expected: number"),
         ({"name": "n", "backing": 5}, "Invalid parameter type for 'backing', expected: StrOrNull"),
-        ({"name": "bad"}, "Invalid node-name: 'bad'"),
     ],
 )
 def test_wrong_arguments_get_the_text_of_qemu(value, desc):
