@@ -1,6 +1,6 @@
-import contextlib
 import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -229,14 +229,15 @@ class RealQsd:
                 "qemu-storage-daemon",
                 *("--chardev", f"socket,id=c,path={self.path},server=on,wait=off"),
                 *("--monitor", "c"),
+                *("--pidfile", self.path + ".pid"),
             ]
         )
-        self.socket = socket.socket(socket.AF_UNIX)
+        # Before it has set up its monitor it forgets what a client says.
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                self.socket.connect(self.path)
-                break
+        while not os.path.exists(self.path + ".pid") and time.monotonic() < deadline:
+            pass
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(self.path)
         self.stream = self.socket.makefile("rw")
         self.stream.readline()
         self.run("qmp_capabilities", {})
