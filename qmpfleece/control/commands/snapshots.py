@@ -83,7 +83,7 @@ class SnapshotAction(Action):
         """
         self._overlay = overlay
         perm, _ = overlay.users_perm()
-        if perm & Perm.CONSISTENT_READ:
+        if perm & Perm.CONSISTENT_READ or self.system.drives.of(overlay) is not None:
             raise QmpError("The overlay is already in use")
         if overlay.driver.is_filter:
             raise QmpError("Filters cannot be used as overlays")

@@ -143,6 +143,22 @@ async def test_client_of_a_device_is_thrown_out_when_the_device_goes(machine):
     await machine.do("blockdev-del", node_name="disk")
 
 
+async def test_client_of_a_device_can_not_reach_past_the_end_of_a_smaller_node(machine):
+    await machine.file("disk")
+    await machine.file("small", CLUSTER)
+    await machine.do("device_add", driver="scsi-hd", id="sda", drive="disk")
+    await machine.serve()
+    await machine.do("nbd-server-add", device="sda", writable=True)
+    client = await machine.enter("sda")
+    await machine.do("qom-set", path="sda", property="drive", value="small")
+    with pytest.raises(OSError, match=r".+"):
+        await client.pwrite(CLUSTER, memoryview(bytes(512)))
+    with pytest.raises(OSError, match=r".+"):
+        await client.pread(CLUSTER - 512, memoryview(bytearray(1024)))
+    await client.pwrite(0, memoryview(b"\x01" * 512))
+    assert (await machine.content("small", 512)) == b"\x01" * 512
+
+
 async def test_export_of_a_device_leaves_the_device_as_it_was(machine):
     await machine.file("disk")
     await machine.do("device_add", driver="scsi-hd", id="sda", drive="disk")

@@ -373,6 +373,8 @@ def drives_by_name(d: Session) -> None:
     for command in ("clear", "disable", "remove"):
         d.qmp(f"block-dirty-bitmap-{command}", node="two", name="b")
         d.qmp(f"block-dirty-bitmap-{command}", node="empty", name="b")
+    d.qmp("blockdev-snapshot", node="first", overlay="two")
+    d.qmp("blockdev-snapshot", node="one", overlay="two")
     d.qmp("blockdev-del", node_name="two")
     null(d, "two")
     null(d, "n0")
