@@ -21,6 +21,11 @@ class Disk:
     device: Device | None
 
     @property
+    def removable(self) -> bool:
+        """Whether it takes media."""
+        return self.device is None or self.device.model.removable
+
+    @property
     def writethrough(self) -> bool:
         """Whether each write is stable before it is acknowledged."""
         return self.device is not None and self.device.value("write-cache") == "off"
@@ -44,9 +49,9 @@ async def describe(disk: Disk) -> BlockInfo:
         device=disk.backend.name,
         qdev=device.name if device is not None else None,
         type="unknown",
-        removable=device is None or device.model.removable,
+        removable=disk.removable,
         locked=False,
-        tray_open=False if device is not None and device.model.removable else None,
+        tray_open=device.tray_open if device is not None and disk.removable else None,
         io_status="ok" if device is not None else None,
     )
     if node is not None:

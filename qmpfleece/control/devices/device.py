@@ -48,6 +48,7 @@ class Device:
         offers: The bus that it has itself.
         backend: Its handle on a disk; may be empty. None if it is no disk.
         hotplugged: It came while the machine was running.
+        tray_open: Its tray is out, so that the medium can be changed.
         unplugging: Its removal waits for the guest.
     """
 
@@ -59,6 +60,7 @@ class Device:
         "model",
         "offers",
         "path",
+        "tray_open",
         "unplugging",
         "values",
     )
@@ -72,6 +74,7 @@ class Device:
         self.offers: Bus | None = None
         self.backend: Backend | None = None
         self.hotplugged = False
+        self.tray_open = False
         self.unplugging = False
 
     @property

@@ -388,6 +388,50 @@ def drives_by_name(d: Session) -> None:
 
 
 @system_scenario
+def media(d: Session) -> None:
+    path = d.file("disk.raw")
+    d.start(
+        *_CONTROLLER,
+        *("-drive", f"if=none,id=drive,file={path},format=raw", "-drive", "if=none,id=empty"),
+    )
+    null(d, "n0", read_only=True)
+    null(d, "n1", read_only=True)
+    null(d, "n2")
+    disk(d, "hd", "n2")
+    d.qmp("device_add", driver="scsi-cd", id="cd", drive="n0")
+    d.qmp("device_add", driver="scsi-cd", id="named", drive="drive")
+    for name in ("nope", "hd", "scsi0"):
+        for command in ("open-tray", "close-tray", "remove-medium"):
+            d.qmp(f"blockdev-{command}", id=name)
+        d.qmp("eject", id=name)
+        d.qmp("blockdev-insert-medium", id=name, node_name="n1")
+    d.qmp("blockdev-remove-medium", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="n1")
+    d.qmp("blockdev-open-tray", id="cd")
+    d.qmp("blockdev-open-tray", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="n1")
+    hmp(d, "info block")
+    for _ in range(2):
+        d.qmp("blockdev-remove-medium", id="cd")
+    d.qmp("query-block")
+    d.qmp("blockdev-del", node_name="n0")
+    for node in ("nope", "n2", "n1"):
+        d.qmp("blockdev-insert-medium", id="cd", node_name=node)
+    for _ in range(2):
+        d.qmp("blockdev-close-tray", id="cd")
+    d.qmp("query-block")
+    hmp(d, 'qemu-io -d cd "read 0 512"')
+    for given in ({"id": "cd"}, {"id": "cd", "force": True}, {"device": "drive"}, {}):
+        d.qmp("eject", **given)
+    d.qmp("eject", id="cd", device="drive")
+    for name in ("nope", "empty"):
+        d.qmp("eject", device=name)
+        d.qmp("blockdev-open-tray", device=name)
+        d.qmp("blockdev-close-tray", device=name)
+    d.qmp("query-block")
+
+
+@system_scenario
 def statistics(d: Session) -> None:
     path = d.file("disk.raw")
     d.start(*_CONTROLLER, "-drive", "if=none,id=empty")

@@ -1,0 +1,130 @@
+"""Media of drives that take some: trays, eject, insert.
+
+Source: QAPI, block.json; checks and texts as QEMU 7.2 has them.
+"""
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.backend import Backend
+from qmpfleece.control.command import command
+from qmpfleece.control.commands.query_block import Disk
+from qmpfleece.control.devices.manager import not_found
+from qmpfleece.control.system import System
+from qmpfleece.qapi.events import Event
+
+
+class DeviceTrayMoved(Event, name="DEVICE_TRAY_MOVED"):
+    """A tray was opened or closed."""
+
+    device: str
+    id: str
+    tray_open: bool
+
+
+def _find(system: System, device: str | None, ident: str | None) -> Disk:
+    """Return the disk of a drive's name, or of a device's id or path.
+
+    Raises:
+        QmpError: There is none, or not exactly one of them was given.
+    """
+    if (device is None) == (ident is None):
+        raise QmpError("Need exactly one of 'device' and 'id'")
+    if device is not None:
+        drive = system.drives.get(device)
+        if drive is None:
+            raise not_found(device)
+        return Disk(drive, system.devices.holder(drive))
+    assert ident is not None
+    holder = system.devices.find(ident)
+    if holder is None:
+        raise not_found(ident)
+    if holder.backend is None:
+        raise QmpError("Device does not have a block device backend")
+    return Disk(holder.backend, holder)
+
+
+def _removable(system: System, device: str | None, ident: str | None) -> Disk:
+    """Return the same; it takes media.
+
+    Raises:
+        QmpError: It does not.
+    """
+    disk = _find(system, device, ident)
+    if not disk.removable:
+        raise QmpError(f"Device '{device or ident}' is not removable")
+    return disk
+
+
+def _move_tray(system: System, disk: Disk, *, to_open: bool) -> None:
+    """Open or close the tray, if there is one and it is not so already."""
+    device = disk.device
+    if device is None or device.tray_open == to_open:
+        return
+    device.tray_open = to_open
+    moved = DeviceTrayMoved(device=disk.backend.name, id=device.name, tray_open=to_open)
+    system.bus.emit(moved)
+
+
+async def _remove(disk: Disk, called: str | None) -> None:
+    if disk.device is not None and not disk.device.tray_open:
+        raise QmpError(f"Tray of device '{called}' is not open")
+    await disk.backend.detach()
+
+
+@command("blockdev-open-tray", machine=True)
+async def blockdev_open_tray(
+    system: System,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002 - the member's name
+    force: bool | None = None,  # noqa: FBT001 - members come by name
+) -> None:
+    """Open a tray; no guest can have locked it, so ``force`` makes no difference."""
+    del force
+    _move_tray(system, _removable(system, device, id), to_open=True)
+
+
+@command("blockdev-close-tray", machine=True)
+async def blockdev_close_tray(
+    system: System,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002 - the member's name
+) -> None:
+    """Close a tray."""
+    _move_tray(system, _removable(system, device, id), to_open=False)
+
+
+@command("blockdev-remove-medium", machine=True)
+async def blockdev_remove_medium(system: System, id: str) -> None:  # noqa: A002 - its name
+    """Take the medium out of an open tray."""
+    await _remove(_removable(system, None, id), id)
+
+
+@command("blockdev-insert-medium", machine=True)
+async def blockdev_insert_medium(system: System, id: str, node_name: str) -> None:  # noqa: A002 - its name
+    """Put a node that no disk has into an open tray."""
+    disk = _find(system, None, id)
+    node = system.graph.get(node_name)
+    if node is None:
+        raise QmpError(f"Node '{node_name}' not found")
+    if any(isinstance(edge.parent, Backend) for edge in node.parents):
+        raise QmpError(f"Node '{node_name}' is already in use")
+    if not disk.removable:
+        raise QmpError("Device is not removable")
+    if disk.device is not None and not disk.device.tray_open:
+        raise QmpError("Tray of the device is not open")
+    if disk.backend.node is not None:
+        raise QmpError("There already is a medium in the device")
+    disk.backend.attach(node)
+
+
+@command("eject", machine=True)
+async def eject(
+    system: System,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002 - the member's name
+    force: bool | None = None,  # noqa: FBT001 - members come by name
+) -> None:
+    """Open the tray and take the medium out."""
+    del force
+    disk = _removable(system, device, id)
+    _move_tray(system, disk, to_open=True)
+    await _remove(disk, device or id)
