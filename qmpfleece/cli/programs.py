@@ -12,7 +12,7 @@ from typing import NoReturn
 
 def qsd() -> NoReturn:
     """Be ``qmpfleece-qsd``."""
-    gc.disable()
+    _begin()
     from qmpfleece.cli import qsd as program
 
     _end(program.main())
@@ -20,10 +20,16 @@ def qsd() -> NoReturn:
 
 def qemu() -> NoReturn:
     """Be ``qmpfleece-qemu``."""
-    gc.disable()
+    _begin()
     from qmpfleece.cli import qemu as program
 
     _end(program.main())
+
+
+def _begin() -> None:
+    """Prepare for the imports: collect no garbage, look for no plugins of pydantic."""
+    gc.disable()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def _end(status: int) -> NoReturn:

@@ -9,16 +9,18 @@ are there) -> deleted, once the last user has gone, with BLOCK_EXPORT_DELETED.
 """
 
 import asyncio
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.exports.nbd.server import NbdServer
 from qmpfleece.exports.options import BlockExportOptions
 from qmpfleece.qapi.events import Event
+
+if TYPE_CHECKING:
+    from qmpfleece.exports.nbd.server import NbdServer
 
 O = TypeVar("O", bound=BlockExportOptions)  # noqa: E741 - the customary name of the parameter
 
@@ -40,7 +42,7 @@ class Host(Protocol):
         """Where the nodes are."""
 
     @property
-    def nbd(self) -> NbdServer:
+    def nbd(self) -> "NbdServer":
         """The running NBD server.
 
         Raises:

@@ -5,7 +5,7 @@ The manager owns the tasks that delete exports whose last client goes away later
 
 import asyncio
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import import_siblings
@@ -14,7 +14,6 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
-from qmpfleece.exports.nbd.server import NbdServer
 from qmpfleece.exports.options import (
     DEFAULT_MAX_CONNECTIONS,
     BlockExportInfo,
@@ -26,6 +25,9 @@ from qmpfleece.exports.options import (
 )
 from qmpfleece.nbdproto import const
 from qmpfleece.qapi.events import EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.exports.nbd.server import NbdServer
 
 #: Source: QEMU, ``id_wellformed``.
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
@@ -40,7 +42,6 @@ class ExportManager:
     """
 
     def __init__(self, graph: Graph, bus: EventBus) -> None:
-        import_siblings("qmpfleece.exports.kinds")
         self.graph: Final = graph
         self._bus: Final = bus
         self._exports: dict[str, Export[Any]] = {}
@@ -83,6 +84,7 @@ class ExportManager:
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
             raise QmpError(f"Block export id '{options.id}' is already in use")
+        import_siblings("qmpfleece.exports.kinds")  # now, as many programs export nothing
         export: Export[Any] = KINDS[options.type](self, options, backend)
         # The id is taken while opening may await.
         self._exports[options.id] = export
@@ -193,7 +195,7 @@ class ExportManager:
         return self._nbd is not None
 
     @property
-    def nbd(self) -> NbdServer:
+    def nbd(self) -> "NbdServer":
         """The running NBD server.
 
         Raises:
@@ -205,7 +207,7 @@ class ExportManager:
 
     async def start_nbd(
         self, *addresses: ListenAddress, max_connections: int | None = None
-    ) -> NbdServer:
+    ) -> "NbdServer":
         """Listen for NBD clients.
 
         Args:
@@ -218,6 +220,8 @@ class ExportManager:
         if self._nbd is not None:
             raise QmpError("NBD server already running")
         limit = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
+        from qmpfleece.exports.nbd.server import NbdServer
+
         server = self._nbd = NbdServer(limit)
         try:
             await server.listen(addresses)
