@@ -164,3 +164,57 @@ async def test_error_of_a_held_request_is_its_own(backend, disk):
         await held
     with pytest.raises(OSError, match="Input/output"):
         await past
+
+
+async def test_replacing_the_node_waits_for_requests_in_flight_and_leads_later_ones(
+    graph, backend, disk
+):
+    other = add_memory(graph, "other", bytes(4096))
+    disk.pause = barrier = Barrier("write")
+    first = asyncio.ensure_future(backend.pwrite(0, memoryview(b"1")))
+    await settle()
+    replacing = asyncio.ensure_future(backend.replace(other.node))
+    await settle()
+    second = asyncio.ensure_future(backend.pwrite(0, memoryview(b"2")))
+    await settle()
+    assert (backend.node, other.seen()) == (disk.node, [])
+    barrier.release()
+    await asyncio.gather(first, replacing, second)
+    assert (disk.data[:1], other.data[:1]) == (b"1", b"2")
+    assert backend.node is other.node
+    assert not disk.node.quiesced + other.node.quiesced
+
+
+async def test_replacing_by_the_same_node_or_from_nothing(graph, backend, disk):
+    await backend.replace(disk.node)
+    await backend.detach()
+    await backend.replace(disk.node)
+    assert backend.node is disk.node
+
+
+async def test_refused_replacement_changes_nothing(graph, backend, disk):
+    taken = add_memory(graph, "taken", bytes(4096))
+    holder = Backend(graph, "holder", R, R)
+    holder.attach(taken.node)
+    with pytest.raises(QmpError, match="unshared by block device 'holder'"):
+        await backend.replace(taken.node)
+    assert backend.node is disk.node
+    await backend.pwrite(0, memoryview(b"y"))
+
+
+async def test_permissions_are_changed_whole_or_not(graph, backend, disk):
+    second = Backend(graph, "second", R)
+    second.attach(disk.node)
+    backend.set_perm(R | W, ALL & ~W)
+    with pytest.raises(QmpError, match="required by block device 'second'"):
+        second.set_perm(R | W, ALL)
+    assert (second.perm, second.shared) == (R, ALL)
+    backend.set_perm(R, ALL)
+    second.set_perm(R | W, ALL)
+    await second.pwrite(0, memoryview(b"y"))
+
+
+async def test_messages_name_what_has_no_name_after_its_device(graph):
+    backend = Backend(graph)
+    backend.device = "sda"
+    assert backend.describe() == "block device 'sda'"

@@ -14,7 +14,8 @@ _ENUMS: Final = {
     "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
 }
 _BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
-_NUMBER: Final = re.compile(r"\s*[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+#: As C reads it: hexadecimal, octal, decimal.
+_NUMBER: Final = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|([1-9][0-9]*|0))")
 _SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)([bBkKmMgGtTpPeE]?)")
 _SUFFIXES: Final = "bkmgtpe"
 _SLOT: Final = re.compile(r"([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
@@ -67,7 +68,13 @@ class Property:
         found = _NUMBER.fullmatch(text)
         if found is None:
             raise QmpError(f"Parameter '{self.name}' expects integer")
-        value = int(text, 0) if "x" in text.lower() else int(text)
+        sign, *digits = found.groups()
+        value = next(
+            int(found_digits, base)
+            for found_digits, base in zip(digits, (16, 8, 10), strict=True)
+            if found_digits
+        )
+        value = -value if sign == "-" else value
         bits = _BITS[self.kind]
         if self.kind == "uint64" and -(1 << 63) <= value < 0:
             return value + (1 << 64)
