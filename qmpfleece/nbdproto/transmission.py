@@ -210,18 +210,18 @@ def pack_simple(error: int, cookie: int) -> bytes:
     return codec.SIMPLE_REPLY.pack(const.SIMPLE_REPLY_MAGIC, error, cookie)
 
 
-def pack_simple_into(buffer: memoryview | bytearray, pos: int, cookie: int) -> None:
-    """Put the header of a successful simple reply (16 bytes) at ``pos``."""
-    codec.SIMPLE_REPLY.pack_into(buffer, pos, const.SIMPLE_REPLY_MAGIC, 0, cookie)
-
-
-def pack_data_into(
-    buffer: memoryview | bytearray, pos: int, cookie: int, offset: int, length: int, flags: int
+def pack_simple_data(
+    reply: memoryview, cookie: int, _offset: int, _length: int, _flags: int
 ) -> None:
-    """Put the header of a data chunk (28 bytes) at ``pos``; ``length`` bytes must follow."""
+    """Put the header of a successful simple reply (16 bytes) in front of its payload."""
+    codec.SIMPLE_REPLY.pack_into(reply, 0, const.SIMPLE_REPLY_MAGIC, 0, cookie)
+
+
+def pack_data(reply: memoryview, cookie: int, offset: int, length: int, flags: int) -> None:
+    """Put the header of a data chunk (28 bytes) in front of its payload of ``length`` bytes."""
     codec.CHUNK_DATA.pack_into(
-        buffer,
-        pos,
+        reply,
+        0,
         const.STRUCTURED_REPLY_MAGIC,
         flags,
         const.REPLY_TYPE_OFFSET_DATA,

@@ -13,7 +13,7 @@ CONTENT = bytes(range(250)) * (SIZE // 250)
 
 def data_chunk(offset, data, flags, cookie=1):
     header = bytearray(28)
-    transmission.pack_data_into(header, 0, cookie, offset, len(data), flags)
+    transmission.pack_data(memoryview(header), cookie, offset, len(data), flags)
     return bytes(header) + data
 
 

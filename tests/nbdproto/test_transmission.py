@@ -128,7 +128,7 @@ def test_reply_headers():
         b"\x66\x8e\x33\xef\0\1\x80\1\0\0\0\0\0\0\0\1\0\0\0\x08\0\0\0\5\0\2no"
     )
     buffer = bytearray(28)
-    transmission.pack_data_into(buffer, 0, 1, 512, 4096, 1)
+    transmission.pack_data(memoryview(buffer), 1, 512, 4096, 1)
     assert buffer == b"\x66\x8e\x33\xef\0\1\0\1\0\0\0\0\0\0\0\1\0\0\x10\x08\0\0\0\0\0\0\2\0"
-    transmission.pack_simple_into(buffer, 12, 1)
-    assert buffer[12:] == b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\1"
+    transmission.pack_simple_data(memoryview(buffer), 1, 512, 4096, 1)
+    assert buffer[:16] == b"\x67\x44\x66\x98\0\0\0\0\0\0\0\0\0\0\0\1"

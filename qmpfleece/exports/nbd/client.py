@@ -4,6 +4,7 @@ Replies are collected and leave together: with the batch of requests that one re
 brought, or with all others that end in the same turn of the event loop.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from qmpfleece.base.units import KIB
@@ -11,13 +12,16 @@ from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.nbdproto import codec, const, transmission
 from qmpfleece.nbdproto.buffers import Buffer, BufferPool
 from qmpfleece.nbdproto.option import Negotiated
-from qmpfleece.nbdproto.transmission import Request
+from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
 
 #: Read payloads from this size on get pooled memory, in bytes.
 POOLED_READ: Final = 32 * KIB
 #: Where the payload lies in such memory: page-aligned for direct I/O, with room for the
 #: header before it.
 _PAYLOAD_AT: Final = 4 * KIB
+#: Bytes of the memory in which smaller replies are made one behind the other, so that all
+#: that are ready are sent from where they are.
+_SLAB: Final = 256 * KIB
 
 
 class Client:
@@ -33,6 +37,12 @@ class Client:
         self.export: Final = export
         self.backend: Final = export.backend
         self.structured: Final = negotiated.structured
+        #: Bytes in front of the payload of a read's reply, and what puts them there, given
+        #: the memory, the cookie, and offset, length and flags of a chunk.
+        self.header: Final = CHUNK_DATA_SIZE if negotiated.structured else SIMPLE_SIZE
+        self.pack_header: Final[Callable[[memoryview, int, int, int, int], None]] = (
+            transmission.pack_data if negotiated.structured else transmission.pack_simple_data
+        )
         self.read_only: Final = bool(export.info.flags & const.FLAG_READ_ONLY)
         self.size: Final = export.info.size
         self.writethrough: Final = export.writethrough
@@ -45,8 +55,12 @@ class Client:
         #: been read without looking.
         self.fruitless = 0
         self.unasked = 0
-        #: What is to be sent. The owner of the socket takes it.
+        #: What is to be sent besides ``take_row``. The owner of the socket takes it.
         self.out: list[bytes | bytearray | memoryview] = []
+        self._slab = pool.take(_SLAB)
+        self._slab_view = self._slab.view
+        self._row = 0  # where the replies begin that are not sent yet, and where they end
+        self._row_end = 0
         #: Memory under ``out``, to be released once that is sent.
         self.lent: list[Buffer] = []
 
@@ -68,20 +82,65 @@ class Client:
         else:
             self.out.append(transmission.pack_simple(wire, request.cookie))
 
-    def payload_buffer(self, length: int, header: int) -> tuple[memoryview, memoryview, Buffer]:
-        """Return memory for a large reply.
-
-        Args:
-            length: Of the payload in bytes.
-            header: Bytes to leave free in front of it.
+    def payload_buffer(self, length: int) -> tuple[memoryview, memoryview, Buffer]:
+        """Return memory for a large reply with a payload of ``length`` bytes.
 
         Returns:
             The whole reply, the payload in it, and the buffer below, which the caller
             releases when the read fails, and else puts into ``lent``.
         """
+        header = self.header
         buffer = self._pool.take(_PAYLOAD_AT + length)
         whole = buffer.view[_PAYLOAD_AT - header : _PAYLOAD_AT + length]
         return whole, whole[header:], buffer
+
+    def room(self, size: int) -> memoryview:
+        """Return memory for a reply of ``size`` bytes, at most POOLED_READ and a header.
+
+        The caller must at once say what becomes of it: ``keep`` when the reply is complete,
+        ``detach`` when that will take some time, nothing when there is none.
+        """
+        end = self._row_end + size
+        if end > _SLAB:
+            self._turn_page()
+            end = size
+        return self._slab_view[end - size : end]
+
+    def keep(self, size: int) -> None:
+        """Send the reply that the last ``room`` was for, together with its neighbours."""
+        self._row_end += size
+
+    def detach(self, size: int) -> Buffer:
+        """Set the memory of the last ``room`` apart; the caller releases the buffer."""
+        row = self.take_row()
+        if row is not None:
+            self.out.append(row)
+        self._row = self._row_end = self._row_end + size
+        self._slab.users += 1
+        return self._slab
+
+    def take_row(self) -> memoryview | None:
+        """Return the replies that are complete, one behind the other; None if there are none."""
+        if self._row == self._row_end:
+            return None
+        row = self._slab_view[self._row : self._row_end]
+        self._row = self._row_end
+        return row
+
+    def _turn_page(self) -> None:
+        """Take new memory for replies; the old is free again when all in it is sent."""
+        row = self.take_row()
+        if row is not None:
+            self.out.append(row)
+        self.lent.append(self._slab)
+        self._slab = self._pool.take(_SLAB)
+        self._slab_view = self._slab.view
+        self._row = self._row_end = 0
+
+    def close(self) -> None:
+        """Give all memory back; nothing is sent any more and no request is in flight."""
+        self.release_lent()
+        self._slab.release()
 
     def release_lent(self) -> None:
         """Give back the memory of replies that will never be sent."""

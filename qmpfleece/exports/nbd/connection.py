@@ -337,6 +337,8 @@ class Connection(asyncio.BufferedProtocol):
         assert client is not None
         assert transport is not None
         out = client.out
+        if (row := client.take_row()) is not None:
+            out.append(row)
         if transport.is_closing():  # the client is gone, or was answered to the end
             out.clear()
             client.release_lent()
@@ -409,7 +411,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_way.clear()
         if self._client is not None:
             self._client.out.clear()
-            self._client.release_lent()
+            self._client.close()
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)

@@ -10,7 +10,7 @@ from qmpfleece.block.driver import Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
 from qmpfleece.exports.nbd.command import command
 from qmpfleece.nbdproto import const, transmission
-from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
+from qmpfleece.nbdproto.transmission import Request
 
 #: Most extents of one read; behind them everything is sent as data.
 _MAX_EXTENTS: Final = 64
@@ -21,7 +21,6 @@ _PATIENCE: Final = 16
 #: the question would have.
 _RETRY: Final = 4 * MIB
 
-_pack_data_into = transmission.pack_data_into
 _DONE: Final = const.REPLY_FLAG_DONE
 
 
@@ -29,32 +28,35 @@ _DONE: Final = const.REPLY_FLAG_DONE
 async def read(client: Client, request: Request) -> None:
     """Answer with the data; holes of large structured reads are told, not sent."""
     length = request.length
-    if not client.structured:
-        if length >= POOLED_READ:
-            await _read_pooled(client, request, request.offset, length, _DONE)
-            return
-        reply = bytearray(SIMPLE_SIZE + length)
-        if length:
-            io = client.backend.pread(request.offset, memoryview(reply)[SIMPLE_SIZE:])
-            if io is not DONE:
-                await io
-        transmission.pack_simple_into(reply, 0, request.cookie)
-    elif _looks_for_holes(client, request):
+    if client.structured and _looks_for_holes(client, request):
         await _read_sparse(client, request)
-        return
     elif length >= POOLED_READ:
         await _read_pooled(client, request, request.offset, length, _DONE)
-        return
-    elif length:
-        reply = bytearray(CHUNK_DATA_SIZE + length)
-        io = client.backend.pread(request.offset, memoryview(reply)[CHUNK_DATA_SIZE:])
-        if io is not DONE:
-            await io
-        _pack_data_into(reply, 0, request.cookie, request.offset, length, _DONE)
+    elif not length:
+        client.out.append(_nothing(client, request))
     else:
-        client.out.append(transmission.pack_none(request.cookie))
-        return
-    client.out.append(reply)
+        header = client.header
+        reply = client.room(header + length)
+        io = client.backend.pread(request.offset, reply[header:])
+        if io is DONE:
+            client.pack_header(reply, request.cookie, request.offset, length, _DONE)
+            client.keep(header + length)
+            return
+        buffer = client.detach(header + length)
+        try:
+            await io
+        except BaseException:
+            buffer.release()
+            raise
+        client.pack_header(reply, request.cookie, request.offset, length, _DONE)
+        client.out.append(reply)
+        client.lent.append(buffer)
+
+
+def _nothing(client: Client, request: Request) -> bytes:
+    if client.structured:
+        return transmission.pack_none(request.cookie)
+    return transmission.pack_simple(0, request.cookie)
 
 
 def _looks_for_holes(client: Client, request: Request) -> bool:
@@ -105,16 +107,12 @@ async def _read_pooled(
     client: Client, request: Request, offset: int, length: int, flags: int
 ) -> None:
     """Read one run into pooled memory and send it from there."""
-    header = CHUNK_DATA_SIZE if client.structured else SIMPLE_SIZE
-    whole, payload, buffer = client.payload_buffer(length, header)
+    whole, payload, buffer = client.payload_buffer(length)
     try:
         await client.backend.pread(offset, payload)
     except BaseException:
         buffer.release()
         raise
-    if client.structured:
-        _pack_data_into(whole, 0, request.cookie, offset, length, flags)
-    else:
-        transmission.pack_simple_into(whole, 0, request.cookie)
+    client.pack_header(whole, request.cookie, offset, length, flags)
     client.out.append(whole)
     client.lent.append(buffer)

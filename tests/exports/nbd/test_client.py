@@ -1,0 +1,85 @@
+"""The memory in which replies are made: nothing is lost, mixed up, or used again too early."""
+
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmpfleece.exports.nbd.client import POOLED_READ, Client
+from qmpfleece.nbdproto.buffers import BufferPool
+
+SIZES = st.integers(1, POOLED_READ + 28)
+
+
+def client():
+    export = SimpleNamespace(
+        backend=None, info=SimpleNamespace(flags=0, size=0), writethrough=False, contexts={}
+    )
+    negotiated = SimpleNamespace(structured=True, contexts=[])
+    return Client(export, negotiated, BufferPool())
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["keep", "detach", "drop"]), SIZES),
+            st.tuples(st.sampled_from(["finish", "send", "sent"]), st.integers(0, 99)),
+        ),
+        max_size=120,
+    )
+)
+def test_every_reply_is_sent_once_as_it_was_made(steps):
+    box = client()
+    number = 0
+    expected, got = [], []
+    apart = []  # detached: memory, buffer, content
+    on_way = []  # handed to the socket: views and the buffers below
+
+    def fill(view):
+        nonlocal number
+        number += 1
+        content = (number.to_bytes(4, "big") * (len(view) // 4 + 1))[: len(view)]
+        view[:] = content
+        return content
+
+    def flush():
+        row = box.take_row()
+        out = [*box.out, *([row] if row is not None else [])]
+        box.out.clear()
+        on_way.append((out, box.lent))
+        box.lent = []
+
+    def deliver():
+        for out, lent in on_way:
+            got.extend(bytes(view) for view in out)
+            for buffer in lent:
+                buffer.release()
+        on_way.clear()
+
+    for step, value in steps:
+        if step in {"keep", "drop", "detach"}:
+            view = box.room(value)
+            content = fill(view)
+            if step == "keep":
+                expected.append(content)
+                box.keep(value)
+            elif step == "detach":
+                expected.append(content)
+                apart.append((view, box.detach(value)))
+        elif step == "finish" and apart:
+            view, buffer = apart.pop(value % len(apart))
+            box.out.append(view)
+            box.lent.append(buffer)
+        elif step == "send":
+            flush()
+        elif step == "sent":
+            deliver()
+    for view, buffer in apart:
+        box.out.append(view)
+        box.lent.append(buffer)
+    flush()
+    deliver()
+    box.close()
+    sent = b"".join(got)
+    assert len(sent) == sum(map(len, expected))
+    assert all(content in sent for content in expected)
