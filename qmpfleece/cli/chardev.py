@@ -50,17 +50,18 @@ class Chardev:
     stdio: bool = False
     taken: bool = False
 
-    async def serve(self, server: QmpServer, *, pretty: bool) -> None:
+    async def serve(self, server: QmpServer, *, pretty: bool, human: bool) -> None:
         """Hand everything to the QMP server, which owns it from now on."""
         for connection in self.connections:
-            server.serve(connection, pretty=pretty)
+            server.serve(connection, pretty=pretty, human=human)
         self.connections.clear()
         if self.listening is not None:
             self.listening.pretty = pretty
+            self.listening.human = human
             server.accept(self.listening)
             self.listening = None
         if self.stdio:
-            await server.stdio(pretty=pretty)
+            await server.stdio(pretty=pretty, human=human)
 
     def close(self) -> None:
         """Close what no monitor has taken."""

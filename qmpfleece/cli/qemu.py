@@ -17,6 +17,7 @@ from qmpfleece.cli.chardev import Chardev
 from qmpfleece.cli.qemu_help import inform
 from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
 from qmpfleece.cli.qemu_options import Given, Reader, Wanted, scan
+from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
@@ -93,7 +94,11 @@ class _Start(Start):
             self._qtest = QTest(await self._make_qtest_device(wanted.qtest))
         for option, given in wanted.monitors:
             with at(option):
-                self.make_monitor(given["chardev"], pretty=given.get("pretty") == "on")
+                mode = given.get("mode", "readline")
+                if mode not in {"readline", "control"}:
+                    raise QmpError(f"Parameter 'mode' does not accept value '{mode}'")
+                pretty = switch(given, "pretty", default=False)
+                self.make_monitor(given["chardev"], pretty=pretty, human=mode == "readline")
         for option, given in devices:
             with at(option):
                 await execute("device_add", given)

@@ -62,7 +62,7 @@ class Start(ABC):
         self.program = program
         self.daemonized = daemonized
         self.chardevs: dict[str, Chardev] = {}
-        self._monitors: list[tuple[Chardev, bool]] = []
+        self._monitors: list[tuple[Chardev, bool, bool]] = []
         self._pid_file: PidFile | None = None
 
     @abstractmethod
@@ -87,8 +87,8 @@ class Start(ABC):
                 # may be no collection at all, see ``programs``.)
                 gc.freeze()
                 gc.enable()
-                for device, pretty in self._monitors:
-                    await device.serve(self.daemon.qmp, pretty=pretty)
+                for device, pretty, human in self._monitors:
+                    await device.serve(self.daemon.qmp, pretty=pretty, human=human)
                 background.ready()
                 await self.daemon.wait()
         finally:
@@ -140,7 +140,7 @@ class Start(ABC):
                 f"attempt to add duplicate property '{device.name}' to object (type 'container')"
             )
 
-    def make_monitor(self, name: str, *, pretty: bool) -> None:
+    def make_monitor(self, name: str, *, pretty: bool, human: bool = False) -> None:
         """Let a character device be a monitor, once everything exists.
 
         Raises:
@@ -152,7 +152,7 @@ class Start(ABC):
         if device.taken:
             raise QmpError(f"Device '{name}' is in use")
         device.taken = True
-        self._monitors.append((device, pretty))
+        self._monitors.append((device, pretty, human))
 
     def write_pid_file(self, path: str) -> None:
         """Say which process this is.

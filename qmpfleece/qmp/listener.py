@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from qmpfleece.control.dispatch import Dispatcher
+from qmpfleece.qmp.human import HumanSession
 from qmpfleece.qmp.session import Session, Streams
 from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
 from qmpfleece.qmp.stdio import open_stdio
@@ -32,12 +33,14 @@ class Monitor:
         address: What was asked for.
         sock: The listening socket; its name tells the port that was chosen.
         pretty: Indent what is sent to its clients.
+        human: It is for people, not for programs.
         connected: Set when the first client has come, for ``wait=on``.
     """
 
     address: Address
     sock: socket.socket
     pretty: bool
+    human: bool = False
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     inode: int = -1
 
@@ -97,15 +100,24 @@ class QmpServer:
         """
         self.serve(await connect(address), pretty=pretty)
 
-    async def stdio(self, *, pretty: bool = False) -> None:
+    async def stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve standard input and output; the end of input does not end the session."""
-        self.serve(await open_stdio(), pretty=pretty, stays=True)
+        self.serve(await open_stdio(), pretty=pretty, human=human, stays=True)
 
     def serve(
-        self, connection: socket.socket | Streams, *, pretty: bool = False, stays: bool = False
+        self,
+        connection: socket.socket | Streams,
+        *,
+        pretty: bool = False,
+        human: bool = False,
+        stays: bool = False,
     ) -> None:
         """Serve a client that is connected already; the server owns the connection now."""
-        session = Session(self._dispatcher, pretty=pretty, stays=stays)
+        session: Session | HumanSession
+        if human:
+            session = HumanSession(self._dispatcher, stays=stays)
+        else:
+            session = Session(self._dispatcher, pretty=pretty, stays=stays)
         task = asyncio.create_task(session.run(connection))
         self._sessions.add(task)
         task.add_done_callback(self._ended)
@@ -135,5 +147,5 @@ class QmpServer:
                 log.warning("can't accept a QMP client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
-            self.serve(sock, pretty=monitor.pretty)
+            self.serve(sock, pretty=monitor.pretty, human=monitor.human)
             monitor.connected.set()

@@ -85,9 +85,18 @@ async def _block_resize(system: System, text: str) -> str:
     return ""
 
 
+def _status(system: System) -> str:
+    state = system.run_state
+    more = f" ({state})" if state not in {"running", "paused"} else ""
+    return f"VM status: {'running' if state == 'running' else 'paused'}{more}\n"
+
+
 async def _info(system: System, text: str) -> str:
     name, _, rest = text.strip().partition(" ")
     line = Line(name, rest, f"info {name}")
+    if name == "status":
+        line.end()
+        return _status(system)
     if name == "block-jobs":
         line.end()
         return info.block_jobs(system)
@@ -103,6 +112,12 @@ async def _info(system: System, text: str) -> str:
     return f"unknown command: 'info {name}'\n" if name else _USAGE["info"]
 
 
+async def _quit(system: System, text: str) -> str:
+    Line("quit", text).end()
+    system.quit()
+    return ""
+
+
 async def _help(system: System, text: str) -> str:
     del system
     name = text.strip().partition(" ")[0]
@@ -116,6 +131,8 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "block_resize": _block_resize,
     "info": _info,
     "help": _help,
+    "quit": _quit,
+    "q": _quit,
 }
 _USAGE: Final = {
     "qemu-io": 'qemu-io [-d] [device] "[command]" -- run a qemu-io command on a block device\n'
@@ -125,6 +142,7 @@ _USAGE: Final = {
     " (-n: show named nodes; -v: show details)\n"
     "info block-jobs  -- show progress of ongoing block device operations\n",
     "help": "help [cmd] -- show the help\n",
+    "quit": "quit  -- quit the emulator\n",
 }
 
 
