@@ -240,13 +240,14 @@ class Session(Workspace):
             line = self._monitor.receive()
             self.transcript.add(f"<- {line}", wire=True)
 
-    def event(self, text: str) -> None:
+    def event(self, text: str, *, after: str = "") -> None:
         """Wait for an event, which may have come with the last command already.
 
-        ``text`` is its name, or another part of its line.
+        ``text`` is its name, or another part of its line. With ``after``, it must have come
+        after the last event with that text, which is waited for as well.
         """
         assert self._monitor is not None
-        while not any(text in line for line in self._events):
+        while not _has_come(self._events, text, after):
             line = self._monitor.receive()
             self.transcript.add(f"<- {line}", is_event=True)
             message = json.loads(line)
@@ -369,3 +370,13 @@ class Session(Workspace):
             shown = f"-> {command}\n<- {line}" if command and not is_event else f"<- {line}"
             self.transcript.add(shown, command="" if is_event else command, is_event=is_event)
         monitor.close()
+
+
+def _has_come(events: list[str], text: str, after: str) -> bool:
+    """Tell whether the events hold one with a text after the last one with another."""
+    for line in reversed(events):
+        if after and after in line:
+            return False
+        if text in line:
+            return not after or any(after in other for other in events)
+    return False
