@@ -174,6 +174,15 @@ class GranularBits:
             return bool(self._bits[first])
         return last < first or self._bits.find(0, first, last + 1) < 0
 
+    def state(self, offset: int, length: int) -> bool | None:
+        """Tell whether the range, not empty, is all set or all clear; None: neither."""
+        first = offset >> self._shift
+        last = (offset + length - 1) >> self._shift
+        value = self._bits[first]
+        if first != last and self._bits.find(1 - value, first + 1, last + 1) >= 0:
+            return None
+        return bool(value)
+
     def run(self, offset: int, length: int) -> tuple[bool, int]:
         """Return the state at ``offset`` and for how many bytes, at most ``length``, it lasts."""
         first = offset >> self._shift

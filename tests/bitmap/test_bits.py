@@ -89,6 +89,7 @@ class BitsAgainstSets(RuleBasedStateMachine):
         assert self.bits.all(offset, length) == all(inside)
         assert self.bits.get(offset) == inside[0]
         assert self.bits.run(offset, length) == (inside[0], self.run(offset, length))
+        assert self.bits.state(offset, length) == (inside[0] if len(set(inside)) == 1 else None)
         for value, find in ((True, self.bits.next_dirty), (False, self.bits.next_clear)):
             expected = None
             for granule in self.granules(offset, length):

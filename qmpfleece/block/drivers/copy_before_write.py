@@ -289,10 +289,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         length = len(buf)
         if not length:
             return DONE
-        if self.snapshot_error is not None or not self._access.bits.all(offset, length):
+        if self.snapshot_error is not None or not self._access.bits.state(offset, length):
             return fail(errno.EACCES)
-        done, span = self._done.bits.run(offset, length)
-        if span < length:
+        done = self._done.bits.state(offset, length)
+        if done is None:
             return self._pread_spans(offset, buf)
         if done:
             return pipeline.pread(self._target, offset, buf)

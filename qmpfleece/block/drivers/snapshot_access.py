@@ -62,7 +62,9 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
 
     def pread(self, offset: int, buf: memoryview) -> Io:
         """Read the snapshot."""
-        source = self._source()
+        if self._file.node.driver is not self._driver:
+            self._source()
+        source = self._known
         return source.snapshot_pread(offset, buf) if source is not None else fail(errno.ENOTSUP)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:

@@ -279,23 +279,32 @@ class Connection(asyncio.BufferedProtocol):
                 self._stop_receiving()
             request.release()
             return
-        size = request.length if known.payload else 0
-        self._in_flight += 1
-        self._bytes += size
         coro = known.run(client, request)
-        error: BaseException | None = None
         try:
             waits_for = coro.send(None)
         except StopIteration:
-            pass
+            if request.payload is not None:
+                request.release()
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as raised:  # noqa: BLE001 - becomes the reply
-            error = raised
+        except BaseException as error:  # noqa: BLE001 - becomes the reply
+            self._fail(client, known, request, error)
+            request.release()
         else:
+            size = request.length if known.payload else 0
+            self._in_flight += 1
+            self._bytes += size
             _Running(coro, self, client, known, request, size).wait_for(waits_for)
-            return
-        self.ended(client, known, request, size, error)
+
+    def _fail(
+        self, client: Client, known: Command, request: Request, error: BaseException
+    ) -> None:
+        """Answer with an error. This is an edge: nothing that goes wrong goes any further."""
+        if isinstance(error, OSError):
+            client.fail(request, errno_of(error), known.failure)
+        else:  # our bug must not harm other clients
+            log.error("NBD %s of %d bytes failed", known.name, request.length, exc_info=error)
+            client.fail(request, errno.EIO, known.failure)
 
     def ended(
         self,
@@ -305,12 +314,9 @@ class Connection(asyncio.BufferedProtocol):
         size: int,
         error: BaseException | None,
     ) -> None:
-        """Take note of the end of a request. This is an edge: no error goes any further."""
-        if isinstance(error, OSError):
-            client.fail(request, errno_of(error), known.failure)
-        elif error is not None:  # our bug must not harm other clients
-            log.error("NBD %s of %d bytes failed", known.name, request.length, exc_info=error)
-            client.fail(request, errno.EIO, known.failure)
+        """Take note of the end of a request that had to wait."""
+        if error is not None:
+            self._fail(client, known, request, error)
         self._in_flight -= 1
         self._bytes -= size
         request.release()
