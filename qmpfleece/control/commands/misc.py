@@ -35,8 +35,11 @@ class VersionInfo(Model):
     package: str
 
 
-VERSION: Final = VersionInfo(
-    qemu=VersionTriple(major=7, minor=2, micro=0), package=f"qmpfleece {__version__}"
+# Not validated: that would have pydantic build validators at every start, before the greeting,
+# and import half of the standard library to look for plugins.
+VERSION: Final = VersionInfo.model_construct(
+    qemu=VersionTriple.model_construct(major=7, minor=2, micro=0),
+    package=f"qmpfleece {__version__}",
 )
 
 
