@@ -46,8 +46,13 @@ async def reopen(graph: Graph, definitions: Sequence[BlockdevOptions]) -> None:
 
 
 async def set_read_only(graph: Graph, node: Node, *, read_only: bool) -> None:
-    """Change but this of a node; see ``change``."""
-    await change(graph, node, {"read-only": read_only})
+    """Change but this of a node, whatever its driver; see ``change``.
+
+    Raises:
+        QmpError: It can't be so; nothing has changed.
+    """
+    given = node.given.model_copy(update={"read_only": read_only})
+    await _change(graph, node, given)
 
 
 async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
@@ -74,10 +79,14 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
         for step in path:
             into = into.setdefault(step, {})
         into[last] = value
-    queue: dict[Node, Reopening[Any]] = {}
     given = validate_blockdev(definition)
     if "backing" in node.given.model_fields_set and "backing" not in definition:
         given = given.model_copy(update={"backing": None})
+    await _change(graph, node, given)
+
+
+async def _change(graph: Graph, node: Node, given: BlockdevOptions) -> None:
+    queue: dict[Node, Reopening[Any]] = {}
     _enqueue(graph, queue, node, given, keep=True, parent=None)
     await _run(graph, queue)
 

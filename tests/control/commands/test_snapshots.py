@@ -38,22 +38,33 @@ async def test_users_move_to_the_overlay_and_the_disk_stays_as_it_was(desk, over
     await guest.detach()
 
 
-async def test_aborted_snapshot_leaves_everything_as_it_was(desk, overlay, tmp_path):
-    guest = desk.guest("disk")
+async def check_aborted(desk, guest, kind, data):
     before = desk.graph.nodes()
-    sync = {"node-name": "disk", "snapshot-file": str(tmp_path / "new"), "snapshot-node-name": "n"}
-    for kind, data in (
-        ("blockdev-snapshot", {"node": "disk", "overlay": "ov"}),
-        ("blockdev-snapshot-sync", sync),
-    ):
-        actions = [{"type": kind, "data": data}, {"type": "abort", "data": {}}]
-        reply = await desk.say("transaction", actions=actions)
-        assert reply == "Transaction aborted using Abort action"
-        assert guest.node.name == "disk"
-        assert desk.graph.nodes() == before
-        assert "backing" not in desk.graph.find("ov").children
+    actions = [{"type": kind, "data": data}, {"type": "abort", "data": {}}]
+    reply = await desk.say("transaction", actions=actions)
+    assert reply == "Transaction aborted using Abort action"
+    assert guest.node is desk.graph.find(data.get("node") or data["node-name"])
+    assert desk.graph.nodes() == before
+
+
+async def test_aborted_snapshot_leaves_everything_as_it_was(desk, overlay):
+    guest = desk.guest("disk")
+    await check_aborted(desk, guest, "blockdev-snapshot", {"node": "disk", "overlay": "ov"})
+    assert "backing" not in desk.graph.find("ov").children
     await guest.pwrite(0, memoryview(b"g" * 512))
     assert desk.disks["disk"].data[:512] == b"g" * 512
+
+
+async def test_aborted_snapshot_to_a_new_image_leaves_everything_as_it_was(desk, tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(pattern(SIZE))
+    await desk.say("blockdev-add", driver="file", node_name="f", filename=str(disk))
+    guest = desk.guest("f")
+    data = {"node-name": "f", "snapshot-file": str(tmp_path / "new"), "snapshot-node-name": "n"}
+    await check_aborted(desk, guest, "blockdev-snapshot-sync", data)
+    await guest.pwrite(0, memoryview(b"g" * 512))
+    assert disk.read_bytes()[:512] == b"g" * 512
+    await guest.detach()
 
 
 async def test_image_of_a_snapshot_is_made_with_its_backing_file(desk, tmp_path, capsys):
