@@ -235,11 +235,12 @@ def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> 
     node.in_flight -= 1
     if not node.in_flight:
         node.wake_idle()
-    # A request past the end that has failed, or a discard, has not made the node grow.
-    length = min(length, node.length - offset)
-    if length > 0:
-        for bitmap in node.bitmaps:
-            bitmap.mark(offset, length)
+    for bitmap in node.bitmaps:
+        if bitmap.enabled:
+            # A request past the end that has failed, or a discard, has not made the node grow.
+            inside = min(length, node.length - offset)
+            if inside > 0:
+                bitmap.mark(offset, inside)
 
 
 def _set_length(node: Node, length: int) -> None:
