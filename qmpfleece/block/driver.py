@@ -106,6 +106,8 @@ class Opener(Protocol):
     events: EventBus
     #: By the ids of their objects.
     throttle_groups: "Mapping[str, ThrottleGroup]"
+    #: The driver was chosen by what the image looks like.
+    probed: bool
 
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> "Child":
         """Open a nested definition, or find the node of that name, and attach it.

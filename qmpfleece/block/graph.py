@@ -86,7 +86,13 @@ class Graph:
         node.monitor_owned = True
         return node
 
-    async def open(self, given: BlockdevOptions, parent: NodeOptions | None = None) -> Node:
+    async def open(
+        self,
+        given: BlockdevOptions,
+        parent: NodeOptions | None = None,
+        *,
+        probed: bool = False,
+    ) -> Node:
         """Open a node and everything nested in its definition.
 
         The caller attaches it to something, or calls ``release``.
@@ -94,19 +100,25 @@ class Graph:
         Args:
             given: The definition.
             parent: What a nested definition inherits from.
+            probed: The driver was chosen by what the image looks like.
 
         Raises:
             QmpError: It can't be opened; nothing of it is left.
         """
-        return await self._open(given, parent, {})
+        return await self._open(given, parent, {}, probed=probed)
 
     async def _open(
-        self, given: BlockdevOptions, parent: NodeOptions | None, above: "dict[str, Node]"
+        self,
+        given: BlockdevOptions,
+        parent: NodeOptions | None,
+        above: "dict[str, Node]",
+        *,
+        probed: bool = False,
     ) -> Node:
         options = NodeOptions(given, parent)
         check_options(given, options)
         driver = DRIVERS[given.driver]
-        opener = _Opener(self, options, above)
+        opener = _Opener(self, options, above, probed=probed)
         # A nested ``file`` is opened, named and listed before the node itself.
         below = getattr(given, "file", None)
         try:
@@ -358,7 +370,10 @@ class Graph:
 class _Opener:
     """What a driver may do while its node is opened; see ``driver.Opener``."""
 
-    def __init__(self, graph: Graph, options: NodeOptions, above: dict[str, Node]) -> None:
+    def __init__(
+        self, graph: Graph, options: NodeOptions, above: dict[str, Node], *, probed: bool
+    ) -> None:
+        self.probed = probed
         self.workers = graph.workers
         self.events = graph.events
         self.throttle_groups: Mapping[str, ThrottleGroup] = graph.throttle_groups

@@ -18,6 +18,7 @@ from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.cli.drive_node import define
 from qmpfleece.cli.qemuopts import switch
+from qmpfleece.control import images
 from qmpfleece.control.system import System
 from qmpfleece.qapi.blockdev import validate_blockdev
 
@@ -162,8 +163,9 @@ class Drives:
     async def _open_node(
         self, options: dict[str, str], filename: str | None, aio: str | None
     ) -> Node:
-        definition = await define(self.system.graph, options, filename, aio)
-        return await self.system.graph.open(definition)
+        graph = self.system.graph
+        definition, probed = await define(graph, options, filename, aio)
+        return await (images.open_probed(graph, definition) if probed else graph.open(definition))
 
     async def _open_snapshot(
         self, options: dict[str, str], filename: str | None, aio: str | None

@@ -35,8 +35,8 @@ _NO_NUMBER: Final = (
 
 async def define(
     graph: Graph, flat: dict[str, str], filename: str | None, aio: str | None = None
-) -> BlockdevOptions:
-    """Return the definition of a drive's node.
+) -> tuple[BlockdevOptions, bool]:
+    """Return the definition of a drive's node, and whether its format was found by probing.
 
     Args:
         graph: Where images are looked at.
@@ -47,11 +47,16 @@ async def define(
     Raises:
         QmpError: They don't fit, or an image can't be looked at.
     """
-    complete = await _image(graph, keyval.tree_of(flat.items()), filename)
+    tree = keyval.tree_of(flat.items())
+    if filename is not None and filename.startswith(_JSON):
+        tree = _from_json(filename.removeprefix(_JSON)) | tree
+        filename = None
+    probed = "driver" not in tree
+    complete = await _image(graph, tree, filename)
     if aio is not None:
         _set_aio(complete, aio)
     given: BlockdevOptions = visit(_shape(complete["driver"]), complete)
-    return given
+    return given, probed
 
 
 def _set_aio(definition: dict[str, Any], aio: str) -> None:
@@ -64,9 +69,6 @@ def _set_aio(definition: dict[str, Any], aio: str) -> None:
 
 async def _image(graph: Graph, tree: dict[str, Tree], filename: str | None) -> dict[str, Any]:
     """Complete the definition of a node that has a format."""
-    if filename is not None and filename.startswith(_JSON):
-        tree = _from_json(filename.removeprefix(_JSON)) | tree
-        filename = None
     driver = tree.get("driver")
     if driver is None:
         if filename is None and isinstance(tree.get("filename"), str):

@@ -4,11 +4,13 @@ Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block import formats
 from qmpfleece.block.driver import (
     CREATE_MODELS,
     DRIVERS,
@@ -16,11 +18,17 @@ from qmpfleece.block.driver import (
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
-from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, validate_blockdev
+from qmpfleece.control import describe
+from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions, validate_blockdev
 
 #: Formats in which an image can be made from nothing but a size and a backing file.
 _CREATABLE: Final = ("file", "raw", "qcow2")
-_QCOW2_MAGIC: Final = b"QFI\xfb"
+_TAKEN_FOR_RAW: Final = """\
+WARNING: Image format was not specified for '{}' and probing guessed raw.
+         Automatically detecting the format is dangerous for raw images, \
+write operations on block 0 will be restricted.
+         Specify the 'raw' format explicitly to remove the restrictions.
+"""
 
 
 def announce(text: str) -> None:
@@ -97,17 +105,35 @@ async def probe(graph: Graph, filename: str) -> str:
     def first_bytes() -> bytes:
         try:
             with open(path, "rb") as file:
-                return file.read(len(_QCOW2_MAGIC))
+                return file.read(formats.PROBED)
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             raise QmpError(f"Could not open '{filename}': {text}") from error
 
-    start = await graph.workers.queue(limit=1).submit(first_bytes)
-    return "qcow2" if start == _QCOW2_MAGIC else "raw"
+    return formats.probe(await graph.workers.queue(limit=1).submit(first_bytes))
+
+
+async def open_probed(graph: Graph, options: BlockdevOptions) -> Node:
+    """Open an image whose format nobody has said; warn if it was taken for raw.
+
+    Raises:
+        QmpError: It can't be opened.
+    """
+    node = await graph.open(options, probed=True)
+    if node.driver.driver_name == "raw" and not node.read_only:
+        sys.stderr.write(_TAKEN_FOR_RAW.format(describe.filename(node)))
+        sys.stderr.flush()
+    return node
 
 
 async def open_image(
-    graph: Graph, filename: str, image_format: str, *, like: Node, **options: str | None
+    graph: Graph,
+    filename: str,
+    image_format: str,
+    *,
+    like: Node,
+    options: Mapping[str, str | None],
+    probed: bool = False,
 ) -> Node:
     """Open an image writable, without a name, caching like another node.
 
@@ -118,7 +144,8 @@ async def open_image(
         filename: What the user calls it.
         image_format: The name of its driver.
         like: Whose cache mode is taken.
-        options: Members of the definition, ``_`` standing for ``-``.
+        options: More members of the definition.
+        probed: Nobody has said the format.
 
     Raises:
         QmpError: It can't be opened.
@@ -127,7 +154,7 @@ async def open_image(
         raise QmpError(f"Unknown driver '{image_format}'")
     cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
     given: dict[str, Any] = {"driver": image_format, "cache": cache}
-    given |= {name.replace("_", "-"): value for name, value in options.items()}
+    given |= options
     definition = file_definition(filename)
     members = BLOCKDEV_MODELS[image_format].model_fields
     if image_format == definition["driver"]:
@@ -144,4 +171,6 @@ async def open_image(
         options_of_node = validate_blockdev(given)
     except ValidationError as error:
         raise QmpError(str(error.errors(include_url=False)[0]["msg"])) from error
+    if probed:
+        return await open_probed(graph, options_of_node)
     return await graph.open(options_of_node)

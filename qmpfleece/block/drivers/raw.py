@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
-from qmpfleece.block import pipeline, status
+from qmpfleece.block import formats, pipeline, status
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import (
     BlockDriver,
@@ -40,7 +40,12 @@ class RawOptions(BlockdevOptions):
 
 
 class Raw(BlockDriver[RawOptions], name="raw"):
-    """Adds an offset to every request."""
+    """Adds an offset to every request.
+
+    A disk that was taken for raw by its looks stays raw: who writes to its first sector what
+    another format begins with gets EPERM. Otherwise a guest could make its disk an image with
+    any file of the host's as its backing file, to be found the next time.
+    """
 
     strong_options: ClassVar[tuple[str, ...]] = ("offset", "size")
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
@@ -60,6 +65,9 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         self._file = await opener.open_child("file", self.options.file, role)
         self._offset, self._size = _window(self.options, self._file.node.length)
         self.node.length = align_up(self._size, SECTOR)
+        self._guarded = opener.probed
+        if self._guarded:
+            self.node.request_alignment = SECTOR
 
     async def reopen_prepare(self, change: Reopening[RawOptions]) -> None:
         """Check that the other window lies in the file."""
@@ -81,7 +89,7 @@ class Raw(BlockDriver[RawOptions], name="raw"):
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the window."""
-        if self.node.debug is None and offset + len(buf) <= self._size:
+        if self.node.debug is None and offset + len(buf) <= self._size and not self._guarded:
             return pipeline.pwrite(self._file, self._offset + offset, buf, flags)
         return self._pwrite_told(offset, buf, flags)
 
@@ -109,7 +117,13 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         await pipeline.pread(self._file, self._offset + offset, buf)
 
     async def _pwrite_told(self, offset: int, buf: memoryview, flags: int) -> None:
-        """Write where somebody listens below, or past the end."""
+        """Write where somebody listens below, past the end, or where not all may be written.
+
+        Raises:
+            OSError: EPERM: the disk was taken for raw and must not look like anything else.
+        """
+        if self._guarded and not offset and formats.probe(buf) != "raw":
+            raise BlockError(errno.EPERM)
         self._check_growth(offset + len(buf))
         if self.node.debug is not None:
             await self.node.debug("write_aio")

@@ -180,6 +180,7 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
         if given.sync == "top" and (backing := layer.children.get("backing")) is not None:
             below = backing.node
         image_format = given.format
+        probed = image_format is None and given.mode == "existing"
         if given.mode == "existing":
             if image_format is None:
                 image_format = await images.probe(graph, given.target)
@@ -188,10 +189,12 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
                 image_format = source.driver.driver_name
             named = (filename(below), below.driver.driver_name) if below is not None else None
             await images.create_image(graph, given.target, image_format, source.length, named)
-        options = {"discard": "unmap", "detect_zeroes": "unmap"}
+        options: dict[str, str | None] = {"discard": "unmap", "detect-zeroes": "unmap"}
         if given.sync == "none" and image_format == "qcow2":
             options["backing"] = source.name
-        target = await images.open_image(graph, given.target, image_format, like=source, **options)
+        target = await images.open_image(
+            graph, given.target, image_format, like=source, options=options, probed=probed
+        )
         if given.sync == "none" and image_format != "qcow2":
             await graph.release(target)
             raise QmpError(

@@ -1,9 +1,10 @@
+import errno
 import os
 
 import pytest
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import pipeline, status
+from qmpfleece.block import formats, pipeline, status
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
@@ -144,3 +145,41 @@ async def test_window_knows_as_data_what_its_file_does(graph, tmp_path):
     await status.block_status(file, 0, file.length, 1)
     assert window.driver.is_known_data(0, 8192)
     assert not window.driver.is_known_data(0, 8193)
+
+
+MAGIC = b"QFI\xfb\0\0\0\3"
+
+
+async def probed(graph, **options: object):
+    given = {"driver": "raw", "node-name": "raw", "file": "disk", **options}
+    node = await graph.open(validate_blockdev(given), probed=True)
+    return hold(graph, node, Perm.CONSISTENT_READ | Perm.WRITE)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 8, 512, 4096])
+async def test_a_disk_taken_for_raw_never_begins_like_another_format(graph, disk, chunk):
+    edge = await probed(graph)
+    wanted = MAGIC.ljust(4096, b"\xee")
+    refused = 0
+    for offset in range(0, 4096 if chunk > 8 else 8, chunk):
+        try:
+            await pipeline.pwrite(edge, offset, memoryview(wanted[offset : offset + chunk]))
+        except OSError as error:
+            refused += error.errno == errno.EPERM
+    assert refused
+    assert formats.probe(bytes(disk.data)) == "raw"
+
+
+async def test_a_disk_taken_for_raw_is_written_otherwise(graph, disk):
+    edge = await probed(graph)
+    for offset, data in ((0, b"data"), (512, MAGIC), (510, b"xyz")):
+        await pipeline.pwrite(edge, offset, memoryview(data))
+        assert await read(edge, offset, len(data)) == data
+    await pipeline.pwrite_zeroes(edge, 0, 1024)
+    assert await read(edge, 0, 1024) == bytes(1024)
+
+
+async def test_a_disk_said_to_be_raw_may_begin_with_anything(graph, disk):
+    edge = hold(graph, await add(graph), Perm.CONSISTENT_READ | Perm.WRITE)
+    await pipeline.pwrite(edge, 0, memoryview(MAGIC))
+    assert disk.data.startswith(MAGIC)
