@@ -112,7 +112,7 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
                 node.write_gen += 1
                 await flush_node(node)
         if offset + length > node.length:
-            _set_length(node, align_up(offset + length, SECTOR))
+            set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
 
@@ -154,7 +154,7 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
             request = await _track(node, offset, length, flags)
         await _zero_aligned_and_edges(node, offset, length, flags)
         if offset + length > node.length:
-            _set_length(node, align_up(offset + length, SECTOR))
+            set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
 
@@ -209,7 +209,7 @@ async def truncate(child: Child, length: int) -> None:
     node.in_flight += 1
     try:
         await node.driver.truncate(length)
-        _set_length(node, align_up(length, SECTOR))
+        set_length(node, align_up(length, SECTOR))
     finally:
         node.write_gen += 1
         node.work_end()
@@ -243,7 +243,8 @@ def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> 
                 bitmap.mark(offset, inside)
 
 
-def _set_length(node: Node, length: int) -> None:
+def set_length(node: Node, length: int) -> None:
+    """Take note that a node, and so its bitmaps, is of another length; bytes."""
     node.length = length
     for bitmap in node.bitmaps:
         bitmap.bits.resize(length)

@@ -152,3 +152,18 @@ async def test_children_are_put_back_with_their_places_when_permissions_conflict
     await guest.let_go()
     await graph.close()
     disk.workers.close()
+
+
+@pytest.mark.parametrize("size", [2 * MIB, 4 * MIB])
+async def test_bitmaps_follow_a_raw_window_that_is_resized(tmp_path, size):
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(4 * MIB))
+    file = {"driver": "file", "filename": str(path)}
+    async with opened(path, driver="raw", file=file, size=3 * MIB) as disk:
+        bitmap = add_bitmap(disk)
+        await disk.write(0, b"x")
+        await disk.write(3 * MIB - 1, b"x")
+        await reopen.change(disk.graph, disk.node, {"size": size})
+        await disk.write(size - 1, b"y")
+        areas = {0, size - 65536} | ({3 * MIB - 65536} if size > 3 * MIB else set())
+        assert set(bitmap.bits.areas()) == {(start, 65536) for start in areas}

@@ -77,7 +77,7 @@ class Raw(BlockDriver[RawOptions], name="raw"):
     def reopen_commit(self) -> None:
         """Show the other window."""
         self._offset, self._size = self._next
-        self.node.length = align_up(self._size, SECTOR)
+        pipeline.set_length(self.node, align_up(self._size, SECTOR))
 
     def pread(self, offset: int, buf: memoryview) -> Io:
         """Read from the window."""
