@@ -135,6 +135,7 @@ class _Suspended(Coroutine[Any, Any, T], Generic[T]):
             if first is not None and not first.cancel():
                 self._cancelled = error
                 return first
+        self._cancelled = None  # one cancellation is enough, however often it is asked for
         return self._coro.throw(error)
 
     def close(self) -> None:

@@ -225,6 +225,46 @@ def test_call_on_a_thread_is_over_before_its_cancelled_request_ends(run, settled
     run(main)
 
 
+class Stubborn(asyncio.Future):
+    """A future that can't be cancelled, as those of system calls."""
+
+    def cancel(self, msg=None):
+        return False
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_request_that_is_cancelled_twice_may_clean_up_undisturbed(run, settled):
+    async def main():
+        loop = asyncio.get_running_loop()
+        call, cleaning = Stubborn(loop=loop), loop.create_future()
+        seen = []
+
+        async def work():
+            try:
+                await call
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                await cleaning
+                seen.append("clean")
+                raise
+
+        task = eager.start(work(), loop)
+        if settled:
+            await spin()
+        task.cancel()
+        await spin()
+        task.cancel()
+        call.set_result(None)
+        await spin()
+        assert seen == ["cancelled"]
+        cleaning.set_result(None)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == ["cancelled", "clean"]
+
+    run(main)
+
+
 class Ending(eager.Stepper):
     """A stepper that tells how its coroutine ended."""
 
