@@ -146,7 +146,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self._phase is _Phase.HANDSHAKE and self._handshake.spoke:
             self._handshake.end()
             self._note_closed()
-        return bool(self._in_flight)
+        # What is in flight, or complete but not sent yet, comes first; then _serve hangs up.
+        return self._phase is _Phase.CLOSING
 
     def pause_writing(self) -> None:
         """Take nothing more from a client that does not take its replies."""

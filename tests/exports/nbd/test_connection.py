@@ -153,6 +153,24 @@ async def test_half_closed_client_gets_its_replies(served):
     assert await client.hung_up()
 
 
+async def test_reply_that_is_just_complete_reaches_a_half_closed_client(served):
+    client = await served.enter()
+    served.disk.stop("read")
+    pending = client.request(READ, 0, 512, flags=const.CMD_FLAG_DF)
+    await until(lambda: served.disk.waiting)
+    (server_side,) = served.manager.nbd._connections
+
+    def hear_of_the_end():
+        """Do as a transport does whose client has ended its half."""
+        if not server_side.eof_received():
+            server_side._transport.close()
+
+    served.disk.release()
+    asyncio.get_running_loop().call_soon(hear_of_the_end)  # before the reply is sent
+    await client.finish(pending)
+    assert await client.hung_up()
+
+
 async def test_disconnect_waits_for_replies_in_flight(served):
     client = await served.enter()
     served.disk.stop("write")
