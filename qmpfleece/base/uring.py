@@ -19,6 +19,7 @@ import os
 import struct
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from qmpfleece.base.eager import Resumable
@@ -61,7 +62,7 @@ class _Write(Resumable[None]):
     It can't be cancelled: the kernel works on the request's memory and file.
     """
 
-    __slots__ = ("address", "fd", "left", "memory", "offset")
+    __slots__ = ("_memory", "address", "buf", "fd", "left", "offset")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
@@ -70,8 +71,9 @@ class _Write(Resumable[None]):
         self.fd = fd
         self.offset = offset
         self.left = len(buf)
+        self.buf = buf
         #: Keeps the memory in its place.
-        self.memory = memory = ctypes.c_char.from_buffer(buf)
+        self._memory = memory = ctypes.c_char.from_buffer(buf)
         self.address = ctypes.addressof(memory)
 
     def advance(self, written: int) -> None:
@@ -88,12 +90,19 @@ class _Write(Resumable[None]):
 class Ring:
     """A pair of queues, of one event loop.
 
+    Args:
+        on_thread: Makes a write, given file, memory and offset, on a thread of ours, for when the
+            system has none left for the kernel.
+
     Raises:
         OSError: The system has no io_uring, does not allow it, or lacks what is needed.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, on_thread: "Callable[[int, memoryview, int], asyncio.Future[None]]"
+    ) -> None:
         self._loop: Final = asyncio.get_running_loop()
+        self._on_thread: Final = on_thread
         if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -212,8 +221,8 @@ class Ring:
         self._words[self._sq_tail_at] = self._sq_tail
         while self._unsubmitted:
             taken = self._syscall(_ENTER, self._fd, self._unsubmitted, 0, 0, None, 0)
-            if taken < 0:
-                if ctypes.get_errno() == errno.EINTR:
+            if taken <= 0:
+                if taken and ctypes.get_errno() == errno.EINTR:
                     continue
                 # EAGAIN, EBUSY: it is short of memory.
                 if self._submit_later is None:
@@ -241,10 +250,18 @@ class Ring:
                 elif result > 0:
                     write.advance(result)
                     self._begin(write)
+                elif result == -errno.ECANCELED:
+                    self._do_otherwise(write)
                 else:
                     code = -result or errno.ENOSPC
                     write.settle(None, OSError(code, os.strerror(code)))
         self._submit_rest()
+
+    def _do_otherwise(self, write: _Write) -> None:
+        """Make a write that the kernel has no thread for: the limit of processes is reached."""
+        rest = write.buf[len(write.buf) - write.left :]
+        call = self._on_thread(write.fd, rest, write.offset)
+        call.add_done_callback(lambda done: write.settle(None, done.exception()))
 
     def _checked(self, *arguments: object) -> int:
         """Make a system call.

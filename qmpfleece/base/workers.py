@@ -6,12 +6,15 @@ switches a batch, not two an operation.
 """
 
 import asyncio
+import errno
+import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from qmpfleece.base.eager import Resumable
+from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.uring import Ring
 
 P = ParamSpec("P")
@@ -76,10 +79,14 @@ class Workers:
         """What makes buffered writes without a thread; None where the system has no such thing."""
         if self._ring is None and self._has_ring:
             try:
-                self._ring = Ring()
+                self._ring = Ring(self._pwrite)
             except OSError:
                 self._has_ring = False
         return self._ring
+
+    def _pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[None]":
+        """Make a write that the ring can't."""
+        return self.queue(limit=1).submit(pwrite_all, fd, buf, offset)
 
     def queue(self, limit: int = 16) -> "WorkerQueue":
         """Return a new queue, for one disk.
@@ -90,13 +97,27 @@ class Workers:
         return WorkerQueue(self, limit)
 
     def hand_over(self, owner: "WorkerQueue", batch: _Batch) -> None:
-        """Run ``batch`` in order on one thread, then tell ``owner``."""
+        """Run ``batch`` in order on one thread, then tell ``owner``.
+
+        When the system has no more threads to give, those that are there do it in turn; when
+        there are none at all the operations fail with EAGAIN.
+        """
         self._busy += 1
-        if self._busy > len(self._threads):
-            thread = threading.Thread(target=self._work, name="disk", daemon=True)
-            self._threads.append(thread)
+        if self._busy <= len(self._threads) or self._start_thread() or self._threads:
+            self._inbox.put((owner, batch))
+            return
+        for operation in batch:
+            operation.error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        owner.finish_from_thread(batch)
+
+    def _start_thread(self) -> bool:
+        thread = threading.Thread(target=self._work, name="disk", daemon=True)
+        try:
             thread.start()
-        self._inbox.put((owner, batch))
+        except RuntimeError:
+            return False
+        self._threads.append(thread)
+        return True
 
     def release(self) -> None:
         """Note that a thread is free again."""

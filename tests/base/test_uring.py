@@ -4,6 +4,8 @@ import asyncio
 import errno
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 import pytest_asyncio
@@ -19,9 +21,13 @@ def fd(tmp_path):
     os.close(number)
 
 
+def no_thread(_fd, _buf, _offset):
+    raise AssertionError("the kernel has threads enough")
+
+
 @pytest_asyncio.fixture
 async def ring():
-    ring = uring.Ring()
+    ring = uring.Ring(no_thread)
     yield ring
     ring.close()
 
@@ -82,13 +88,13 @@ async def test_a_cancelled_task_ends_with_its_write(ring, fd):
 
 async def test_a_closed_ring_leaves_no_file_open():
     before = os.listdir("/proc/self/fd")
-    ring = uring.Ring()
+    ring = uring.Ring(no_thread)
     ring.close()
     assert os.listdir("/proc/self/fd") == before
 
 
 async def test_without_io_uring_there_is_no_ring(monkeypatch):
-    def refuse():
+    def refuse(_on_thread):
         raise OSError(errno.EPERM, "not allowed")
 
     monkeypatch.setattr("qmpfleece.base.workers.Ring", refuse)
@@ -121,3 +127,29 @@ async def test_what_the_kernel_writes_in_parts_is_written_whole(ring):
         os.close(reading)
         os.close(writing)
     assert got == data
+
+
+_AT_THE_LIMIT = """
+import asyncio, os, resource, sys
+from qmpfleece.base.workers import Workers
+
+async def main():
+    fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+    workers = Workers()
+    await workers.queue().submit(int)  # has a thread
+    if not os.geteuid():  # for root there is no limit
+        os.setgid(65534)
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    parts = [memoryview(bytearray(b"%03d," % i)) for i in range(100)]
+    await asyncio.gather(*(workers.ring.pwrite(fd, parts[i], i * 4) for i in range(100)))
+    workers.close()
+
+asyncio.run(main())
+"""
+
+
+def test_writes_succeed_while_the_kernel_may_not_start_a_thread(tmp_path):
+    path = tmp_path / "file"
+    subprocess.run([sys.executable, "-c", _AT_THE_LIMIT, path], check=True, timeout=60)
+    assert path.read_bytes() == b"".join(b"%03d," % i for i in range(100))

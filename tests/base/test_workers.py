@@ -193,3 +193,30 @@ async def test_threads_are_used_again(workers):
     queue = workers.queue(limit=1)
     seen = {await queue.submit(threading.get_ident) for _ in range(20)}
     assert len(seen) == 1
+
+
+@pytest.fixture
+def no_more_threads():
+    """The system refuses to start a thread whose stack does not fit in memory."""
+    before = threading.stack_size()
+    yield lambda: threading.stack_size(1 << 47)
+    threading.stack_size(before)
+
+
+async def test_threads_that_are_there_do_everything_when_there_are_no_more(
+    workers, no_more_threads
+):
+    queue = workers.queue()
+    await queue.submit(int)
+    no_more_threads()
+    assert await asyncio.gather(*(queue.submit(int, str(i)) for i in range(50))) == [*range(50)]
+
+
+async def test_operations_fail_when_there_is_no_thread_at_all(workers, no_more_threads):
+    queue = workers.queue()
+    no_more_threads()
+    for _ in range(20):
+        with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
+            await queue.submit(int)
+    threading.stack_size(0)
+    assert await queue.submit(int, "3") == 3

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
@@ -333,17 +334,8 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._direct:
             aligned = memoryview(mmap.mmap(-1, len(buf) or 1))[: len(buf)]
             aligned[:] = buf
-            self._write_loop(offset, aligned, flags)
-        else:
-            self._write_loop(offset, buf, flags)
-
-    def _write_loop(self, offset: int, buf: memoryview, flags: int) -> None:
-        done = 0
-        while done < len(buf):
-            put = os.pwritev(self._fd, (buf[done:],), offset + done, flags)
-            if not put:
-                raise BlockError(errno.ENOSPC)
-            done += put
+            buf = aligned
+        pwrite_all(self._fd, buf, offset, flags)
 
     def _zero(self, offset: int, length: int, flags: int) -> None:
         allocation.write_zeroes(

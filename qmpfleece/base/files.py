@@ -1,0 +1,26 @@
+"""System calls on files, carried on until they are done; for threads."""
+
+import errno
+import os
+
+from qmpfleece.base.errors import BlockError
+
+
+def pwrite_all(fd: int, buf: memoryview, offset: int, flags: int = 0) -> None:
+    """Write all of ``buf`` to a file.
+
+    Args:
+        fd: The file.
+        buf: What to write.
+        offset: Bytes.
+        flags: Of pwritev2(2).
+
+    Raises:
+        OSError: The write failed; ENOSPC, too, when the system takes nothing and does not say why.
+    """
+    done = 0
+    while done < len(buf):
+        put = os.pwritev(fd, (buf[done:],), offset + done, flags)
+        if not put:
+            raise BlockError(errno.ENOSPC)
+        done += put
