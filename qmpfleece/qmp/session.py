@@ -161,6 +161,8 @@ class Session(AsyncProtocol[Any]):
 
     def _do_send(self, msg: bytes) -> None:
         assert self._writer is not None
+        if self._writer.is_closing():  # an earlier write has found that the client is gone
+            raise ConnectionResetError
         self._writer.write(msg)
 
     async def _bh_send_message(self) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import select
 import socket
 from typing import Any, Self
 
@@ -175,6 +176,15 @@ async def test_command_of_a_vanished_client_is_finished():
         gate.set()
     assert done.is_set()
     assert raw.task.done()
+
+
+async def test_client_that_hangs_up_without_reading_is_no_failure(dispatcher, caplog):
+    raw = Raw(dispatcher)
+    await until(lambda: select.select([raw.sock], [], [], 0)[0])
+    raw.sock.send(b'{"execute":"qmp_capabilities"}')
+    raw.sock.close()  # the greeting was not read, which the session hears as an error
+    await asyncio.wait({raw.task})
+    assert caplog.text == ""
 
 
 async def test_client_that_reads_nothing_is_not_served_further(dispatcher, monkeypatch):
