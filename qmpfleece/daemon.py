@@ -136,10 +136,14 @@ class Daemon:
 
     @contextlib.contextmanager
     def ending_on_signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGHUP end the daemon in order."""
+        """Let SIGINT, SIGTERM and SIGHUP end the daemon in order.
+
+        To be entered before the daemon, so that a second signal, or one after ``quit``, does
+        not kill a daemon that is closing its images; nor does it kill QEMU.
+        """
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, self.system.end, "host-signal")
+            loop.add_signal_handler(number, lambda: self.system.end("host-signal"))
         try:
             yield
         finally:

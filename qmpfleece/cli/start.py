@@ -77,20 +77,19 @@ class Start(ABC):
     async def live(self, background: Background) -> None:
         """Process the options, serve until asked to end, and leave nothing behind."""
         try:
-            with self.daemon.ending_on_signals():
-                # A signal ends the daemon also while it waits for a client at its start.
-                await self.daemon.unless_ended(self.process())
-                if self.daemon.ended:
-                    return
-                # What exists now stays. Without this a full collection, which stops all
-                # requests, takes 20 to 50 ms; with it less than 0.1 ms. (Until now there
-                # may be no collection at all, see ``programs``.)
-                gc.freeze()
-                gc.enable()
-                for device, pretty, human in self._monitors:
-                    await device.serve(self.daemon.qmp, pretty=pretty, human=human)
-                background.ready()
-                await self.daemon.wait()
+            # A signal ends the daemon also while it waits for a client at its start.
+            await self.daemon.unless_ended(self.process())
+            if self.daemon.ended:
+                return
+            # What exists now stays. Without this a full collection, which stops all
+            # requests, takes 20 to 50 ms; with it less than 0.1 ms. (Until now there
+            # may be no collection at all, see ``programs``.)
+            gc.freeze()
+            gc.enable()
+            for device, pretty, human in self._monitors:
+                await device.serve(self.daemon.qmp, pretty=pretty, human=human)
+            background.ready()
+            await self.daemon.wait()
         finally:
             await self.close()
 
@@ -187,8 +186,10 @@ def run(program: str, start: Callable[[Daemon], Start], *, daemonize: bool, **of
     logging.basicConfig(format=f"{program}: %(message)s", level=logging.WARNING)
 
     async def serve() -> None:
-        async with Daemon(**of) as daemon:
-            await start(daemon).live(background)
+        daemon = Daemon(**of)
+        with daemon.ending_on_signals():
+            async with daemon:
+                await start(daemon).live(background)
 
     with (
         Background(wanted=daemonize) as background,

@@ -161,6 +161,21 @@ def test_the_end_of_stdin_does_not_end_it_and_a_signal_is_told(tmp_path):
     assert os.listdir(tmp_path) == ["q"]
 
 
+def test_another_signal_does_not_kill_it_while_it_ends(tmp_path):
+    command = (QEMU, *QUIET, "-qmp", "unix:q,server=on,wait=off")
+    with running(*command, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "q")
+        with Qmp(tmp_path / "q") as qmp, Qmp(tmp_path / "q") as slow:
+            for _ in range(8):  # more than the socket holds: the end waits for the client
+                slow.send("query-qmp-schema", {})
+            qmp.execute("query-qmp-schema")
+            program.process.terminate()
+            qmp.wait_for("SHUTDOWN")
+            status, _, errors = program.end()
+    assert (status, errors) == (0, "")
+    assert os.listdir(tmp_path) == []
+
+
 def test_name_and_uuid_are_told():
     words = (
         "-name",

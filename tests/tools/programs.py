@@ -124,9 +124,13 @@ class Qmp:
         self.events.clear()
         return dict(found[0]["data"])
 
-    def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def send(self, command: str, arguments: dict[str, Any]) -> None:
+        """Send a command, and do not wait for its reply."""
         request = {"execute": command, "arguments": arguments}
         self._socket.sendall(json.dumps(request).encode())
+
+    def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        self.send(command, arguments)
         while "event" in (reply := json.loads(self._lines.readline())):
             self.events.append(reply)
         return dict(reply)
