@@ -79,14 +79,11 @@ class Workers:
         """What makes buffered writes without a thread; None where the system has no such thing."""
         if self._ring is None and self._has_ring:
             try:
-                self._ring = Ring(self._pwrite)
+                queue = self.queue()
+                self._ring = Ring(lambda *write: queue.submit(pwrite_all, *write))
             except OSError:
                 self._has_ring = False
         return self._ring
-
-    def _pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[None]":
-        """Make a write that the ring can't."""
-        return self.queue(limit=1).submit(pwrite_all, fd, buf, offset)
 
     def queue(self, limit: int = 16) -> "WorkerQueue":
         """Return a new queue, for one disk.
