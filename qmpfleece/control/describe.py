@@ -39,9 +39,7 @@ def filename(node: Node) -> str:
 def _strong_options(node: Node) -> dict[str, Any]:
     # Not to_wire(): that would print the definitions of all nodes below, too.
     fields = {name.replace("-", "_") for name in node.driver.strong_options}
-    found: dict[str, Any] = node.given.model_dump(
-        by_alias=True, mode="json", include=fields, exclude_unset=True, exclude_none=True
-    )
+    found = node.given.given(fields)
     for name in [name for name, value in found.items() if isinstance(value, list)]:
         for index, item in enumerate(found.pop(name)):
             # Each copy of an object turns members of one bucket round; this is QEMU's last.

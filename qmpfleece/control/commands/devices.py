@@ -53,7 +53,7 @@ class ObjectPropertyInfo(Model):
 async def device_add(system: System, options: Annotated[DeviceAdd, Boxed]) -> None:
     """Plug a device in."""
     given = options.model_extra or {}
-    given |= options.model_dump(include={"id", "bus"}, exclude_none=True)
+    given |= options.given({"id", "bus"})
     await system.devices.add(options.driver, given)
 
 

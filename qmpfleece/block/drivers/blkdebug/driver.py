@@ -287,11 +287,7 @@ class Blkdebug(BlockDriver[BlkdebugOptions], name="blkdebug"):
 
     def exact_filename(self) -> str:
         """``blkdebug:CONFIG:FILE``, unless there are other options that decide something."""
-        decided = self.options.model_dump(
-            by_alias=True,
-            exclude_none=True,
-            include={n.replace("-", "_") for n in (*_SIZES, *_LISTS[:2])},
-        )
+        decided = self.options.given({n.replace("-", "_") for n in (*_SIZES, *_LISTS[:2])})
         name = self._image.node.exact_filename
         return f"blkdebug:{self.options.config or ''}:{name}" if name and not decided else ""
 
