@@ -6,6 +6,7 @@ import pytest
 
 from qmpfleece.exports.nbd import connection
 from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.client import pack_request
 from tests.tools.gate import settle
 from tests.tools.until import until
@@ -139,6 +140,41 @@ async def test_requests_go_on_when_the_client_vanishes(served):
     served.disk.release()
     await until(lambda: not served.manager.exports()[0].users)
     assert served.disk.data[:4096] == b"x" * 4096
+
+
+async def test_client_that_is_thrown_out_has_left_when_its_requests_have_ended(served):
+    client = await served.enter()
+    served.disk.stop("write", "read")
+    client.request(WRITE, 0, 4096, data=b"x" * 4096)
+    client.request(READ, 8192, 512, flags=const.CMD_FLAG_DF)
+    await until(lambda: len(served.disk.waiting) == 2)
+    (server_side,) = served.manager.nbd._connections
+    server_side.disconnect()
+    await settle()
+    assert served.manager.exports()[0].users == 1
+    served.disk.release()
+    await until(lambda: not served.manager.exports()[0].users)
+    assert served.disk.data[:4096] == b"x" * 4096
+
+
+async def test_reply_of_a_slow_read_is_kept_until_it_is_sent(served, monkeypatch):
+    """Also when those around it were sent long ago, and their memory is given back."""
+    give = BufferPool._give
+
+    def poison(pool, view):
+        view[:] = b"\xdd" * len(view)
+        give(pool, view)
+
+    monkeypatch.setattr(BufferPool, "_give", poison)
+    client = await served.enter()
+    served.disk.stops = lambda verb, offset, _length: verb == "read" and not offset
+    slow = client.request(READ, 0, 512, flags=const.CMD_FLAG_DF)
+    await until(lambda: served.disk.waiting)
+    for _ in range(40):
+        await client.ask(READ, 4096, 16384, flags=const.CMD_FLAG_DF)
+    served.disk.release()
+    await client.finish(slow)
+    assert slow.buffer == served.data[:512]
 
 
 async def test_half_closed_client_gets_its_replies(served):
