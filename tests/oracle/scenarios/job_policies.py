@@ -114,7 +114,7 @@ def job_stopped_by_an_error_again_and_again(d: Session) -> None:
         d.qmp(verb, **{name: "j"})
         d.event(PAUSED, after=ERROR)
         jobs(d)
-    d.qmp("job-cancel", id="j")
+    d.qmp("block-job-cancel", device="j", force=True)
     d.event(NULL)
     jobs(d)
 
@@ -122,7 +122,7 @@ def job_stopped_by_an_error_again_and_again(d: Session) -> None:
 @scenario
 def job_stopped_by_an_error_is_cancelled_and_kept(d: Session) -> None:
     stopped(d, auto_dismiss=False, auto_finalize=False)
-    d.qmp("job-cancel", id="j")
+    d.qmp("block-job-cancel", device="j", force=True)
     d.event(CONCLUDED)
     jobs(d)
     d.qmp("block-job-set-speed", device="j", speed=5)
