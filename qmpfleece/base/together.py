@@ -1,32 +1,82 @@
 """Several tasks that belong to one piece of work: none is left behind, whatever happens."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from qmpfleece.base import eager
 
 
-async def some_done(tasks: set[asyncio.Task[None]]) -> None:
-    """Wait until a task is done; take those that are out of ``tasks``.
+class Crew:
+    """Tasks that are started one by one; who starts them awaits or cancels all of them.
 
-    Raises:
-        Exception: One has failed; the others go on.
+    A task that ends costs the same however many others go on.
+
+    Attributes:
+        load: What the tasks that go on weigh together, in units of the caller's.
     """
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    tasks.intersection_update(pending)
-    if (error := _first_error(done)) is not None:
-        raise error
 
+    __slots__ = ("_error", "_loop", "_tasks", "_waiter", "load")
 
-async def all_done(tasks: set[asyncio.Task[None]]) -> BaseException | None:
-    """Wait until all tasks are done; when we are cancelled meanwhile, so are they.
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self.load = 0
 
-    Returns:
-        The error of one that has failed.
-    """
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        await cancel(tasks)
-        raise
-    return _first_error(tasks)
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, coro: Coroutine[Any, Any, None], weight: int) -> None:
+        """Run ``coro``, by ``eager.start``.
+
+        Raises:
+            Exception: What it raised before it first suspended.
+        """
+        task = eager.start(coro, self._loop)
+        if task is not None:
+            self._tasks[task] = weight
+            self.load += weight
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.load -= self._tasks.pop(task)
+        error = None if task.cancelled() else task.exception()
+        if self._error is None:
+            self._error = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def some_done(self) -> None:
+        """Wait until one of the tasks, of which there are some, has ended.
+
+        Raises:
+            Exception: One has failed, now or before; the others go on.
+        """
+        self._waiter = self._loop.create_future()
+        await self._waiter
+        if self._error is not None:
+            raise self._error
+
+    async def all_done(self) -> BaseException | None:
+        """Wait until all tasks have ended; when we are cancelled meanwhile, so are they.
+
+        Returns:
+            The error of the first that has failed.
+        """
+        try:
+            while self._tasks:
+                self._waiter = self._loop.create_future()
+                await self._waiter
+        except asyncio.CancelledError:
+            await self.cancel()
+            raise
+        return self._error
+
+    async def cancel(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        await cancel(set(self._tasks))
 
 
 async def cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -34,9 +84,3 @@ async def cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _first_error(done: set[asyncio.Task[None]]) -> BaseException | None:
-    """Return the error of one of the tasks; those of the others are taken note of."""
-    errors = [task.exception() for task in done if not task.cancelled()]
-    return next((error for error in errors if error is not None), None)

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from qmpfleece.base import eager, together
+from qmpfleece.base import together
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.units import KIB, MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
@@ -36,6 +36,9 @@ MAX_CHUNK: Final = MIB
 MAX_WORKERS: Final = 64
 #: Bytes of buffers of all copies of one engine. Source: QEMU's limit for block-copy.
 MAX_MEMORY: Final = 128 * MIB
+#: Bytes of data of one copy on their way: it keeps disks busy, and stays in the processor's
+#: caches between being read and being written.
+MAX_FLYING: Final = 8 * MIB
 
 
 class CopyError(BlockError):
@@ -130,6 +133,7 @@ class BlockCopy:
         self.length: Final = source.node.length
         self.cluster_size: Final = cluster_size
         self.in_flight: Final = ReqList()
+        self._claimed = 0
         self.skip_unallocated = False
         self.on_progress: Callable[[int], None] | None = None
         self._compresses = False
@@ -175,8 +179,7 @@ class BlockCopy:
     @property
     def remaining(self) -> int:
         """Bytes of clusters that are dirty or in flight."""
-        flying = sum(align_up(req.length, self.cluster_size) for req in self.in_flight)
-        return self.bitmap.count + flying
+        return self.bitmap.count + self._claimed
 
     # -- copying --------------------------------------------------------------------------
 
@@ -253,13 +256,13 @@ class BlockCopy:
         self, offset: int, end: int, throttle: Throttle | None, workers: int
     ) -> None:
         """Claim and copy what is dirty now, in order; several requests at once."""
-        tasks: set[asyncio.Task[None]] = set()
+        crew = together.Crew()
         ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
             while (req := self._claim(offset, end)) is not None:
                 zero = await self._settle(req, ahead)
                 if zero is None:
-                    req.remove()
+                    self._leave(req)
                     self._progress(0)
                     offset = req.offset + req.length
                     continue
@@ -273,22 +276,20 @@ class BlockCopy:
                         continue
                     throttle.account(req.length)
                 offset = req.offset + req.length
-                if offset >= end or not self.bitmap.bits.any(offset, end - offset):
+                if not crew and (offset >= end or not self.bitmap.bits.any(offset, end - offset)):
                     await self._transfer(req, zero=zero)
                     break
-                task = eager.start(self._transfer(req, zero=zero), asyncio.get_running_loop())
-                if task is not None:
-                    tasks.add(task)
-                if len(tasks) >= workers:
-                    await together.some_done(tasks)
+                weight = 0 if zero else min(req.length, self._max_piece)
+                crew.start(self._transfer(req, zero=zero), weight)
+                if len(crew) >= workers or crew.load >= MAX_FLYING:
+                    await crew.some_done()
         except asyncio.CancelledError:
-            await together.cancel(tasks)
+            await crew.cancel()
             raise
         except BaseException:
-            if tasks:
-                await together.all_done(tasks)
+            await crew.all_done()
             raise
-        if tasks and (error := await together.all_done(tasks)) is not None:
+        if (error := await crew.all_done()) is not None:
             raise error
 
     def _claim(self, offset: int, end: int) -> Req | None:
@@ -297,16 +298,20 @@ class BlockCopy:
         if area is None:
             return None
         self.bitmap.bits.reset_touched(*area)
+        self._claimed += align_up(area[1], self.cluster_size)
         return self.in_flight.add(*area)
 
     def _unclaim(self, req: Req) -> None:
         """Make the clusters of a failed copy dirty again, and wake those who wait for it."""
         self.bitmap.bits.set(req.offset, req.length)
-        req.remove()
+        self._leave(req)
 
-    def _finish(self, req: Req) -> None:
+    def _leave(self, req: Req) -> int:
+        """Take a claim off the list; returns the bytes of its whole clusters."""
         req.remove()
-        self._progress(align_up(req.length, self.cluster_size))
+        whole = align_up(req.length, self.cluster_size)
+        self._claimed -= whole
+        return whole
 
     def _progress(self, copied: int) -> None:
         if self.on_progress is not None:
@@ -342,6 +347,7 @@ class BlockCopy:
                 flags = Status.DATA | Status.ALLOCATED
             if length < req.length:
                 self.bitmap.bits.set(req.offset + length, req.length - length)
+                self._claimed -= align_up(req.length - length, self.cluster_size)
                 req.shrink(length)
         if self.skip_unallocated and not flags & Status.ALLOCATED:
             return None
@@ -377,4 +383,4 @@ class BlockCopy:
         finally:
             if buf is not None:
                 self._buffers.give(buf)
-        self._finish(req)
+        self._progress(self._leave(req))

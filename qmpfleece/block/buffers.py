@@ -6,7 +6,7 @@ from typing import Final
 from qmpfleece.base.units import MIB
 
 #: Bytes of buffers that are kept for the next copy.
-_KEPT: Final = 4 * MIB
+_KEPT: Final = 8 * MIB
 
 
 class Buffers:

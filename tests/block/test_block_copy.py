@@ -163,6 +163,25 @@ async def test_several_requests_are_in_flight_but_no_more_than_allowed(bench):
     assert b.target.data == DATA
 
 
+async def test_few_bytes_of_data_but_many_requests_for_zeroes_are_in_flight(bench, monkeypatch):
+    monkeypatch.setattr(block_copy, "MAX_FLYING", 2 * MIB)
+    b = bench(DATA)
+    b.target.stop("write")
+    task = await b.start(0, len(DATA))
+    assert len(b.target.waiting) == 2
+    b.target.waiting[0].go()
+    await settle()
+    assert len(b.target.waiting) == 2
+    b.target.release()
+    await task
+    b = bench(bytes(len(DATA)))
+    b.target.stop("zero")
+    task = await b.start(0, len(DATA))
+    assert len(b.target.waiting) == len(DATA) // MIB > 2
+    b.target.release()
+    await task
+
+
 async def test_buffers_of_all_copies_are_bounded(bench, monkeypatch):
     monkeypatch.setattr(block_copy, "MAX_MEMORY", 2 * MIB)
     b = bench(DATA)
