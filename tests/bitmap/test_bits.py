@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,7 @@ TestBitsAgainstSets.settings = settings(max_examples=60, stateful_step_count=20,
 RANGES = st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(1, 2**18)), max_size=12)
 
 
+@patch("qmpfleece.bitmap.bits._SPAN", 512)  # so that some are empty and others are not
 @given(
     target=st.sampled_from([512, 4096, 65536, 2 * MIB]),
     source=st.sampled_from([512, 4096, 65536, 2 * MIB]),
@@ -154,11 +156,15 @@ def test_merge_between_any_granularities_is_setting_every_area(
     target, source, ours, theirs, length
 ):
     bits, other = GranularBits(length, target), GranularBits(length, source)
+    expected = GranularBits(length, target)
     for offset, size in ours:
         bits.set(offset, min(size, length - offset))
+        expected.set(offset, min(size, length - offset))
     for offset, size in theirs:
         other.set(offset, min(size, length - offset))
-    expected = bits.copy()
+    twin = bits.copy()
+    assert twin == bits
+    assert twin.count == bits.count
     for offset, size in other.areas():
         expected.set(offset, size)
     bits.merge(other)
