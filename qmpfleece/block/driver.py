@@ -27,15 +27,12 @@ from typing import (
     runtime_checkable,
 )
 
-from pydantic import ConfigDict
-
 from qmpfleece.base.eager import DONE
-from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from qmpfleece.qapi.events import EventBus
-from qmpfleece.qapi.model import Model
 
 if TYPE_CHECKING:
     from qmpfleece.base.workers import Workers
@@ -373,41 +370,6 @@ class BlockDriver(Generic[O]):
         """Return the bytes occupied on the host, None if that is unknown."""
         child = self.node.children.get("file")
         return await child.node.driver.allocated_size() if child is not None else None
-
-
-#: The model of each kind of image that can be created, by the name in ``BlockdevDriver``.
-CREATE_MODELS: Final[Registry[type["BlockdevCreateOptions"]]] = Registry("creation options model")
-
-
-class BlockdevCreateOptions(Model):
-    """QAPI ``BlockdevCreateOptions``: an image to be created.
-
-    Each driver that can create images has a subclass, which narrows ``driver`` to a literal
-    and implements ``create``. Of the others nothing but the driver is said.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    driver: str
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        for name in get_args(cls.model_fields["driver"].annotation):
-            CREATE_MODELS.add(name, cls)
-
-    async def create(self, graph: "Graph") -> None:
-        """Create the image; one that is there is overwritten.
-
-        Args:
-            graph: Where nodes that it refers to are found and opened; what is opened here is
-                released here.
-
-        Raises:
-            QmpError: It can't be created.
-            OSError: The same.
-        """
-        raise QmpError("Driver does not support blockdev-create")
 
 
 @runtime_checkable

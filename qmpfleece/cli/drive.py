@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
-from qmpfleece.block.driver import CREATE_MODELS
+from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.cli.drive_node import define

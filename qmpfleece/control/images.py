@@ -11,10 +11,8 @@ from pydantic import ValidationError
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import formats
-from qmpfleece.block.driver import (
-    CREATE_MODELS,
-    DRIVERS,
-)
+from qmpfleece.block.creating import CREATE_MODELS
+from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node

@@ -32,7 +32,7 @@ from typing import Union as TypingUnion
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from qmpfleece.block.driver import CREATE_MODELS, BlockdevCreateOptions
+from qmpfleece.block.creating import CREATE_MODELS, BlockdevCreateOptions
 from qmpfleece.control.objects import OBJECT_MODELS, ObjectOptions
 from qmpfleece.control.transaction import TransactionAction, action_models
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions

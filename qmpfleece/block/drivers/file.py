@@ -21,8 +21,8 @@ from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
+from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.driver import (
-    BlockdevCreateOptions,
     BlockDriver,
     Extent,
     Io,

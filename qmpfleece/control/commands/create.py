@@ -1,7 +1,7 @@
 """blockdev-create: make an image."""
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block.driver import CREATE_MODELS, BlockdevCreateOptions
+from qmpfleece.block.creating import CREATE_MODELS, BlockdevCreateOptions
 from qmpfleece.control.command import command
 from qmpfleece.control.system import System
 from qmpfleece.jobs.kinds.create import CreateJob

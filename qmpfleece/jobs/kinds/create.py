@@ -5,7 +5,7 @@ Source: QAPI ``blockdev-create``.
 
 from typing import Final
 
-from qmpfleece.block.driver import BlockdevCreateOptions
+from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.graph import Graph
 from qmpfleece.jobs.job import Job
 

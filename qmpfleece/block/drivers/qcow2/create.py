@@ -18,7 +18,7 @@ from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import using
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockdevCreateOptions
+from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import FULL_LENGTH, MAX_BACKING_NAME, Header
