@@ -9,10 +9,10 @@ Source: QAPI ``BlockdevOptionsFile``. Differs: ``aio`` is accepted as QEMU takes
 """
 
 import errno
-import mmap
 import os
 import stat
 from collections.abc import Awaitable
+from functools import partial
 from typing import ClassVar, Literal
 
 from qmpfleece.base.eager import DONE
@@ -31,7 +31,7 @@ from qmpfleece.block.driver import (
     ReqFlags,
 )
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.hostfile import allocation, creation, locks, mounts
+from qmpfleece.block.hostfile import allocation, creation, locks, mounts, transfer
 from qmpfleece.block.hostfile.known_data import KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
@@ -161,6 +161,8 @@ class File(BlockDriver[FileOptions], name="file"):
     def _set_direct(self, *, direct: bool) -> None:
         """Choose the ways of requests: only the threads align their memory."""
         self._direct = direct
+        self._read = transfer.read_direct if direct else transfer.read
+        self._write = transfer.write_direct if direct else pwrite_all
         self._nowait = 0 if direct else os.RWF_NOWAIT
         buffered = not direct and self.options.aio != "threads"
         self._ring = self._workers.ring if buffered else None
@@ -191,22 +193,7 @@ class File(BlockDriver[FileOptions], name="file"):
     def _probe(self) -> tuple[int, int]:
         """Return the request alignment and the size in bytes; runs on a thread."""
         size = os.lseek(self._fd, 0, os.SEEK_END)
-        if not self._direct:
-            return 1, size
-        if self._can_read(1):  # an empty file, or a file system that does not mind: unknown
-            return 4096, size
-        for alignment in (SECTOR, 1024, 2048):
-            if self._can_read(alignment):
-                return alignment, size
-        return 4096, size
-
-    def _can_read(self, alignment: int) -> bool:
-        with mmap.mmap(-1, 4096) as page, memoryview(page)[:alignment] as block:
-            try:
-                os.preadv(self._fd, [block], 0)
-            except OSError:
-                return False
-        return True
+        return transfer.direct_alignment(self._fd) if self._direct else 1, size
 
     async def reopen_prepare(self, change: Reopening[FileOptions]) -> None:
         """Check the options; the file is opened anew with the permissions."""
@@ -244,21 +231,26 @@ class File(BlockDriver[FileOptions], name="file"):
                 self._nowait = 0  # this file system can't say what is cached
         if got == len(buf):
             return DONE
-        return self._queue.submit(self._read_fully, offset + got, buf[got:])
+        return self._queue.submit(self._read, self._fd, offset + got, buf[got:])
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; under FUA it is stable on return."""
         if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
-            return self._queue.submit(self._write_fully, offset, buf, os.RWF_DSYNC)
+            return self._queue.submit(self._write, self._fd, buf, offset, os.RWF_DSYNC)
         if self._ring is not None and not buf.readonly and buf:
             return self._ring.pwrite(self._fd, buf, offset)
         if self._direct:
-            return self._queue.submit(self._write_fully, offset, buf, 0)
-        return self._queue.submit_serial(self._write_fully, offset, buf, 0)
+            return self._queue.submit(self._write, self._fd, buf, offset, 0)
+        return self._queue.submit_serial(self._write, self._fd, buf, offset, 0)
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         """Deallocate, or convert to unwritten extents."""
-        await self._making_holes(self._queue.submit(self._zero, offset, length, flags))
+        zero = partial(
+            allocation.write_zeroes,
+            unmap=bool(flags & ReqFlags.MAY_UNMAP),
+            fast=bool(flags & ReqFlags.NO_FALLBACK),
+        )
+        await self._making_holes(self._queue.submit(zero, self._fd, offset, length))
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Deallocate."""
@@ -307,44 +299,6 @@ class File(BlockDriver[FileOptions], name="file"):
     def exact_filename(self) -> str:
         """The path."""
         return self.options.filename
-
-    # -- system calls, on threads -------------------------------------------------------------
-
-    def _read_fully(self, offset: int, buf: memoryview) -> None:
-        if self._direct:
-            # Freed with the last view of it; closing it would trip over those of a traceback.
-            aligned = memoryview(mmap.mmap(-1, len(buf)))
-            self._read_loop(offset, aligned)
-            buf[:] = aligned
-        else:
-            self._read_loop(offset, buf)
-
-    def _read_loop(self, offset: int, buf: memoryview) -> None:
-        done = 0
-        while done < len(buf):
-            got = os.preadv(self._fd, (buf[done:],), offset + done)
-            # Part of a sector is only read where the file ends.
-            if not got or (self._direct and got % SECTOR):
-                done += got
-                buf[done:] = bytes(len(buf) - done)
-                return
-            done += got
-
-    def _write_fully(self, offset: int, buf: memoryview, flags: int) -> None:
-        if self._direct:
-            aligned = memoryview(mmap.mmap(-1, len(buf) or 1))[: len(buf)]
-            aligned[:] = buf
-            buf = aligned
-        pwrite_all(self._fd, buf, offset, flags)
-
-    def _zero(self, offset: int, length: int, flags: int) -> None:
-        allocation.write_zeroes(
-            self._fd,
-            offset,
-            length,
-            unmap=bool(flags & ReqFlags.MAY_UNMAP),
-            fast=bool(flags & ReqFlags.NO_FALLBACK),
-        )
 
     async def _making_holes(self, call: Awaitable[None]) -> None:
         self._known_data.forget()
