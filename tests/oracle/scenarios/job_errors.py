@@ -12,7 +12,8 @@ def nodes(d: Session, side: str, errno: int, *, once: bool = True) -> None:
     """Add nodes ``s`` and ``t``, of which one fails."""
     event = {"source": "read_aio", "target": "write_aio"}[side]
     for node_name, name in (("s", "source"), ("t", "target")):
-        file: dict[str, Any] = {"driver": "file", "filename": d.file(f"{name}.raw", MIB)}
+        path = d.file(f"{name}.raw", MIB, (0x11, 0, MIB))
+        file: dict[str, Any] = {"driver": "file", "filename": path}
         if name == side:
             rule = {"event": event, "errno": errno, "once": once, "immediately": True}
             file = {"driver": "blkdebug", "image": file, "inject-error": [rule]}
@@ -50,3 +51,39 @@ def job_meets_enospc_on_target_and_reports(d: Session) -> None:
 @system_scenario
 def job_meets_eio_on_source_and_ignores(d: Session) -> None:
     fails(d, "source", 5, "ignore")
+
+
+def stops(d: Session, side: str, errno: int, policy: str) -> None:
+    nodes(d, side, errno)
+    backup(d, x_perf={"max-workers": 1}, **{f"on_{side}_error": policy})
+    d.event('"paused"', after="BLOCK_JOB_ERROR")
+    d.qmp("query-jobs")
+    d.qmp("query-block-jobs")
+    d.qmp("block-job-resume", device="j")
+    d.event('"null"')
+    d.qmp("query-jobs")
+
+
+@system_scenario
+def job_meets_eio_on_source_and_stops(d: Session) -> None:
+    stops(d, "source", 5, "stop")
+
+
+@system_scenario
+def job_meets_eio_on_target_and_stops(d: Session) -> None:
+    stops(d, "target", 5, "stop")
+
+
+@system_scenario
+def job_meets_enospc_on_target_and_stops(d: Session) -> None:
+    stops(d, "target", 28, "enospc")
+
+
+@system_scenario
+def job_meets_eio_on_target_and_reports_as_it_is_no_enospc(d: Session) -> None:
+    fails(d, "target", 5, "enospc")
+
+
+@system_scenario
+def job_meets_enospc_on_target_and_ignores(d: Session) -> None:
+    fails(d, "target", 28, "ignore")
