@@ -14,7 +14,6 @@ import asyncio
 import enum
 import errno
 import logging
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol, cast
 
@@ -24,9 +23,10 @@ from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, refusal
+from qmpfleece.exports.nbd.outgoing import Outgoing
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.nbdproto import const
-from qmpfleece.nbdproto.buffers import Buffer, BufferPool
+from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.handshake import ServerHandshake
 from qmpfleece.nbdproto.option import Directory, Negotiated
 from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
@@ -46,8 +46,6 @@ _HANDSHAKE_BUFFER: Final = 16 * KIB
 _MAX_BATCH: Final = 512
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
-#: Replies are joined for one send up to this size in all, in bytes.
-_JOIN_SIZE: Final = 256 * KIB
 
 #: QEMU's words for a request after which the stream can't be followed.
 _INTERMEDIATE: Final = "Disconnect client, due to: Request handling failed in intermediate state"
@@ -100,9 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._in_flight = 0
         self._bytes = 0
-        self._written = 0
-        #: Memory of replies on their way: how much is written when it is free, and the buffers.
-        self._on_way: deque[tuple[int, list[Buffer]]] = deque()
+        self._outgoing: Outgoing | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._serving = False
@@ -157,8 +153,8 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on with the client's requests."""
         self._writing_paused = False
-        if self._on_way:
-            self._reclaim()
+        if self._outgoing is not None:
+            self._outgoing.reclaim()
         if self._phase is _Phase.TRANSMISSION:
             self._schedule_wake()
         else:
@@ -198,12 +194,14 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("option negotiation failed: %s", self._handshake.closed)
 
     def _enter(self, negotiated: Negotiated) -> None:
+        assert self._transport is not None
         export = self._server.reachable(negotiated.export.name)
         assert export is not None  # the handshake has just found it
         self._stop_timer()
         pool = self._server.pool
         self._export = export
         self._client = Client(export, negotiated, pool)
+        self._outgoing = Outgoing(self._client, self._transport)
         self._parser = RequestParser(pool)
         self._phase = _Phase.TRANSMISSION
         export.enter(self)
@@ -225,9 +223,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _serve(self) -> None:
         """Begin all requests that have been received, as far as the bounds allow."""
-        parser, client = self._parser, self._client
+        parser, client, outgoing = self._parser, self._client, self._outgoing
         assert parser is not None
         assert client is not None
+        assert outgoing is not None
         self._serving = True
         unsent = 0
         begun = 0
@@ -259,10 +258,10 @@ class Connection(asyncio.BufferedProtocol):
             begun += 1
             unsent += request.length if request.type == const.CMD_READ else 0
             if unsent >= _HIGH_WATER:
-                self._send()
+                outgoing.send(paused=self._writing_paused)
                 unsent = 0
         self._serving = False
-        self._send()
+        outgoing.send(paused=self._writing_paused)
         if self._phase is _Phase.CLOSING and not self._in_flight:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
@@ -337,48 +336,6 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._serve()
 
-    # -- sending ----------------------------------------------------------------------------
-
-    def _send(self) -> None:
-        client, transport = self._client, self._transport
-        assert client is not None
-        assert transport is not None
-        out = client.out
-        if (row := client.take_row()) is not None:
-            out.append(row)
-        if transport.is_closing():  # the client is gone, or was answered to the end
-            out.clear()
-            client.release_lent()
-            return
-        if out:
-            size = sum(map(len, out))
-            self._written += size
-            if len(out) == 1:
-                transport.write(out[0])
-            elif size <= _JOIN_SIZE:
-                transport.write(b"".join(out))
-            else:
-                for reply in out:
-                    transport.write(reply)
-            out.clear()
-            if client.lent:
-                self._on_way.append((self._written, client.lent))
-                client.lent = []
-        if self._on_way:
-            self._reclaim()
-            if self._on_way and not self._writing_paused:
-                self.loop.call_soon(self._reclaim)
-
-    def _reclaim(self) -> None:
-        """Take back the memory of replies that are sent; a closing transport may still send."""
-        assert self._transport is not None
-        if self._transport.is_closing():
-            return
-        sent = self._written - self._transport.get_write_buffer_size()
-        while self._on_way and self._on_way[0][0] <= sent:
-            for buffer in self._on_way.popleft()[1]:
-                buffer.release()
-
     # -- reading on and off, the end --------------------------------------------------------
 
     def _pause_reading(self) -> None:
@@ -412,13 +369,8 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         if self._parser is not None:
             self._parser.close()
-        for _, buffers in self._on_way:
-            for buffer in buffers:
-                buffer.release()
-        self._on_way.clear()
-        if self._client is not None:
-            self._client.out.clear()
-            self._client.close()
+        if self._outgoing is not None:
+            self._outgoing.close()
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)
