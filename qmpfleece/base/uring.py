@@ -39,6 +39,10 @@ _SETUP: Final = 425
 _ENTER: Final = 426
 _REGISTER: Final = 427
 _REGISTER_EVENTFD: Final = 4
+_REGISTER_IOWQ_MAX_WORKERS: Final = 19
+#: Kernel threads at once. A file that hangs holds one, so this many may hang before other
+#: files suffer; by default it would be four a processor.
+_WORKERS: Final = 256
 _SETUP_CQSIZE: Final = 1 << 3
 _FEAT_SINGLE_MMAP: Final = 1 << 0
 _FEAT_NODROP: Final = 1 << 1
@@ -121,6 +125,9 @@ class Ring:
                 ctypes.byref(ctypes.c_int(self._eventfd)),
                 1,
             )
+            # Before Linux 5.15 it can't be said, and the default stays.
+            workers = (ctypes.c_uint32 * 2)(_WORKERS, 0)
+            self._syscall(_REGISTER, self._fd, _REGISTER_IOWQ_MAX_WORKERS, workers, 2)
         except BaseException:
             self._close_files()
             raise
