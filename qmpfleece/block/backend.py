@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
-from qmpfleece.block import pipeline, status
+from qmpfleece.block import grants, pipeline, status
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import Extent, Io
@@ -133,7 +133,7 @@ class Backend:
             before = root.perm, root.shared
             root.perm, root.shared = perm, shared
             try:
-                self._graph.refresh_perms([root.node])
+                grants.refresh([root.node])
             except BaseException:
                 root.perm, root.shared = before
                 raise

@@ -7,17 +7,18 @@ and requests never see half a change.
 
 import logging
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from random import randrange
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.workers import Workers
+from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.node import Node, NodeOptions
-from qmpfleece.block.perm import Perm, Role, perm_names
+from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from qmpfleece.qapi.events import EventBus
@@ -28,7 +29,6 @@ _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
 #: The largest node, in bytes. Source: QEMU, BDRV_MAX_LENGTH.
 _MAX_LENGTH: Final = (1 << 63) - (1 << 30)
-_ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
 
 
 class Graph:
@@ -152,7 +152,7 @@ class Graph:
         node.tracks = node.request_alignment > 1
         try:
             _check_length(node)
-            self.refresh_perms([node])
+            grants.refresh([node])
         except BaseException:
             await node.driver.close()
             raise
@@ -234,7 +234,7 @@ class Graph:
         child.perm, child.shared = perm, shared
         self.link(child)
         try:
-            self.refresh_perms([child.node])
+            grants.refresh([child.node])
         except BaseException:
             self.unlink(child)
             raise
@@ -250,7 +250,7 @@ class Graph:
         node.children[name] = child
         self.link(child)
         try:
-            self.refresh_perms([node])
+            grants.refresh([node])
         except BaseException:
             del node.children[name]
             self.unlink(child)
@@ -263,7 +263,7 @@ class Graph:
         Raises:
             QmpError: It is one.
         """
-        if node in _reachable([below]):
+        if node in grants.reachable([below]):
             raise QmpError(
                 f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
             )
@@ -289,7 +289,7 @@ class Graph:
         for edge, _ in moved:
             self.move(edge, node)
         try:
-            self.refresh_perms([node, *(old for _, old in moved)])
+            grants.refresh([node, *(old for _, old in moved)])
         except BaseException:
             for edge, old in moved:
                 self.move(edge, old)
@@ -324,45 +324,13 @@ class Graph:
         for _ in range(node.quiesced):
             child.parent.drained_end()
 
-    # -- permissions --------------------------------------------------------------------------
-
-    def refresh_perms(self, nodes: Iterable[Node], were_writable: Container[Node] = ()) -> None:
-        """Compute and apply the permissions of ``nodes`` and of all below them.
-
-        Args:
-            nodes: Where to begin.
-            were_writable: Nodes that may just be becoming read-only.
-
-        Raises:
-            QmpError: They conflict, or a driver can't grant them; nothing has changed.
-        """
-        before: list[tuple[Child, Perm, Perm]] = []
-        checked: list[Node] = []
-        try:
-            for node in _reachable(nodes):
-                perm, shared = node.users_perm()
-                _check_users(node, perm, was_writable=node in were_writable)
-                checked.append(node)
-                node.driver.check_perm(perm, shared)
-                for child in node.children.values():
-                    before.append((child, child.perm, child.shared))
-                    child.perm, child.shared = _needed(node, child, perm, shared)
-        except BaseException:
-            for child, perm, shared in reversed(before):
-                child.perm, child.shared = perm, shared
-            for node in reversed(checked):
-                node.driver.abort_perm()
-            raise
-        for node in checked:
-            node.driver.set_perm()
-
     def _loosen(self, node: Node) -> None:
         """Apply permissions after a user has gone. Never fails.
 
         Less can always be granted; a driver that can't give something back keeps it.
         """
         try:
-            self.refresh_perms([node])
+            grants.refresh([node])
         except QmpError as error:
             log.warning("node '%s' keeps permissions: %s", node.name, error.desc)
 
@@ -426,47 +394,3 @@ def check_options(given: BlockdevOptions, options: NodeOptions, *, reopened: boo
 def _check_length(node: Node) -> None:
     if node.length > _MAX_LENGTH:
         raise QmpError("Could not refresh total sector count: File too large")
-
-
-def _needed(node: Node, child: Child, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
-    if child.node.options.force_share:
-        needed, _ = node.driver.child_perms(child.name, child.role, perm, Perm.ALL)
-        return needed, Perm.ALL
-    return node.driver.child_perms(child.name, child.role, perm, shared)
-
-
-def _check_users(node: Node, perm: Perm, *, was_writable: bool) -> None:
-    newest_first = node.parents[::-1]  # of several conflicts QEMU tells that of the newest
-    for first in newest_first:
-        for second in newest_first:
-            if first is second:
-                continue
-            if denied := second.perm & ~first.shared:
-                raise QmpError(
-                    f"Permission conflict on node '{node.name}': permissions "
-                    f"'{perm_names(denied)}' are both required by {_user(second)} and "
-                    f"unshared by {_user(first)}."
-                )
-    if perm & _ANY_WRITE and node.read_only:
-        if was_writable:
-            raise QmpError(f"Read-only block node '{node.name}' cannot support read-write users")
-        raise QmpError("Block node is read-only")
-
-
-def _user(edge: Child) -> str:
-    return f"{edge.parent.describe()} (uses node '{edge.node.name}' as '{edge.name}' child)"
-
-
-def _reachable(nodes: Iterable[Node]) -> list[Node]:
-    """Return ``nodes`` and all below them, every node after all its users."""
-    order: dict[Node, None] = {}
-
-    def visit(node: Node) -> None:
-        if node not in order:
-            for child in node.children.values():
-                visit(child.node)
-            order[node] = None
-
-    for node in nodes:
-        visit(node)
-    return list(reversed(order))

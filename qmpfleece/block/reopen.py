@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import pipeline
+from qmpfleece.block import grants, pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import Reopening
@@ -262,7 +262,7 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
             for name, target in change.moves.items():
                 undo.append(_move(graph, change.node, name, target))
         old = [node for _, _, node, _ in undo if node is not None]
-        graph.refresh_perms([*(change.node for change in changes), *old], were_writable=writable)
+        grants.refresh([*(change.node for change in changes), *old], were_writable=writable)
     except BaseException:
         for node, given, options in before:
             node.take_options(given, options)
