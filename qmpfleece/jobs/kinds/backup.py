@@ -311,14 +311,16 @@ def _create_job(
     jobs.check_id(settings.job_id)
     job = BackupJob(graph, settings, cbw)
     jobs.add(job, txn)
-    if settings.speed:
-        try:
+    try:
+        if settings.speed:
             job.set_speed(settings.speed)
-        except QmpError:
-            jobs.discard(job)
-            raise
-    job.hold("main node", node)
-    job.hold("target", settings.target)
+        # Where nobody uses the source, the filter writes to the target from now on only.
+        job.hold("main node", node)
+        job.hold("target", settings.target)
+    except QmpError:
+        job.let_go()
+        jobs.discard(job)
+        raise
     return job
 
 

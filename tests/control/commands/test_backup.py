@@ -57,6 +57,21 @@ async def test_full_backup_makes_the_target_equal(desk):
     }
 
 
+async def test_target_below_its_source_is_refused_and_no_job_stays(desk):
+    await desk.say("blockdev-add", driver="raw", node_name="above", file="target")
+    before = desk.graph.nodes()
+    given = {"job_id": "j", "device": "above", "target": "target"}
+    assert (await desk.say("blockdev-backup", sync="full", **given)).startswith(
+        "Permission conflict on node 'target': permissions 'write' are both required by"
+    )
+    assert await desk.say("query-jobs") == []
+    assert desk.graph.nodes() == before
+    assert not any(node.blockers for node in before)
+    await desk.say("blockdev-del", node_name="above")
+    assert await desk.say("blockdev-backup", sync="full", **ALL) == {}
+    await desk.until("j null")
+
+
 async def test_guest_uses_the_filter_while_the_job_lives(desk):
     guest = desk.guest("disk")
     await desk.say("blockdev-backup", sync="none", filter_node_name="top", **ALL)
