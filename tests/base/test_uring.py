@@ -153,3 +153,33 @@ def test_writes_succeed_while_the_kernel_may_not_start_a_thread(tmp_path):
     path = tmp_path / "file"
     subprocess.run([sys.executable, "-c", _AT_THE_LIMIT, path], check=True, timeout=60)
     assert path.read_bytes() == b"".join(b"%03d," % i for i in range(100))
+
+
+_FORBIDDEN = """
+import asyncio, ctypes, struct, sys
+from qmpfleece.base.workers import Workers
+
+number = int(sys.argv[1])
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in [
+    (0x20, 0, 0, 0),           # load the number of the system call
+    (0x15, 0, 1, number),      # if it is not this one, skip the next line
+    (0x06, 0, 0, 0x00050001),  # EPERM
+    (0x06, 0, 0, 0x7FFF0000),  # allowed
+]))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+filter = struct.pack("HxxxxxxP", 4, ctypes.addressof(program))
+assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
+
+async def main():
+    workers = Workers()
+    assert workers.ring is None
+    workers.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [uring._SETUP, uring._ENTER, uring._REGISTER])
+def test_there_is_no_ring_where_a_system_call_of_it_is_forbidden(number):
+    subprocess.run([sys.executable, "-c", _FORBIDDEN, str(number)], check=True, timeout=60)
