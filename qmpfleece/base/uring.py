@@ -46,6 +46,9 @@ _WORKERS: Final = 256
 _SETUP_CQSIZE: Final = 1 << 3
 _FEAT_SINGLE_MMAP: Final = 1 << 0
 _FEAT_NODROP: Final = 1 << 1
+#: Of no use here, but since 5.6, as is _OP_WRITE.
+_FEAT_RW_CUR_POS: Final = 1 << 3
+_NEEDED: Final = _FEAT_SINGLE_MMAP | _FEAT_NODROP | _FEAT_RW_CUR_POS
 _OFF_SQES: Final = 0x10000000
 _OP_WRITE: Final = 23
 #: The kernel is not to try it in the caller's context: the loop must not wait.
@@ -128,6 +131,7 @@ class Ring:
             # Before Linux 5.15 it can't be said, and the default stays.
             workers = (ctypes.c_uint32 * 2)(_WORKERS, 0)
             self._syscall(_REGISTER, self._fd, _REGISTER_IOWQ_MAX_WORKERS, workers, 2)
+            self._checked(_ENTER, self._fd, 0, 0, 0, None, 0)  # a sandbox may forbid just this
         except BaseException:
             self._close_files()
             raise
@@ -142,13 +146,13 @@ class Ring:
         """Map the queues into our memory.
 
         Raises:
-            OSError: ENOSYS: the kernel is older than 5.6, and maps them in another way.
+            OSError: ENOSYS: the kernel is older than 5.6.
         """
         (
             submissions, completions, _, _, features, self._sq_tail_at, array,
             self._cq_head_at, self._cq_tail_at, self._cqes_at,
         ) = _PARAMS.unpack(params)  # fmt: skip
-        if not (features & _FEAT_SINGLE_MMAP and features & _FEAT_NODROP):
+        if features & _NEEDED != _NEEDED:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
         shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
