@@ -355,6 +355,15 @@ class BlockDriver(Generic[O]):
         return child.node.driver.cluster_size if child is not None else 0
 
     @property
+    def vm_state_offset(self) -> int:
+        """Where a machine's state would be saved, in bytes past the disk's end; 0 for nowhere.
+
+        Source: QEMU, ``bdi.vm_state_offset``.
+        """
+        child = self.filtered_child
+        return child.node.driver.vm_state_offset if child is not None else 0
+
+    @property
     def names_backing(self) -> bool:
         """Whether the image names a backing file."""
         return False

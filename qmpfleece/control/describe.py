@@ -64,11 +64,12 @@ def filtered_or_backing(node: Node) -> Node | None:
     return None if child is None else child.node
 
 
-def _is_informed(node: Node) -> bool:
+def is_informed(node: Node) -> bool:
+    """Tell whether a node can say how it is laid out."""
     driver = node.driver
     below = driver.filtered_child or node.children.get("file")
     if below is not None and (driver.is_filter or driver.driver_name == "raw"):
-        return _is_informed(below.node)
+        return is_informed(below.node)
     return driver.driver_name in _INFORMED
 
 
@@ -78,7 +79,7 @@ async def image_info(node: Node, *, flat: bool) -> ImageInfo:
     info = ImageInfo(
         filename=filename(node),
         format=driver.driver_name,
-        dirty_flag=False if _is_informed(node) else None,
+        dirty_flag=False if is_informed(node) else None,
         virtual_size=node.length,
         cluster_size=driver.cluster_size or None,
     )

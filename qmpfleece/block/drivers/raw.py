@@ -171,6 +171,16 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         flags = Status.ZERO | Status.ALLOCATED
         return [Extent(self.node.length - offset, flags, node=self.node)]
 
+    @property
+    def cluster_size(self) -> int:
+        """The file's, also of a window."""
+        return self._file.node.driver.cluster_size
+
+    @property
+    def vm_state_offset(self) -> int:
+        """The file's."""
+        return self._file.node.driver.vm_state_offset
+
     def exact_filename(self) -> str:
         """The file's, unless it is a window."""
         if self._offset or self.options.size is not None:

@@ -1,6 +1,7 @@
 """human-monitor-command: the few commands of the human monitor that tests of disks need."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -8,6 +9,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
 from qmpfleece.control import qom
 from qmpfleece.control.command import command
+from qmpfleece.control.commands.misc import cont, stop
 from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
 from qmpfleece.control.monitor.lines import BadLineError, Line
@@ -18,6 +20,12 @@ from qmpfleece.control.system import System
 from qmpfleece.qapi.model import Int64
 
 Handler = Callable[[System, str], Awaitable[str]]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the first word, which is "" if there is none, and the rest."""
+    name, *rest = text.split(maxsplit=1) or [""]
+    return name, rest[0] if rest else ""
 
 
 async def _qemu_io(system: System, text: str) -> str:
@@ -31,12 +39,13 @@ async def _qemu_io(system: System, text: str) -> str:
         target = _device(system, name) if by_device else _drive_or_node(system, name)
     except QmpError as error:
         return f"Error: {error.desc}\n"
+    replies: list[str] = []
     try:
-        text = await run_line(system.graph, target, words, system.background)
+        text = await run_line(system.graph, target, words, system.background, replies)
         await print_out(system.graph.workers, text)
     except QmpError as error:
         return f"{error.desc}\n"
-    return ""
+    return "".join(replies)
 
 
 def _device(system: System, name: str) -> Backend:
@@ -68,7 +77,6 @@ def _drive_or_node(system: System, name: str) -> Backend | Node:
 
 async def _block_resize(system: System, text: str) -> str:
     line = Line("block_resize", text)
-    line.no_options()
     device = line.word("block device name")
     given = line.optional()
     if given is None:
@@ -92,7 +100,7 @@ def _status(system: System) -> str:
 
 
 async def _info(system: System, text: str) -> str:
-    name, _, rest = text.strip().partition(" ")
+    name, rest = _split(text)
     line = Line(name, rest, f"info {name}")
     if name == "status":
         line.end()
@@ -103,6 +111,7 @@ async def _info(system: System, text: str) -> str:
     if name == "block":
         nodes = line.option("n")
         verbose = line.option("v")
+        line.no_options()
         wanted = line.optional()
         line.end()
         if wanted is None and not nodes:
@@ -112,17 +121,30 @@ async def _info(system: System, text: str) -> str:
     return f"unknown command: 'info {name}'\n" if name else _USAGE["info"]
 
 
-async def _quit(system: System, text: str) -> str:
-    Line("quit", text).end()
+async def _quit(system: System, text: str, called: str = "quit") -> str:
+    Line("quit|q", text, called).end()
     system.quit()
+    return ""
+
+
+async def _stop(system: System, text: str) -> str:
+    Line("stop|s", text, "stop").end()
+    await stop(system)
+    return ""
+
+
+async def _cont(system: System, text: str) -> str:
+    Line("cont|c", text, "cont").end()
+    await cont(system)
     return ""
 
 
 async def _help(system: System, text: str) -> str:
     del system
-    name = text.strip().partition(" ")[0]
+    name, _ = _split(text)
     if not name:
         return "".join(_USAGE[key] for key in sorted(_USAGE))
+    name = {"q": "quit", "s": "stop", "c": "cont"}.get(name, name)
     return _USAGE.get(name, f"unknown command: '{name}'\n")
 
 
@@ -132,7 +154,11 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "info": _info,
     "help": _help,
     "quit": _quit,
-    "q": _quit,
+    "q": partial(_quit, called="q"),
+    "stop": _stop,
+    "s": _stop,
+    "cont": _cont,
+    "c": _cont,
 }
 _USAGE: Final = {
     "qemu-io": 'qemu-io [-d] [device] "[command]" -- run a qemu-io command on a block device\n'
@@ -142,7 +168,9 @@ _USAGE: Final = {
     " (-n: show named nodes; -v: show details)\n"
     "info block-jobs  -- show progress of ongoing block device operations\n",
     "help": "help [cmd] -- show the help\n",
-    "quit": "quit  -- quit the emulator\n",
+    "quit": "quit|q  -- quit the emulator\n",
+    "stop": "stop|s  -- stop emulation\n",
+    "cont": "cont|c  -- resume emulation\n",
 }
 
 
@@ -158,7 +186,7 @@ async def human_monitor_command(
         cpu_index: Taken, as QEMU does; there are no processors.
     """
     del cpu_index
-    name, _, rest = command_line.strip().partition(" ")
+    name, rest = _split(command_line)
     if not name:
         return ""
     handler = _HANDLERS.get(name)

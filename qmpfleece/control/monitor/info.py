@@ -1,15 +1,12 @@
 """``info block`` and ``info block-jobs``."""
 
-from collections.abc import Iterable
-from typing import Any
-
 from qmpfleece.block.node import Node
 from qmpfleece.control.commands import query_block
 from qmpfleece.control.describe import device_info
+from qmpfleece.control.monitor import specific
 from qmpfleece.control.system import System
 from qmpfleece.jobs.block_job import BlockJob
 from qmpfleece.qapi.nodes import BlockDeviceInfo, BlockInfo, ImageInfo
-from qmpfleece.qapi.order import ordered
 
 
 def block_jobs(system: System) -> str:
@@ -104,23 +101,5 @@ def _image(info: ImageInfo) -> list[str]:
     if info.backing_filename_format is not None:
         lines.append(f"backing file format: {info.backing_filename_format}")
     if info.format_specific is not None:
-        lines.append("Format specific information:")
-        lines += _tree(info.format_specific.get("data", {}), 1)
-    return lines
-
-
-def _tree(value: Any, depth: int) -> list[str]:
-    """Print members, or items, one below the other."""
-    if isinstance(value, dict):
-        pairs: Iterable[tuple[str | int, Any]] = [(key, value[key]) for key in ordered(value)]
-    else:
-        pairs = enumerate(value)
-    lines = []
-    for key, item in pairs:
-        label = f"[{key}]" if isinstance(key, int) else key.replace("-", " ")
-        if isinstance(item, dict | list):
-            lines += [f"{'    ' * depth}{label}:", *_tree(item, depth + 1)]
-        else:
-            shown = str(item).lower() if isinstance(item, bool) else item
-            lines.append(f"{'    ' * depth}{label}: {shown}")
+        lines += [specific.HEADING, *specific.lines(info.format_specific)]
     return lines

@@ -2,7 +2,7 @@
 
 import getopt
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -26,12 +26,14 @@ class Call:
         words: The other arguments.
         background: Takes requests that go on after the command; None if none may, because
             the handle does not outlive it.
+        replies: Takes what is said to whoever asks instead of being output.
     """
 
     backend: Backend
     options: dict[str, str]
     words: list[str]
     background: Background | None = None
+    replies: list[str] = field(default_factory=list)
 
     def has(self, letter: str) -> bool:
         """Tell whether the option was given."""

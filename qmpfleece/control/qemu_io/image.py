@@ -7,6 +7,8 @@ from typing import Final, Protocol, runtime_checkable
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR
 from qmpfleece.block.perm import Perm
+from qmpfleece.control import describe
+from qmpfleece.control.monitor import specific
 from qmpfleece.control.qemu_io.command import IO_COMMANDS, Call, IoCommand, RefusedError, register
 from qmpfleece.control.qemu_io.numbers import parse_size, size_text
 from qmpfleece.control.resize import resize
@@ -139,6 +141,21 @@ async def _alloc(call: Call) -> str:
     return f"{count}/{length} bytes allocated at offset {size_text(offset)}\n"
 
 
+async def _info(call: Call) -> str:
+    node = call.backend.node
+    if node is None:
+        raise RefusedError(f"Failed to query image: {os.strerror(errno.ENOMEDIUM)}")
+    driver = node.driver
+    lines = [f"format name: {driver.driver_name}"] * (2 if driver.is_protocol else 1)
+    if describe.is_informed(node):
+        lines.append(f"cluster size: {size_text(driver.cluster_size)}")
+        lines.append(f"vm state offset: {size_text(driver.vm_state_offset)}")
+        if (found := driver.image_info().get("format_specific")) is not None:
+            lines.append(specific.HEADING)
+            call.replies.extend(f"{line}\n" for line in specific.lines(found))
+    return "".join(f"{line}\n" for line in lines)
+
+
 async def _length(call: Call) -> str:
     if call.backend.node is None:
         raise QmpError(f"getlength: {os.strerror(errno.ENOMEDIUM)}")
@@ -161,11 +178,15 @@ async def _truncate(call: Call) -> str:
 async def _help(call: Call) -> str:
     if not call.words:
         commands = {command.name: command for command in IO_COMMANDS.values()}
-        return "".join(f"{name} {commands[name].usage}\n" for name in sorted(commands))
+        return "".join(_usage(name, commands[name]) for name in sorted(commands))
     found = IO_COMMANDS.get(call.words[0])
     if found is None:
         raise QmpError(f"command {call.words[0]} not found")
-    return f"{found.name} {found.usage}\n"
+    return _usage(call.words[0], found)
+
+
+def _usage(name: str, command: IoCommand) -> str:
+    return f"{name} {command.usage}\n"
 
 
 register(
@@ -203,7 +224,8 @@ register(
     ),
     "a",
 )
-register(IoCommand("length", _length, " -- gets the length of the current file"), "l")
+register(IoCommand("info", _info, "-- prints information about the current file"), "i")
+register(IoCommand("length", _length, "-- gets the length of the current file"), "l")
 register(
     IoCommand(
         "truncate",

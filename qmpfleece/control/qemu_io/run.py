@@ -10,7 +10,11 @@ from qmpfleece.control.qemu_io.command import IO_COMMANDS, IoCommand, RefusedErr
 
 
 async def run_line(
-    graph: Graph, target: Node | Backend, line: str, background: Background | None = None
+    graph: Graph,
+    target: Node | Backend,
+    line: str,
+    background: Background | None = None,
+    replies: list[str] | None = None,
 ) -> str:
     """Run a command and return its output, which may be what went wrong.
 
@@ -21,6 +25,7 @@ async def run_line(
         line: The command with its arguments.
         background: Takes the requests of aio_read and aio_write through a handle that stays:
             they go on after the command. Without it they end before.
+        replies: Takes what is to be said to whoever asks, besides the output.
 
     Raises:
         QmpError: The node can't be used so, or not resized: to be told to whoever asks.
@@ -36,11 +41,11 @@ async def run_line(
     command, arguments = found
     if isinstance(target, Backend):
         target.set_perm(target.perm | command.perm, target.shared)
-        return await _run(command, arguments, target, background)
+        return await _run(command, arguments, target, background, replies)
     backend = Backend(graph, perm=command.perm)
     try:
         backend.attach(target)
-        return await _run(command, arguments, backend, None)
+        return await _run(command, arguments, backend, None, replies)
     finally:
         await backend.let_go()
 
@@ -50,10 +55,15 @@ async def _run(
     arguments: list[str],
     backend: Backend,
     background: Background | None,
+    replies: list[str] | None,
 ) -> str:
     try:
-        return await command.handler(call(command, arguments, backend, background))
+        made = call(command, arguments, backend, background)
+        text = await command.handler(made)
     except RefusedError:
         raise
     except QmpError as error:
         return f"{error.desc}\n"
+    if replies is not None:
+        replies += made.replies
+    return text

@@ -178,6 +178,14 @@ async def test_query_block_lists_devices_of_which_there_are_none(nodes):
     assert await nodes.ask("query-block") == {"return": []}
 
 
+async def test_reopening_nothing_changes_nothing(nodes):
+    """QEMU 7.2 dies of it."""
+    await nodes.add(driver="null-co", node_name="a")
+    before = await nodes.query()
+    assert await nodes.ask("blockdev-reopen", options=[]) == {"return": {}}
+    assert await nodes.query() == before
+
+
 async def test_delete_refuses_what_is_used_or_unknown(nodes):
     await nodes.add(driver="null-co", node_name="a")
     await nodes.add(driver="raw", node_name="b", file="a")

@@ -245,6 +245,12 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         return self.image.geometry.cluster_size
 
     @property
+    def vm_state_offset(self) -> int:
+        """The first byte that no L2 table of the disk maps."""
+        geometry = self.image.geometry
+        return geometry.l1_entries(self.node.length) * geometry.l2_span
+
+    @property
     def names_backing(self) -> bool:
         """Whether the header names a backing file."""
         return bool(self.image.header.backing_name)
