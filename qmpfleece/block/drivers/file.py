@@ -332,7 +332,8 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._fd < 0:
             return
         if self._next_fd >= 0:
-            # Requests in flight on threads go on with the file description that they have.
+            # Requests in flight may still use either: it is the same file, and none of them
+            # writes when it becomes read-only.
             os.dup2(self._next_fd, self._fd, inheritable=False)
             self._close_next()
             self._writable, direct = self._next_mode
