@@ -197,6 +197,8 @@ class Graph:
         """Close ``node`` if nobody holds it any more, and so on downwards."""
         if node.monitor_owned or node.parents or self._nodes.get(node.name) is not node:
             return
+        if node in self._opening:  # whoever opens it undoes that; nested in it was a user of it
+            return
         self._forget(node)
         try:
             async with drained(node):

@@ -198,6 +198,16 @@ FAILING = {
 }
 
 
+async def test_node_that_is_used_below_itself_while_it_opens_is_refused(graph):
+    await add(graph, "null-co", "disk", size=1 << 20)
+    before = snapshot(graph)
+    inner = {"driver": "copy-before-write", "file": "disk", "target": "outer"}
+    target = {"driver": "raw", "file": inner}
+    with pytest.raises(QmpError, match=r"Target 'outer' .* is smaller than source 'disk'"):
+        await add(graph, "copy-before-write", "outer", file="disk", target=target)
+    assert snapshot(graph) == before
+
+
 @pytest.mark.parametrize("why", FAILING)
 async def test_failed_opening_leaves_no_trace(graph, image, why):
     definition, text = FAILING[why]
