@@ -81,6 +81,19 @@ def test_one_that_dies_under_load_is_not_measured_again(tmp_path: Path):
     assert result.figures == {"rate": {OURS: [1, 1]}}
 
 
+def test_nobody_is_always_measured_first(tmp_path: Path):
+    measured: list[str] = []
+
+    def measure(_bench: Bench, peer: Peer) -> Figures:
+        measured.append(peer.name)
+        return {"rate": 1}
+
+    case = Case("case", (Metric("rate", "1/s"),), measure)
+    with Bench(replace(QUICK, rounds=3), tmp_path) as bench:
+        runner.measure(Suite("suite", "", (case,)), case, bench, [PEERS[OURS], PEERS[QSD]])
+    assert measured == [OURS, QSD, QSD, OURS, OURS, QSD]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals):
     arguments = _arguments(tmp_path, "--seconds=60", "plain")
