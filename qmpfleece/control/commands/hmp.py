@@ -31,7 +31,6 @@ def _split(text: str) -> tuple[str, str]:
 async def _qemu_io(system: System, text: str) -> str:
     line = Line("qemu-io", text)
     by_device = line.option("d")
-    line.no_options()
     name = line.word("block device name")
     words = line.word("string")
     line.end()
@@ -109,9 +108,8 @@ async def _info(system: System, text: str) -> str:
         line.end()
         return info.block_jobs(system)
     if name == "block":
-        nodes = line.option("n")
+        nodes = line.option("n", later="v")
         verbose = line.option("v")
-        line.no_options()
         wanted = line.optional()
         line.end()
         if wanted is None and not nodes:

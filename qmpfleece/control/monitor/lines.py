@@ -38,27 +38,25 @@ class Line:
     def _bad(self, what: str, output: str = "") -> BadLineError:
         return BadLineError(f'{what}\nTry "help {self._topic}" for more information\n', output)
 
-    def option(self, letter: str) -> bool:
+    def option(self, letter: str, later: str = "") -> bool:
         """Take ``-letter`` if it comes next.
 
+        Args:
+            letter: What is looked for.
+            later: Options that may still come; they are left where they are.
+
         Raises:
-            BadLineError: Another option comes; one that may come later is left where it is.
+            BadLineError: Another option comes.
         """
         if self._rest[:1] != "-":
             return False
-        if self._rest[1:2] != letter:
-            return False
-        self._rest = self._rest[2:].lstrip()
-        return True
-
-    def no_options(self) -> None:
-        """Make sure that no option comes next.
-
-        Raises:
-            BadLineError: One does.
-        """
-        if self._rest[:1] == "-" and self._rest[1:2].isalpha():
-            raise self._bad(f"{self._name}: unsupported option -{self._rest[1]}")
+        found = self._rest[1:2]
+        if found == letter:
+            self._rest = self._rest[2:].lstrip()
+            return True
+        if found.isalpha() and found not in later:
+            raise self._bad(f"{self._name}: unsupported option -{found}")
+        return False
 
     def word(self, missing: str) -> str:
         """Take a word, or a string in quotes.
@@ -76,7 +74,7 @@ class Line:
         if not self._rest:
             return None
         if self._rest[0] != '"':
-            found, _, _ = self._rest.partition(" ")
+            found = self._rest.split(maxsplit=1)[0]
             self._rest = self._rest[len(found) :].lstrip()
             return found
         return self._quoted()

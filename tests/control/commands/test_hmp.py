@@ -12,6 +12,9 @@ TIMES = re.compile(r"; \S+( sec)? \(.*\)|0:00:00\.\d\d,.*")
 WARNING = re.compile(r".*QEMU waiting for connection.*\n")
 
 LINES = [
+    "info block -x", "info block -v -x", "info block -n -x", "block_resize -x n 1",
+    "quit x", "q x", "stop x", "stop", "cont x", "help stop", "help q", "help c",
+    'qemu-io\tn\t"read -q 0 512"', "info\tstatus",
     *(
         f'qemu-io n "{words}"'
         for words in [
