@@ -74,7 +74,12 @@ async def device_del(system: System, id: str) -> None:  # noqa: A002 - the membe
 
 @command("system_reset", machine=True)
 async def system_reset(system: System) -> None:
-    """Reset the machine; devices go whose removal waits for the guest."""
+    """Reset the machine; devices go whose removal waits for the guest.
+
+    A machine that does not run is then as it was before its start.
+    """
+    if system.run_state == "paused":
+        system.run_state = "prelaunch"
     gone: list[Device] = []
     for device in system.devices.all():
         if device.unplugging:

@@ -28,6 +28,9 @@ from qmpfleece.qapi.order import ordered
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
 #: What of device_add is no property.
 _NO_PROPERTY: Final = frozenset({"driver", "id", "bus"})
+#: Properties of every device that only tell something. Differs: QEMU has ``realized``, too,
+#: and crashes when device_add sets it.
+READ_ONLY: Final = frozenset({"type", "parent_bus", "hotplugged", "hotpluggable", "realized"})
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class Devices:
         model = device.model
         known = model.by_name.get(name)
         if known is None:
-            raise QmpError(f"Property '{model.name}.{name}' not found")
+            what = "is not writable" if name in READ_ONLY else "not found"
+            raise QmpError(f"Property '{model.name}.{name}' {what}")
         if name == "drive":
             if text:
                 held = [item.backend for item in self.all() if item.backend is not None]

@@ -306,3 +306,18 @@ def machine_without_a_bus(d: Session) -> None:
         d.qmp("device_add", driver=driver, id="x")
     d.qmp("device_add", driver="virtio-blk", id="x", bus="pci.0")
     d.qmp("query-block")
+
+
+@system_scenario
+def what_only_tells_something_is_not_given(d: Session) -> None:
+    machine(d, "n0")
+    for name in ("type", "parent_bus", "hotplugged", "hotpluggable"):
+        verbatim(d, {"driver": "scsi-hd", "id": "sda", "drive": "n0", name: "on"})
+
+
+@system_scenario
+def reset_of_a_stopped_machine_is_a_state_before_its_start(d: Session) -> None:
+    machine(d)
+    for command in ("cont", "stop", "query-status", "system_reset", "query-status", "stop"):
+        d.qmp(command)
+    d.qmp("query-status")
