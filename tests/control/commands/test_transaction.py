@@ -12,6 +12,7 @@ BACKUP = {"device": "disk", "target": "target", "job-id": "j", "sync": "full"}
 OTHER = {"device": "disk2", "target": "target2", "job-id": "k", "sync": "full"}
 ABORT = ("abort", {})
 ABORTED = "Transaction aborted using Abort action"
+ENDS_UNSTARTED = ("created", "aborting", "concluded", "null")
 GROUPED = {"completion-mode": "grouped"}
 
 
@@ -117,6 +118,25 @@ async def test_job_of_a_failed_transaction_has_never_started(desk):
         f"error: {ABORTED}",
     ]
     assert (state(desk), desk.graph.nodes()) == before
+
+
+@pytest.mark.parametrize("properties", [{}, GROUPED])
+async def test_two_jobs_of_a_failed_transaction_have_never_started(two, properties):
+    """QEMU 7.2 answers nothing any more when they are grouped."""
+    before = two.graph.nodes()
+    await two.take()
+    given = actions(("blockdev-backup", BACKUP), ("blockdev-backup", OTHER), ABORT)
+    assert await two.say("transaction", actions=given, properties=properties) == ABORTED
+    assert sorted(two.heard) == sorted(
+        [
+            *(f"{job} {state}" for job in "jk" for state in ENDS_UNSTARTED),
+            f"error: {ABORTED}",
+        ]
+    )
+    assert two.graph.nodes() == before
+    assert await two.say("transaction", actions=given[:2]) == {}
+    await two.until("j null")
+    await two.until("k null")
 
 
 async def test_backup_and_clear_happen_at_one_moment(desk):
