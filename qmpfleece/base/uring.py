@@ -1,7 +1,8 @@
 """Buffered writes by Linux's io_uring: no thread of ours, and none of the interpreter's time.
 
-Writes of one turn of the event loop are submitted with one system call; kernel threads make
-them, those to one file one after the other, and an eventfd tells the loop. ::
+Writes of one turn of the event loop are submitted with one system call. The kernel makes them
+at once where the file system promises not to wait (XFS, btrfs); else its threads do, those to
+one file one after the other, and an eventfd tells the loop. ::
 
     pwrite -> submission queue --io_uring_enter--> kernel threads -> completion queue -> eventfd
 
@@ -51,8 +52,6 @@ _FEAT_RW_CUR_POS: Final = 1 << 3
 _NEEDED: Final = _FEAT_SINGLE_MMAP | _FEAT_NODROP | _FEAT_RW_CUR_POS
 _OFF_SQES: Final = 0x10000000
 _OP_WRITE: Final = 23
-#: The kernel is not to try it in the caller's context: the loop must not wait.
-_SQE_ASYNC: Final = 1 << 4
 #: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
 #: operation, user data, the rest.
 _SQE: Final = struct.Struct("=BBHiQQIIQ24x")
@@ -212,7 +211,7 @@ class Ring:
         self._writes[slot] = write
         _SQE.pack_into(
             self._sqes, (self._sq_tail & self._sq_mask) * _SQE.size,
-            _OP_WRITE, _SQE_ASYNC, 0, write.fd, write.offset, write.address, write.left,
+            _OP_WRITE, 0, 0, write.fd, write.offset, write.address, write.left,
             0, slot,
         )  # fmt: skip
         self._sq_tail = (self._sq_tail + 1) & 0xFFFFFFFF
