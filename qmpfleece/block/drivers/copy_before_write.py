@@ -87,6 +87,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
     _file: Child
     _target: Child
     _copier: BlockCopy
+    #: Whether reading the target can lead to the source; None until the filter is open.
+    _shown: bool | None = None
 
     # -- opening, closing ---------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         options = self.options
         self._file = await opener.open_child("file", options.file, Role.FILTERED | Role.PRIMARY)
         self._target = await opener.open_child("target", options.target, Role.DATA)
+        self._shown = self._target_shows_source()
         self._check_target()
         length = self._file.node.length
         self.node.length = self._length = length
@@ -147,15 +150,19 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """
         if child == "target":
             shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
-            file, target = (self.node.children.get(name) for name in ("file", "target"))
-            if file is not None and target is not None and reaches(target.node, file.node):
-                shared |= Perm.WRITE
-            return Perm.WRITE, shared
+            return Perm.WRITE, shared | Perm.WRITE if self._target_shows_source() else shared
         perm, shared = default_perms(role, perm, shared, writable=not self.node.read_only)
         if self.node.parents:
             perm |= Perm.CONSISTENT_READ
             shared &= ~(Perm.WRITE | Perm.RESIZE)
         return perm, shared
+
+    def _target_shows_source(self) -> bool:
+        """Tell what was so when the filter was opened; the graph below may change since."""
+        if self._shown is not None:
+            return self._shown
+        file, target = (self.node.children.get(name) for name in ("file", "target"))
+        return file is not None and target is not None and reaches(target.node, file.node)
 
     @property
     def copier(self) -> BlockCopy:
