@@ -117,6 +117,9 @@ class File(BlockDriver[FileOptions], name="file"):
     _workers: Workers
     _ring: Ring | None
     _fd = -1
+    #: Holds the locks and nothing else: io_uring keeps files for a moment after the process
+    #: has been killed, and who starts it again at once must not find them locked.
+    _lock_fd = -1
     #: Opened for a permission that is being checked; takes the place of _fd when it is set.
     _next_fd = -1
     #: Whether it is writable, and bypasses the page cache.
@@ -181,6 +184,8 @@ class File(BlockDriver[FileOptions], name="file"):
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
         self._check_type(os.fstat(self._fd))
         self._is_local = mounts.is_local(self._fd)
+        if self._use_locks:
+            self._lock_fd = _open_again(self._fd)
         self._writable = writable
 
     def _check_type(self, info: os.stat_result) -> None:
@@ -211,9 +216,10 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def close(self) -> None:
         """Close the file."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            await self._queries.submit(os.close, fd)  # after the queries in flight
+        fds = [fd for fd in (self._fd, self._lock_fd) if fd >= 0]
+        self._fd = self._lock_fd = -1
+        if fds:
+            await self._queries.submit(_close, fds)  # after the queries in flight
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -318,11 +324,9 @@ class File(BlockDriver[FileOptions], name="file"):
             self._reopen(writes=bool(perm & _ANY_WRITE))
             if self._use_locks:
                 held, held_shared = self._held
-                locks.apply(self._fd, held | perm, held_shared & shared, drop=False)
+                locks.apply(self._lock_fd, held | perm, held_shared & shared, drop=False)
                 # What is held already cannot be in conflict, so giving back never fails.
-                locks.check(self._fd, perm & ~held, shared | ~held_shared)
-                if self._next_fd >= 0:
-                    locks.apply(self._next_fd, perm, shared, drop=False)
+                locks.check(self._lock_fd, perm & ~held, shared | ~held_shared)
         except QmpError:
             self.abort_perm()
             raise
@@ -340,14 +344,14 @@ class File(BlockDriver[FileOptions], name="file"):
             if direct != self._direct:
                 self._set_direct(direct=direct)
         if self._use_locks and self._wanted != self._held:
-            locks.apply(self._fd, *self._wanted, drop=True)
+            locks.apply(self._lock_fd, *self._wanted, drop=True)
         self._held = self._wanted
 
     def abort_perm(self) -> None:
         """Give back the lock bytes that ``check_perm`` took."""
         self._close_next()
         if self._fd >= 0 and self._use_locks:
-            locks.apply(self._fd, *self._held, drop=True)
+            locks.apply(self._lock_fd, *self._held, drop=True)
 
     def _reopen(self, *, writes: bool) -> None:
         """Open the file anew if the options, or who uses it, want it otherwise."""
@@ -376,6 +380,19 @@ class File(BlockDriver[FileOptions], name="file"):
 def _open_flags(*, writable: bool, direct: bool) -> int:
     flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
     return flags | os.O_DIRECT if direct else flags
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _open_again(fd: int) -> int:
+    """Return a descriptor of its own, for reading, of an open file."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
 
 
 def _text(error: OSError | ValueError) -> str:

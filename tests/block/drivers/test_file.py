@@ -700,3 +700,16 @@ async def test_image_that_qemu_writes_is_not_written_by_us(attach, graph, image)
         with pytest.raises(QmpError, match='Failed to get "resize" lock'):
             await attach(image, perm=R | Perm.RESIZE)
         assert graph.find("file").parents == []
+
+
+async def test_locks_are_on_a_descriptor_of_their_own(graph, image):
+    """Or io_uring, which lets go of files late, would keep them after a kill."""
+    node = await add_file(graph, image)
+    hold(graph, node, R | W)
+    driver = node.driver
+    locks = {}
+    for fd in (driver._fd, driver._lock_fd):
+        with open(f"/proc/self/fdinfo/{fd}") as info:
+            locks[fd] = sum(line.startswith("lock:") for line in info)
+    assert not locks[driver._fd]
+    assert locks[driver._lock_fd]
