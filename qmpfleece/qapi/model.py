@@ -8,7 +8,7 @@ is strict where it is used (no string is taken for an integer).
 from collections.abc import Collection
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,20 +37,16 @@ class Model(BaseModel):
             A validator takes milliseconds to build for each model; mypy has checked the types.
             ``model_validate`` validates.
             """
-            made = type(self).model_construct(**members)
-            if missing := [
-                name
-                for name, field in type(self).__pydantic_fields__.items()
-                if name not in made.__dict__ and field.is_required()
-            ]:
-                raise TypeError(f"{type(self).__name__} lacks {missing}")
-            for slot in (
-                "__dict__",
-                "__pydantic_fields_set__",
-                "__pydantic_extra__",
-                "__pydantic_private__",
-            ):
-                object.__setattr__(self, slot, getattr(made, slot))
+            optional, required = _defaults(type(self))
+            if missing := required - members.keys():
+                raise TypeError(f"{type(self).__name__} lacks {sorted(missing)}")
+            if unknown := members.keys() - required - optional.keys():
+                raise TypeError(f"{type(self).__name__} has no {sorted(unknown)}")
+            put = object.__setattr__
+            put(self, "__dict__", optional | members)
+            put(self, "__pydantic_fields_set__", set(members))
+            put(self, "__pydantic_extra__", None)
+            put(self, "__pydantic_private__", None)
 
         # Or pydantic would call it in the course of a validation.
         __init__.__pydantic_base_init__ = True
@@ -77,6 +73,18 @@ class Model(BaseModel):
 
 
 @cache
+def _defaults(model: type[Model]) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the optional fields of a model with their defaults, and the required ones."""
+    fields = model.__pydantic_fields__
+    required = frozenset(name for name, info in fields.items() if info.is_required())
+    return {
+        name: info.get_default(call_default_factory=True)
+        for name, info in fields.items()
+        if name not in required
+    }, required
+
+
+@cache
 def _wire_names(model: type[Model]) -> tuple[tuple[str, str], ...]:
     """Return the fields of a model with their names on the wire."""
     return tuple(
@@ -86,6 +94,8 @@ def _wire_names(model: type[Model]) -> tuple[tuple[str, str], ...]:
 
 def _to_wire(value: Any) -> Any:
     """Return the value of a field as JSON."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Model):
         return value.to_wire()
     if isinstance(value, list | tuple):
@@ -94,6 +104,8 @@ def _to_wire(value: Any) -> Any:
         return {key: _to_wire(item) for key, item in value.items()}
     return value.value if isinstance(value, Enum) else value
 
+
+_PLAIN: Final = frozenset({str, int, bool})
 
 Int64 = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 Int32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
