@@ -64,6 +64,12 @@ def flags_of(node):
         return int(next(line.split()[1] for line in info if line.startswith("flags:")), 8)
 
 
+def locks_of(fd):
+    """Return how many locks a file description holds."""
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        return sum(line.startswith("lock:") for line in info)
+
+
 @contextmanager
 def file_size_limit(limit):
     """Let writes past the limit fail with EFBIG."""
@@ -706,10 +712,5 @@ async def test_locks_are_on_a_descriptor_of_their_own(graph, image):
     """Or io_uring, which lets go of files late, would keep them after a kill."""
     node = await add_file(graph, image)
     hold(graph, node, R | W)
-    driver = node.driver
-    locks = {}
-    for fd in (driver._fd, driver._lock_fd):
-        with open(f"/proc/self/fdinfo/{fd}") as info:
-            locks[fd] = sum(line.startswith("lock:") for line in info)
-    assert not locks[driver._fd]
-    assert locks[driver._lock_fd]
+    assert not locks_of(node.driver._fd)
+    assert locks_of(node.driver._lock_fd)
