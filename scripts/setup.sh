@@ -41,9 +41,11 @@ install() {
     }
 }
 
-# Print the first Python that is new enough and passes the given check.
+# Print the first Python that is new enough and passes the given check. The distribution's comes
+# first: it is built with profile feedback, and runs this program 1.3 to 1.5 times as fast as one
+# that pyenv or a plain ./configure has made. PYTHON=... chooses another.
 find_python() {
-    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    for name in ${PYTHON:-/usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11}; do
         if "$name" -c "import sys; sys.version_info >= (3, 11) or sys.exit(1)
 $1" 2>/dev/null; then
             command -v "$name"
