@@ -36,13 +36,14 @@ class TooLong(NamedTuple):
 Token: TypeAlias = bytes
 
 #: A whole token and the space before it. A number or keyword is whole if the next byte says so.
+#: (An exponent is not possessive as a group: Python before 3.11.5 then swallows half of one.)
 _whole = re.compile(
     rb"[ \t\r\n]*+(?:"
     rb"([{}\[\]:,]"
     rb'|"(?:[^\x00-\x1f"\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+"'
     rb"|'(?:[^\x00-\x1f'\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+')"
-    rb"|(-?(?:0|[1-9][0-9]*+(?:[eE][-+]?[0-9]++)?+"
-    rb"|(?:0|[1-9][0-9]*+)\.[0-9]++(?:[eE][-+]?[0-9]++)?+)(?=[^0-9.eE])"
+    rb"|(-?(?:0|[1-9][0-9]*+(?:[eE][-+]?[0-9]++)?"
+    rb"|(?:0|[1-9][0-9]*+)\.[0-9]++(?:[eE][-+]?[0-9]++)?)(?=[^0-9.eE])"
     rb"|[a-z]++(?=[^a-z]))"
     rb")"
 ).match
