@@ -79,7 +79,8 @@ class _Write(Resumable[None]):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
     ) -> None:
-        super().__init__(loop)
+        asyncio.Future.__init__(self, loop=loop)  # at once: this is made for every write
+        self._stepper = None
         self.fd = fd
         self.offset = offset
         self.left = len(buf)
