@@ -208,11 +208,11 @@ class BlockCopy:
         """
         start = align_down(offset, self.cluster_size)
         end = min(align_up(offset + length, self.cluster_size), self.length)
-        if end - start <= self.cluster_size and throttle is None:
-            # The cluster that a small write touches; what follows would do it, too.
-            if (req := self._claim(start, end)) is not None:
-                await self._copy_claimed(req)
-                return
+        # The cluster that a small write touches needs no more than a claim of its own.
+        alone = end - start <= self.cluster_size and throttle is None
+        if alone and (req := self._claim(start, end)) is not None:
+            await self._copy_claimed(req)
+            return
         while True:
             if self.bitmap.bits.any(start, end - start):
                 await self._copy_dirty(start, end, throttle, workers)

@@ -288,9 +288,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._stop_receiving()
             request.release()
             return
-        coro = known.run(client, request)
         try:
-            waits_for = coro.send(None)
+            rest = known.run(client, request)
+            if isinstance(rest, eager.Done):
+                if request.payload is not None:
+                    request.release()
+                return
+            waits_for = rest.send(None)
         except StopIteration:
             if request.payload is not None:
                 request.release()
@@ -303,7 +307,7 @@ class Connection(asyncio.BufferedProtocol):
             size = request.length if known.payload else 0
             self._in_flight += 1
             self._bytes += size
-            _Running(coro, self, client, known, request, size).wait_for(waits_for)
+            _Running(rest, self, client, known, request, size).wait_for(waits_for)
 
     def _fail(
         self, client: Client, known: Command, request: Request, error: BaseException
