@@ -31,7 +31,7 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
-from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.blockdev import DRIVER_FILES, BlockdevOptions
 from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Reopening(Generic[O]):
 
 
 #: Every driver by its name in ``BlockdevDriver``.
-DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver")
+DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver", DRIVER_FILES)
 
 
 class BlockDriver(Generic[O]):
@@ -213,7 +213,7 @@ class BlockDriver(Generic[O]):
                 cls.options_model = get_args(base)[0]
         if name:
             cls.driver_name = name
-            DRIVERS.add(name, cls)
+            DRIVERS.add(name, cls, cls.__module__)
 
     def __init__(self, node: "Node", options: O) -> None:
         self.node = node

@@ -9,7 +9,7 @@ import os
 import secrets
 import string
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
@@ -48,8 +48,7 @@ _LETTERS: Final = string.ascii_letters + string.digits
 _EMPTY: Final = frozenset({"read-only", "discard", "detect-zeroes", *_CACHE_KEYS})
 
 
-@dataclass(frozen=True)
-class Drive:
+class Drive(NamedTuple):
     """A drive that has been made.
 
     Attributes:

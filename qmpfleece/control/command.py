@@ -23,13 +23,13 @@ Signatures are read when a command is first called, because a start must be quic
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import create_model
 
-from qmpfleece.base.registry import Registry, import_siblings
+from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.control.shape import Shape, shape_of, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.model import Model
@@ -112,8 +112,10 @@ class Command:
         return {p.name: getattr(model, p.name) for p in self._parameters}
 
 
-#: Every command by its name; complete once ``load`` has run.
-COMMANDS: Final[Registry[Command]] = Registry("QMP command")
+#: Every command by its name.
+COMMANDS: Final[Registry[Command]] = Registry(
+    "QMP command", Folder("qmpfleece.control.commands", r'^@command\(\s*"([\w-]+)"')
+)
 
 
 def command(
@@ -133,20 +135,29 @@ def command(
 
     def register(handler: F) -> F:
         turn = not name.startswith("query-") if exclusive is None else exclusive
-        COMMANDS.add(name, Command(name, handler, exclusive=turn, machine=machine))
+        known = Command(name, handler, exclusive=turn, machine=machine)
+        COMMANDS.add(name, known, handler.__module__)
         return handler
 
     return register
 
 
+class _WithoutMachine(Mapping[str, Command]):
+    """The commands of a program without a machine."""
+
+    def __getitem__(self, name: str) -> Command:
+        known = COMMANDS[name]
+        if known.machine:
+            raise KeyError(name)
+        return known
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, known in COMMANDS.items() if not known.machine)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def commands_of(system: "System") -> Mapping[str, Command]:
-    """Return the commands that a program has, by name; ``load`` has run."""
-    if system.has_machine:
-        return COMMANDS
-    return {name: known for name, known in COMMANDS.items() if not known.machine}
-
-
-def load() -> None:
-    """Import all modules of commands and objects, so that ``COMMANDS`` is complete."""
-    import_siblings("qmpfleece.control.object_types")
-    import_siblings("qmpfleece.control.commands")
+    """Return the commands that a program has, by name."""
+    return COMMANDS if system.has_machine else _WithoutMachine()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
@@ -26,18 +25,22 @@ Send: TypeAlias = Callable[[Reply], None]
 NEGOTIATION: Final = "qmp_capabilities"
 
 
-@dataclass(slots=True)
 class Client:
     """What is remembered of one client between its commands.
 
-    Attributes:
+    Args:
         negotiated: The client has left capabilities negotiation mode.
+
+    Attributes:
         oob: It has enabled out-of-band execution. No command of ours supports that, so the
             only effect is that ``exec-oob`` is understood.
     """
 
-    negotiated: bool = False
-    oob: bool = False
+    __slots__ = ("negotiated", "oob")
+
+    def __init__(self, *, negotiated: bool = False) -> None:
+        self.negotiated = negotiated
+        self.oob = False
 
 
 class Request(NamedTuple):

@@ -97,7 +97,7 @@ async def test_without_io_uring_there_is_no_ring(monkeypatch):
     def refuse(_on_thread):
         raise OSError(errno.EPERM, "not allowed")
 
-    monkeypatch.setattr("qmpfleece.base.workers.Ring", refuse)
+    monkeypatch.setattr("qmpfleece.base.uring.Ring", refuse)
     workers = Workers()
     assert workers.ring is None
     workers.close()

@@ -3,7 +3,7 @@
 Source: QAPI, block-core.json; which members there are is as QEMU 7.2 has it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qmpfleece.block.backend import Backend
 from qmpfleece.control.command import command
@@ -13,8 +13,7 @@ from qmpfleece.control.system import System
 from qmpfleece.qapi.nodes import BlockInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A backend that a user knows of: by its name, or by the device that has it."""
 
     backend: Backend

@@ -5,8 +5,7 @@ QEMU's does.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.block.backend import Backend
@@ -33,8 +32,7 @@ _NO_PROPERTY: Final = frozenset({"driver", "id", "bus"})
 READ_ONLY: Final = frozenset({"type", "parent_bus", "hotplugged", "hotpluggable", "realized"})
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """A type of machine.
 
     Attributes:

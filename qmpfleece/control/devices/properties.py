@@ -4,8 +4,7 @@ Source: ``device-list-properties`` of QEMU 7.2, and what it says to values that 
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 
@@ -22,8 +21,7 @@ _SLOT: Final = re.compile(r"([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
 _SLOTS: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(NamedTuple):
     """A property that can be given when a device is made.
 
     Attributes:

@@ -12,8 +12,7 @@ a coroutine.
 
 import errno
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.eager import Done
 from qmpfleece.base.registry import Registry
@@ -26,8 +25,7 @@ Rest: TypeAlias = Coroutine[Any, Any, None] | Done
 Run: TypeAlias = Callable[[Client, Request], Rest]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One NBD_CMD_*.
 
     Attributes:

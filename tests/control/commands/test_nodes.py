@@ -4,10 +4,8 @@ import re
 
 import pytest
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
-from qmpfleece.control import command
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.encode import encode
@@ -37,8 +35,6 @@ class Nodes:
 
 @pytest.fixture
 async def nodes():
-    import_siblings("qmpfleece.block.drivers")
-    command.load()
     workers, bus = Workers(), EventBus()
     graph = Graph(workers, bus)
     yield Nodes(Dispatcher(System(bus=bus, graph=graph, exports=None)))
