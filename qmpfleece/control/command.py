@@ -52,6 +52,7 @@ class Command:
         handler: The decorated function.
         exclusive: Whether it waits for its turn, see ``command``.
         machine: Whether only a program with a machine has it.
+        result: What is returned, where the annotation does not say it.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Command:
         *,
         exclusive: bool,
         machine: bool = False,
+        result: Any = None,
     ) -> None:
         self.name: Final = name
         self.handler: Final = handler
         self.exclusive: Final = exclusive
         self.machine: Final = machine
+        self._result: Final = result
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Command:
     @cached_property
     def result(self) -> Any:
         """The annotation of what is returned; NoneType for an empty object."""
-        return self._hints.get("return", type(None))
+        return self._result or self._hints.get("return", type(None))
 
     def parse(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for the handler.
@@ -119,7 +122,7 @@ COMMANDS: Final[Registry[Command]] = Registry(
 
 
 def command(
-    name: str, *, exclusive: bool | None = None, machine: bool = False
+    name: str, *, exclusive: bool | None = None, machine: bool = False, result: Any = None
 ) -> Callable[[F], F]:
     """Register the decorated coroutine function as QMP command ``name``.
 
@@ -131,11 +134,13 @@ def command(
             answered at once also while another command waits for a hung disk. By default
             ``query-*`` is not exclusive and everything else is.
         machine: Only a program with a machine has the command.
+        result: The model that is returned, or the list of models, where the function returns it
+            as JSON, for speed.
     """
 
     def register(handler: F) -> F:
         turn = not name.startswith("query-") if exclusive is None else exclusive
-        known = Command(name, handler, exclusive=turn, machine=machine)
+        known = Command(name, handler, exclusive=turn, machine=machine, result=result)
         COMMANDS.add(name, known, handler.__module__)
         return handler
 

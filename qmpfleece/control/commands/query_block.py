@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from qmpfleece.block.backend import Backend
 from qmpfleece.control.command import command
-from qmpfleece.control.describe import device_info
+from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.system import System
 from qmpfleece.qapi.nodes import BlockInfo
@@ -41,25 +41,23 @@ def disks(system: System) -> list[Disk]:
     ]
 
 
-async def describe(disk: Disk) -> BlockInfo:
-    """Return what query-block says of a disk."""
+async def describe(disk: Disk) -> Wire:
+    """Return QAPI ``BlockInfo``: what query-block says of a disk."""
     device, node = disk.device, disk.backend.node
-    info = BlockInfo(
-        device=disk.backend.name,
-        qdev=device.name if device is not None else None,
-        type="unknown",
-        removable=disk.removable,
-        locked=False,
-        tray_open=device.tray_open if device is not None and disk.removable else None,
-        io_status="ok" if device is not None else None,
-    )
+    info: Wire = {"device": disk.backend.name}
+    if device is not None:
+        info["qdev"] = device.name
+    info |= {"type": "unknown", "removable": disk.removable, "locked": False}
     if node is not None:
-        info.inserted = await device_info(node, flat=False)
-        info.inserted.cache.writeback = not disk.writethrough
+        info["inserted"] = await device_info(node, flat=False, writethrough=disk.writethrough)
+    if device is not None:
+        if disk.removable:
+            info["tray_open"] = device.tray_open
+        info["io-status"] = "ok"
     return info
 
 
-@command("query-block")
-async def query_block(system: System) -> list[BlockInfo]:
+@command("query-block", result=list[BlockInfo])
+async def query_block(system: System) -> list[Wire]:
     """List the disks."""
     return [await describe(disk) for disk in disks(system)]
