@@ -9,31 +9,10 @@ then as many as need not wait.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
+from qmpfleece.base.clock import Clock, Timer
 from qmpfleece.block.throttling import Buckets, Limits
-
-
-class Timer(Protocol):
-    """What is needed of its timers."""
-
-    def cancel(self) -> None:
-        """Don't go off."""
-        ...
-
-
-class Clock(Protocol):
-    """What is needed of an event loop."""
-
-    def time(self) -> float:
-        """Return seconds that never go backwards."""
-        ...
-
-    def call_at(self, when: float, callback: Callable[[], None], /) -> "Timer":
-        """Call back once it is ``when``."""
-        ...
 
 
 class _Waiting:

@@ -1,11 +1,20 @@
 """``info block`` and ``info block-jobs``."""
 
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
 from qmpfleece.block.node import Node
 from qmpfleece.control.commands import query_block
 from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.monitor import specific
 from qmpfleece.control.system import System
 from qmpfleece.jobs.block_job import BlockJob
+
+_SNAPSHOTS: Final = (
+    "Snapshot list:\n"
+    "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"
+)
 
 
 def block_jobs(system: System) -> str:
@@ -85,6 +94,17 @@ def _short(value: int) -> str:
     return f"{value / (1 << power):0.3g} {unit}"
 
 
+def _snapshot(info: Mapping[str, Any]) -> str:
+    """Return the line of an internal snapshot. Source: QAPI ``SnapshotInfo``."""
+    date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info["date-sec"]))
+    minutes, seconds = divmod(info["vm-clock-sec"], 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours:02}:{minutes:02}:{seconds:02}.{info['vm-clock-nsec'] // 1_000_000:03}"
+    size = _short(info["vm-state-size"])
+    icount = info.get("icount", "")
+    return f"{info['id']:<9} {info['name']:<16} {size:>8}{date:>20}{clock:>13}{icount:>11}"
+
+
 def _image(info: Wire) -> list[str]:
     lines = [
         f"image: {info['filename']}",
@@ -100,6 +120,8 @@ def _image(info: Wire) -> list[str]:
         lines.append(f"backing file: {name}{actual}")
     if "backing-filename-format" in info:
         lines.append(f"backing file format: {info['backing-filename-format']}")
+    if "snapshots" in info:
+        lines += [_SNAPSHOTS, *(_snapshot(item) for item in info["snapshots"])]
     if "format-specific" in info:
         lines += [specific.HEADING, *specific.lines(info["format-specific"])]
     return lines

@@ -211,6 +211,17 @@ def requests_that_outlive_their_command(d: Session) -> None:
 
 
 @system_scenario
+def flush_that_fails(d: Session) -> None:
+    d.start(*CONTROLLER)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("disk.raw"))
+    error = {"event": "flush_to_disk", "errno": 5}
+    d.qmp("blockdev-add", driver="blkdebug", node_name="debug", image="f", inject_error=[error])
+    d.qmp("blockdev-add", driver="raw", node_name="disk", file="debug")
+    disk(d, "sda", "disk")
+    hmp(d, 'qemu-io -d sda "write 0 512"', "qemu-io -d sda flush", "qemu-io -d sda aio_flush")
+
+
+@system_scenario
 def write_cache_switched_off(d: Session) -> None:
     machine(d, "n0", "n1")
     disk(d, "sda", "n0", write_cache="off")

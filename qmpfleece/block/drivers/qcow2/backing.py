@@ -122,10 +122,20 @@ def _from_json(name: str, image_format: str) -> dict[str, Any]:
             if not isinstance(into, dict):
                 raise QmpError(f"Cannot flatten JSON member '{key}'")
         into[last] = value
+    _name_drivers(tree)
     if image_format:
         tree.setdefault("driver", image_format)
     tree.setdefault("read-only", True)
     return tree
+
+
+def _name_drivers(tree: dict[str, Any]) -> None:
+    """Let a nested definition without a driver be what its file name means."""
+    for key, below in tree.items():
+        if isinstance(below, dict):
+            _name_drivers(below)
+            if "driver" not in below and isinstance(name := below.get("filename"), str):
+                tree[key] = below | file_definition(name)
 
 
 def _validate(tree: dict[str, Any]) -> BlockdevOptions:

@@ -11,7 +11,7 @@ from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Opener, Reopening, ReqFlags, fail
-from qmpfleece.block.drivers.qcow2 import extensions, info, opening
+from qmpfleece.block.drivers.qcow2 import extensions, info, opening, settings
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from qmpfleece.block.drivers.qcow2.check import Recount
@@ -87,6 +87,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             await self._bitmaps.claim()
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
+        image.cleaner.start(settings.clean_interval(options))
 
     async def _open_file(self, opener: Opener) -> Header:
         self._file = await opener.open_child("file", self.options.file, Role.IMAGE)
@@ -119,6 +120,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         if not self._loaded:
             return
         image = self.image
+        image.cleaner.stop()
         if image.dead:
             await image.mark_corrupt()
             return
@@ -127,9 +129,9 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             if image.writable:
                 await image.journal.settle()
         except OSError as error:
-            for name, cache in (("L2", image.l2), ("refcount", image.blocks)):
+            for name, cache in (("L2 table", image.l2), ("refcount block", image.blocks)):
                 if any(table.dirty for table in cache):
-                    sys.stderr.write(f"Failed to flush the {name} block cache: {error.strerror}\n")
+                    sys.stderr.write(f"Failed to flush the {name} cache: {error.strerror}\n")
             await image.mark_corrupt()
             return
         if image.writable and image.header.incompatible & Incompatible.DIRTY:

@@ -1,5 +1,6 @@
 """What all parts of the driver share: the header, the tables, the children, corruption."""
 
+import asyncio
 import errno
 import struct
 import sys
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
+from qmpfleece.block.drivers.qcow2.cleaning import Cleaner
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.journal import Journal
@@ -56,6 +58,7 @@ class Image:
         size: Bytes of the disk.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
+        cleaner: Drops tables that have not been used for a while; runs while the image is open.
         metadata_preallocation: Whether clusters may be allocated that hold no data yet;
             None while that is not known.
     """
@@ -89,6 +92,7 @@ class Image:
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
         self.metadata_preallocation: bool | None = None
+        self.cleaner = Cleaner(asyncio.get_running_loop(), self._drop_unused)
         self._signalled = False
         self._mark_due = False
 
@@ -230,6 +234,11 @@ class Image:
             self._mark_due = False
             await self.write_features()
             await pipeline.flush(self.file)
+
+    def _drop_unused(self) -> None:
+        """Drop the tables that were not used since the last call."""
+        self.l2.drop_unused()
+        self.blocks.drop_unused()
 
     def forget_compressed(self) -> None:
         """Forget the cluster that was decompressed last: its place may be used anew."""

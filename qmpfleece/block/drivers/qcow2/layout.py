@@ -61,7 +61,9 @@ class Autoclear:
 
 
 class Geometry:
-    """What follows from cluster size, entry format and refcount width. Fixed at open.
+    """What follows from cluster size, entry format and refcount width.
+
+    Fixed at open, but for the slices: they may change while the cache of L2 tables is empty.
 
     Attributes:
         cluster_bits: Log2 of the cluster size.
@@ -97,9 +99,7 @@ class Geometry:
         self.l2_entries = self.cluster_size // (8 * self.entry_words)
         self.l2_span = self.l2_entries * self.cluster_size
         self.subcluster_size = self.cluster_size // (SUBCLUSTERS if extended else 1)
-        self.slice_bytes = slice_bytes or min(self.cluster_size, 64 * KIB)
-        self.slice_entries = self.slice_bytes // (8 * self.entry_words)
-        self.slice_span = self.slice_entries * self.cluster_size
+        self.set_slice_bytes(slice_bytes or min(self.cluster_size, 64 * KIB))
         self.refcount_order = refcount_order
         self.refcount_bits = 1 << refcount_order
         self.block_entries = self.cluster_size * 8 // self.refcount_bits
@@ -107,6 +107,12 @@ class Geometry:
         if self.refcount_bits == 64:
             self.refcount_max = (1 << 63) - 1
         self.csize_shift = 62 - (cluster_bits - 8)
+
+    def set_slice_bytes(self, slice_bytes: int) -> None:
+        """Cache L2 tables in other parts; none is in memory."""
+        self.slice_bytes = slice_bytes
+        self.slice_entries = slice_bytes // (8 * self.entry_words)
+        self.slice_span = self.slice_entries * self.cluster_size
 
     def clusters(self, length: int) -> int:
         """Return how many clusters ``length`` bytes take."""

@@ -195,6 +195,7 @@ async def load(
         OSError: It can't be read.
     """
     sizes = settings.cache_sizes(options, header)
+    settings.clean_interval(options)
     geometry = Geometry(
         header.cluster_bits,
         version=header.version,
@@ -248,6 +249,9 @@ def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
     image.discard_snapshot = options.pass_discard_snapshot is not False
     image.discard_other = bool(options.pass_discard_other)
     sizes = settings.cache_sizes(options, header)
+    if sizes.l2_entry != image.geometry.slice_bytes and not len(image.l2):
+        image.geometry.set_slice_bytes(sizes.l2_entry)
+        image.l2.table_bytes = sizes.l2_entry
     image.l2.capacity = max(2, sizes.l2 // image.l2.table_bytes)
     image.blocks.capacity = sizes.refcount // image.blocks.table_bytes
 

@@ -123,7 +123,8 @@ class Qcow2Options(BlockdevOptions):
         l2_cache_size: Bytes of the L2 cache.
         l2_cache_entry_size: Bytes of the part of an L2 table that is cached as one.
         refcount_cache_size: Bytes of the refcount block cache.
-        cache_clean_interval: Accepted, without effect: the caches are bounded anyway.
+        cache_clean_interval: Tables unused for so many seconds are dropped from the caches; 0:
+            they stay; default 600.
         encrypt: Refused.
         data_file: Where the guest's data lies, for images with an external data file.
     """

@@ -40,8 +40,6 @@ MUTABLE: Final = frozenset(
 class Reopener:
     """Takes one image through one reopening.
 
-    ``l2-cache-entry-size`` is checked, but has its effect when the image is opened next.
-
     Args:
         image: The image.
         bitmaps: Its persistent bitmaps.
@@ -63,6 +61,7 @@ class Reopener:
         """
         image, options = self._image, change.given
         settings.cache_sizes(options, image.header)
+        settings.clean_interval(options)
         if options.lazy_refcounts and image.header.version < 3:
             raise QmpError(
                 "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
@@ -75,6 +74,11 @@ class Reopener:
         self._options, self._unmap = options, change.options.unmap
         if change.options.read_only:
             await self._settle()
+        elif image.writable:
+            try:
+                await image.journal.write()
+            except OSError as error:
+                raise QmpError(f"Failed to flush the L2 table cache: {error.strerror}") from error
 
     async def _settle(self) -> None:
         image = self._image
@@ -94,9 +98,14 @@ class Reopener:
     def commit(self) -> None:
         """Put the options in force."""
         if self._options is not None:
+            # Nothing is dirty as a rule; what another node has written here meanwhile stays,
+            # and with it the size of the parts.
+            self._image.l2.drop_clean()
+            self._image.blocks.drop_clean()
             opening.apply_options(self._image, self._options, unmap=self._unmap)
             opening.protect_anew(self._image, self._options)
             self._bitmaps.protect()
+            self._image.cleaner.start(settings.clean_interval(self._options))
 
     async def abort(self) -> None:
         """Go on writing.

@@ -15,6 +15,8 @@ _MAX_L2_CACHE: Final = 32 * MIB
 _MIN_L2_TABLES: Final = 2
 _MIN_BLOCKS: Final = 4
 _INT_MAX: Final = (1 << 31) - 1
+_UINT_MAX: Final = (1 << 32) - 1
+_CLEAN_INTERVAL_S: Final = 600
 
 _CONSTANT: Final = (overlap.HEADER, overlap.ACTIVE_L1, overlap.REFTABLE)
 _CACHED: Final = (
@@ -108,6 +110,20 @@ def _both(options: Qcow2Options, header: Header, cluster: int) -> tuple[int, int
     if combined >= most + least:
         return most, combined - most
     return combined - min(combined, least), min(combined, least)
+
+
+def clean_interval(options: Qcow2Options) -> int:
+    """Return after how many seconds unused tables are dropped, 0 for never.
+
+    Raises:
+        QmpError: It is out of range.
+    """
+    given = options.cache_clean_interval
+    if given is None:
+        return _CLEAN_INTERVAL_S
+    if not 0 <= given <= _UINT_MAX:
+        raise QmpError("Cache clean interval too big")
+    return given
 
 
 #: Wire names of the single checks.

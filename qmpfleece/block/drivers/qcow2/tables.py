@@ -77,7 +77,7 @@ class Table:
         dirty: Changed since it was last handed to be written.
         writing: Being written: must not be dropped.
         checked: Known not to lie on other metadata.
-        hot: Used since the cache last looked for something to drop.
+        hot: Used since the cache last looked for something to drop, or for what is unused.
     """
 
     __slots__ = ("checked", "dirty", "hot", "offset", "words", "writing")
@@ -134,6 +134,19 @@ class TableCache:
     def insert(self, table: Table) -> None:
         """Add a table that has just been made."""
         self._tables[table.offset] = table
+
+    def drop_unused(self) -> None:
+        """Drop what is clean and was not used since the last call; no await inside."""
+        for offset, table in list(self._tables.items()):
+            if not (table.dirty or table.writing or table.hot):
+                del self._tables[offset]
+            table.hot = False
+
+    def drop_clean(self) -> None:
+        """Drop all that need not be written first; no await inside."""
+        for offset, table in list(self._tables.items()):
+            if not (table.dirty or table.writing):
+                del self._tables[offset]
 
     def drop(self, offset: int) -> None:
         """Forget the table at ``offset``, dirty or not."""

@@ -179,3 +179,14 @@ def test_image_written_by_qemu_io_reads_alike(geometry, todo):
 def test_many_images_written_by_qemu_io_read_alike(geometry, todo):
     with TemporaryDirectory() as folder:
         asyncio.run(read_what_qemu_wrote(geometry, todo, Path(folder)))
+
+
+async def test_unused_tables_are_looked_for_while_the_image_is_open(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
+    async with opened(image) as disk:
+        cleaner = disk.driver.image.cleaner
+        assert cleaner.running
+    assert not cleaner.running
+    async with opened(image, cache_clean_interval=0) as disk:
+        assert not disk.driver.image.cleaner.running
