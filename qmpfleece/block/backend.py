@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import grants, pipeline, status
+from qmpfleece.block.accounting import Accounting
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import Extent, Io
@@ -53,10 +54,21 @@ class Backend:
         shared: What it lets others do.
 
     Attributes:
+        accounting: Counts what its user has asked for, where that user says so.
         device: The id or QOM path of the device that holds it, for messages, too.
     """
 
-    __slots__ = ("_graph", "_quiesced", "_root", "_waiters", "device", "name", "perm", "shared")
+    __slots__ = (
+        "_graph",
+        "_quiesced",
+        "_root",
+        "_waiters",
+        "accounting",
+        "device",
+        "name",
+        "perm",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -67,6 +79,7 @@ class Backend:
     ) -> None:
         self._graph = graph
         self.name = name
+        self.accounting = Accounting()
         self.device = ""
         self.perm = perm
         self.shared = shared

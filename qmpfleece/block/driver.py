@@ -375,6 +375,10 @@ class BlockDriver(Generic[O]):
         """
         return {}
 
+    def statistics(self) -> dict[str, Any] | None:
+        """Return what only the driver counts: ``BlockStatsSpecific`` without ``driver``."""
+        return None
+
     async def allocated_size(self) -> int | None:
         """Return the bytes occupied on the host, None if that is unknown."""
         child = self.node.children.get("file")

@@ -73,7 +73,7 @@ class Node:
     Changes only in ``graph``: ``children``, ``inherits_from``, ``parents``,
     ``monitor_owned``, ``debug``.
     Changes only in ``pipeline``: ``in_flight``, ``tracked``, ``serialising``, ``write_gen``,
-    ``flushed_gen``.
+    ``flushed_gen``, ``wr_highest_offset``.
 
     Attributes:
         name: The node name, given or ``#block###``.
@@ -100,6 +100,10 @@ class Node:
         debug: The listener of the primary child, whom this node tells what it is about to
             do; None as a rule, so that telling costs nothing.
         memo: What those who describe the node have worked out, with what it depends on.
+        wr_highest_offset: The end of the write that has gone furthest, in bytes.
+        write_threshold: After which offset the next write is to be told, 0 for none; see
+            ``write_threshold``.
+        on_write: Told where each write is to end; called only while ``tracks`` is set.
         blockers: Why commands must leave the node alone, newest first; see ``check_free``.
     """
 
@@ -120,6 +124,7 @@ class Node:
         "memo",
         "monitor_owned",
         "name",
+        "on_write",
         "options",
         "parents",
         "quiesced",
@@ -128,7 +133,9 @@ class Node:
         "tracked",
         "tracks",
         "tracks_reads",
+        "wr_highest_offset",
         "write_gen",
+        "write_threshold",
     )
 
     driver: "BlockDriver[Any]"
@@ -156,6 +163,9 @@ class Node:
         self.inherits_from: Node | None = None
         self.write_gen = 0
         self.flushed_gen = 0
+        self.wr_highest_offset = 0
+        self.write_threshold = 0
+        self.on_write: Callable[[int], None] | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:

@@ -185,7 +185,7 @@ async def pdiscard(child: Child, offset: int, length: int) -> None:
         if error.errno != errno.ENOTSUP:
             raise
     finally:
-        _finish_write(node, offset, length, request)
+        _finish_write(node, offset, length, request, discard=True)
 
 
 async def flush(child: Child) -> None:
@@ -229,9 +229,13 @@ def _check_write(child: Child, offset: int, length: int) -> None:
     assert child.may_write, f"{child!r} writes without the permission"
 
 
-def _finish_write(node: Node, offset: int, length: int, request: Req | None) -> None:
+def _finish_write(
+    node: Node, offset: int, length: int, request: Req | None, *, discard: bool = False
+) -> None:
     """Leave the list, record what may have changed, and leave the node: in one step."""
     node.write_gen += 1
+    if offset + length > node.wr_highest_offset and length and not discard:
+        node.wr_highest_offset = align_up(offset + length, node.request_alignment)
     if request is not None:
         request.remove()
     node.in_flight -= 1
@@ -362,6 +366,8 @@ async def _track(node: Node, offset: int, length: int, flags: int) -> Req:
     if flags & ReqFlags.SERIALISING or (offset | length) % node.request_alignment:
         return await _serialise(node, offset, length)
     await node.serialising.wait_all(offset, length)
+    if node.on_write is not None:
+        node.on_write(offset + length)
     return node.tracked.add(offset, length)
 
 
@@ -378,5 +384,7 @@ async def _serialise(node: Node, offset: int, length: int) -> Req:
         if (conflict := node.serialising.find_conflict(start, end - start)) is None:
             conflict = node.tracked.find_conflict(start, end - start)
         if conflict is None:
+            if node.on_write is not None:
+                node.on_write(end)
             return node.serialising.add(start, end - start)
         await conflict.wait()

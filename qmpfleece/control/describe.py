@@ -195,7 +195,7 @@ async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> 
     bitmaps = [_bitmap_info(bitmap) for bitmap in node.bitmaps]
     info["image"] = await image_info(node, flat=flat)
     info["cache"] = cache
-    info["write_threshold"] = 0
+    info["write_threshold"] = node.write_threshold
     if bitmaps:
         info["dirty-bitmaps"] = bitmaps
     return info

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Awaitable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
@@ -32,6 +32,7 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile import allocation, creation, locks, mounts, transfer
+from qmpfleece.block.hostfile.counters import Discards
 from qmpfleece.block.hostfile.known_data import KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
@@ -143,6 +144,7 @@ class File(BlockDriver[FileOptions], name="file"):
             raise QmpError(f"No persistent reservation manager with id '{options.pr_manager}'")
         self._queue = opener.workers.queue()
         self._known_data = KnownData()
+        self._discards = Discards()
         self._queries = opener.workers.queue(limit=1)
         self._workers = opener.workers
         self._set_direct(direct=node.options.cache_direct)
@@ -261,7 +263,7 @@ class File(BlockDriver[FileOptions], name="file"):
     async def pdiscard(self, offset: int, length: int) -> None:
         """Deallocate."""
         call = self._queue.submit(allocation.discard, self._fd, offset, length)
-        await self._making_holes(call)
+        await self._making_holes(self._discards.count(length, call))
 
     async def flush(self) -> None:
         """Call fdatasync. After a failed one the page cache is unreliable: all later ones fail."""
@@ -301,6 +303,10 @@ class File(BlockDriver[FileOptions], name="file"):
         if self._is_local:
             return os.fstat(self._fd).st_blocks * 512
         return (await self._queries.submit(os.fstat, self._fd)).st_blocks * 512
+
+    def statistics(self) -> dict[str, Any]:
+        """How discards have ended."""
+        return self._discards.to_wire()
 
     def exact_filename(self) -> str:
         """The path."""

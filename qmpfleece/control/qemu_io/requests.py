@@ -6,9 +6,10 @@ import errno
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.block.accounting import FLUSH, READ, WRITE
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.qemu_io.command import Call, IoCommand, register
@@ -21,15 +22,64 @@ _DEFAULT_PATTERN: Final = 0xCD
 _ANY: Final = (2, 1 << 20)
 
 
-def _length(text: str) -> int:
+def _length(text: str, excuse: str = "") -> int:
+    """Return a length; ``excuse`` is said of what would let it be longer."""
     length = parse_size(text)
     if length > _MAX_REQUEST:
-        raise QmpError(f"length cannot exceed {_MAX_REQUEST}, given {text}")
+        raise QmpError(f"length cannot exceed {_MAX_REQUEST}{excuse}, given {text}")
     return length
 
 
-def _total(words: list[str]) -> int:
-    return sum(_length(word) for word in words)
+def _part(text: str) -> int:
+    """Return the length of one of several buffers, which has an error of its own."""
+    length = parse_size(text)
+    if length > _MAX_REQUEST:
+        raise QmpError(f"Argument '{text}' exceeds maximum size {_MAX_REQUEST}")
+    return length
+
+
+class _Count:
+    """Counts a request as one of the disk's user; QEMU does so for the aio commands only.
+
+    A context for the time that it takes; an OSError in it means that the request has failed.
+    """
+
+    def __init__(self, call: Call, kind: str) -> None:
+        self._accounting = call.backend.accounting
+        self._kind = kind
+        self._length = 0
+        self._began_ns = 0
+
+    def invalid(self) -> None:
+        """Count a request that is refused before it begins."""
+        self._accounting.invalid(self._kind)
+
+    def begin(self, length: int) -> Self:
+        """Count a request of so many bytes."""
+        self._length = length
+        self._began_ns = time.monotonic_ns()
+        self._accounting.begin(self._kind, length)
+        return self
+
+    def __enter__(self) -> None:
+        """Go on."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Note how it has ended."""
+        if kind is not None:
+            self._accounting.failed(self._kind, self._length)
+        self._accounting.took(self._kind, self._began_ns)
+
+
+def _total(call: Call, count: _Count | None = None) -> int:
+    """Return the sum of the lengths that are given."""
+    words = call.words[1:]
+    try:
+        return sum(_part(word) for word in words)
+    except QmpError:
+        if count is not None:
+            count.invalid()
+        raise
 
 
 def _check_range(call: Call, offset: int, length: int) -> None:
@@ -56,24 +106,23 @@ def _verify(call: Call, data: bytes, offset: int) -> str:
     return f"Pattern verification failed at offset {offset + start}, {length} bytes\n"
 
 
-async def _read_vector(call: Call, verb: str) -> str:
+async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> str:
     if call.has("P"):
         parse_pattern(call.options["P"])
-    offset, length = parse_size(call.words[0]), _total(call.words[1:])
+    offset, length = parse_size(call.words[0]), _total(call, count)
     if call.has("P"):
         start = parse_size(call.options.get("s", "0"))
         if start + parse_size(call.options.get("l", "0")) > length:
             raise QmpError("pattern verification range exceeds end of read data")
     if call.has("b"):
         raise QmpError("read failed: Operation not supported")
-    if call.has("i"):
-        raise QmpError("injecting invalid read request")
     started = time.monotonic()
     data = bytearray()
     try:
-        _check_range(call, offset, length)  # before memory is taken for what isn't there
-        data = bytearray(length)
-        await call.backend.pread(offset, memoryview(data))
+        with count.begin(length) if count is not None else contextlib.nullcontext():
+            _check_range(call, offset, length)  # before memory is taken for what isn't there
+            data = bytearray(length)
+            await call.backend.pread(offset, memoryview(data))
     except OSError as error:
         raise QmpError(f"{verb} failed: {error.strerror}") from error
     text = _verify(call, bytes(data), offset)
@@ -86,6 +135,7 @@ async def _read_vector(call: Call, verb: str) -> str:
 async def _read(call: Call) -> str:
     if not call.has("P") and (call.has("s") or call.has("l")):
         raise QmpError(f"read {_READ_USAGE}")
+    _length(call.words[1])
     return await _read_vector(call, "read")
 
 
@@ -113,30 +163,33 @@ def _flags(call: Call) -> int:
     return flags
 
 
-async def _write_vector(call: Call, verb: str, *, source: bytes = b"") -> str:
+async def _write_vector(
+    call: Call, verb: str, *, source: bytes = b"", count: _Count | None = None
+) -> str:
     pattern = parse_pattern(call.options["P"]) if call.has("P") else _DEFAULT_PATTERN
-    offset, length = parse_size(call.words[0]), _total(call.words[1:])
-    backend = call.backend
+    offset, length = parse_size(call.words[0]), _total(call, count)
     started = time.monotonic()
     try:
-        if call.has("b"):
-            raise BlockError(errno.ENOTSUP)
-        _check_range(call, offset, length)
-        if call.has("z"):
-            await backend.pwrite_zeroes(offset, length, _flags(call))
-        else:
-            data = memoryview(
-                (source * (length // len(source) + 1))[:length]
-                if source
-                else bytes([pattern]) * length
-            )
-            if call.has("c"):
-                await backend.pwrite_compressed(offset, data)
-            else:
-                await backend.pwrite(offset, data, _flags(call))
+        with count.begin(length) if count is not None else contextlib.nullcontext():
+            await _write_range(call, offset, length, source or bytes([pattern]))
     except OSError as error:
         raise QmpError(f"{verb} failed: {error.strerror}") from error
     return _done(call, "wrote", offset, length, started)
+
+
+async def _write_range(call: Call, offset: int, length: int, source: bytes) -> None:
+    """Write ``source``, over and over, in the way that the options say."""
+    if call.has("b"):
+        raise BlockError(errno.ENOTSUP)
+    _check_range(call, offset, length)
+    if call.has("z"):
+        await call.backend.pwrite_zeroes(offset, length, _flags(call))
+        return
+    data = memoryview((source * (length // len(source) + 1))[:length])
+    if call.has("c"):
+        await call.backend.pwrite_compressed(offset, data)
+    else:
+        await call.backend.pwrite(offset, data, _flags(call))
 
 
 def _load(path: str) -> bytes:
@@ -148,6 +201,8 @@ async def _write(call: Call) -> str:
     _check_write(call)
     if sum(call.has(letter) for letter in "zPs") > 1:
         raise QmpError("Only one of -z, -P, and -s can be specified at the same time")
+    if not call.has("n"):
+        _length(call.words[1], " without -n")
     source = b""
     if call.has("s"):
         try:
@@ -167,13 +222,21 @@ async def _aio_write(call: Call) -> str:
     _check_write(call)
     if call.has("z") and len(call.words) > _ANY[0]:
         raise QmpError("-z supports only a single length parameter")
+    count = _Count(call, WRITE)
     if call.has("i"):
+        count.invalid()
         raise QmpError("injecting invalid write request")
-    return await _perhaps_later(call, _write_vector(call, "aio_write"))
+    # Source: QEMU counts no zeroes.
+    counting = None if call.has("z") else count
+    return await _perhaps_later(call, _write_vector(call, "aio_write", count=counting))
 
 
 async def _aio_read(call: Call) -> str:
-    return await _perhaps_later(call, _read_vector(call, "readv"))
+    count = _Count(call, READ)
+    if call.has("i"):
+        count.invalid()
+        raise QmpError("injecting invalid read request")
+    return await _perhaps_later(call, _read_vector(call, "readv", count))
 
 
 async def _perhaps_later(call: Call, request: Coroutine[Any, Any, str]) -> str:
@@ -181,6 +244,7 @@ async def _perhaps_later(call: Call, request: Coroutine[Any, Any, str]) -> str:
     if call.background is None:
         return await request
     call.background.start(request)
+    await asyncio.sleep(0)  # what it tells when it begins comes before the reply
     return ""
 
 
@@ -205,7 +269,8 @@ async def _flush(call: Call) -> str:
 async def _aio_flush(call: Call) -> str:
     """Wait for the requests under way: on a node they have ended with their command."""
     if call.background is not None:
-        await call.background.flush()
+        with _Count(call, FLUSH).begin(0):
+            await call.background.flush()
     return ""
 
 

@@ -36,6 +36,8 @@ class Client:
     def __init__(self, export: Reachable, negotiated: Negotiated, pool: BufferPool) -> None:
         self.export: Final = export
         self.backend: Final = export.backend
+        #: Counts as the requests of whoever has the disk: of a device, if that is exported.
+        self.accounting: Final = export.backend.accounting
         self.structured: Final = negotiated.structured
         #: Bytes in front of the payload of a read's reply, and what puts them there, given
         #: the memory, the cookie, and offset, length and flags of a chunk.

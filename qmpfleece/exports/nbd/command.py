@@ -37,6 +37,8 @@ class Command(NamedTuple):
         writes: Refused on a read-only export.
         payload: Its length is limited, as the data travels.
         ranged: Offset and length must lie inside of the export.
+        counts_as: The kind of request that it is for ``Accounting``, None if it is not counted.
+            The command counts itself when it begins.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Command(NamedTuple):
     writes: bool
     payload: bool
     ranged: bool
+    counts_as: str | None
 
 
 #: All commands; the keys are their numbers as decimal text.
@@ -62,13 +65,15 @@ def command(
     writes: bool = False,
     payload: bool = False,
     ranged: bool = True,
+    counts_as: str | None = None,
 ) -> Callable[[Run], Run]:
     """Register the decorated function as NBD_CMD_* ``number``; see ``Command``."""
 
     def register(run: Run) -> Run:
         allowed = flags | const.CMD_FLAG_FUA
         COMMANDS.add(
-            str(number), Command(number, name, failure, run, allowed, writes, payload, ranged)
+            str(number),
+            Command(number, name, failure, run, allowed, writes, payload, ranged, counts_as),
         )
         return run
 

@@ -282,6 +282,8 @@ class Connection(asyncio.BufferedProtocol):
         known = _COMMANDS.get(request.type)
         why = refusal(client, request, known)
         if why is not None or known is None:
+            if known is not None and known.counts_as is not None:
+                client.accounting.invalid(known.counts_as)
             client.fail(request, *(why or (errno.EINVAL, "")))
             if request.type == const.CMD_WRITE and request.payload is None:
                 log.warning(_INTERMEDIATE)
@@ -313,6 +315,8 @@ class Connection(asyncio.BufferedProtocol):
         self, client: Client, known: Command, request: Request, error: BaseException
     ) -> None:
         """Answer with an error. This is an edge: nothing that goes wrong goes any further."""
+        if known.counts_as is not None:
+            client.accounting.failed(known.counts_as, request.length)
         if isinstance(error, OSError):
             client.fail(request, errno_of(error), known.failure)
         else:  # our bug must not harm other clients

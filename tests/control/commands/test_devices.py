@@ -255,3 +255,19 @@ async def test_properties_are_listed_with_their_types(machine, typename):
     assert {item["name"]: item["type"] for item in listed} == {
         item.name: item.kind for item in MODELS[typename].properties
     }
+
+
+async def test_client_of_a_device_is_counted_as_its_guest(machine):
+    await machine.file("disk")
+    await machine.do("device_add", driver="scsi-hd", id="sda", drive="disk")
+    await machine.serve()
+    await machine.do("nbd-server-add", device="sda", writable=True)
+    client = await machine.enter("sda")
+    await client.pwrite(CLUSTER, memoryview(bytes(512)))
+    await client.pread(0, memoryview(bytearray(CLUSTER)))
+    (stats,) = await machine.do("query-blockstats")
+    told = stats["stats"]
+    assert (told["wr_operations"], told["wr_bytes"]) == (1, 512)
+    assert (told["rd_operations"], told["rd_bytes"]) == (1, CLUSTER)
+    assert told["wr_highest_offset"] == CLUSTER + 512
+    assert "idle_time_ns" not in told  # nobody has looked at a clock

@@ -23,7 +23,10 @@ class Poisoned(BufferPool):
 
 def client():
     export = SimpleNamespace(
-        backend=None, info=SimpleNamespace(flags=0, size=0), writethrough=False, contexts={}
+        backend=SimpleNamespace(accounting=None),
+        info=SimpleNamespace(flags=0, size=0),
+        writethrough=False,
+        contexts={},
     )
     negotiated = SimpleNamespace(structured=True, contexts=[])
     return Client(export, negotiated, Poisoned())

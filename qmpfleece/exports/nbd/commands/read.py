@@ -6,6 +6,7 @@ from typing import Final
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.units import MIB
+from qmpfleece.block.accounting import READ
 from qmpfleece.block.driver import Io, Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
 from qmpfleece.exports.nbd.command import Rest, command
@@ -24,10 +25,20 @@ _RETRY: Final = 4 * MIB
 _DONE: Final = const.REPLY_FLAG_DONE
 
 
-@command(const.CMD_READ, "read", "reading from file failed", flags=const.CMD_FLAG_DF, payload=True)
+@command(
+    const.CMD_READ,
+    "read",
+    "reading from file failed",
+    flags=const.CMD_FLAG_DF,
+    payload=True,
+    counts_as=READ,
+)
 def read(client: Client, request: Request) -> Rest:
     """Answer with the data; holes of large structured reads are told, not sent."""
     length = request.length
+    accounting = client.accounting
+    accounting.rd_operations += 1
+    accounting.rd_bytes += length
     if client.structured and _looks_for_holes(client, request):
         return _read_sparse(client, request)
     if length >= POOLED_READ:
@@ -80,6 +91,7 @@ async def _read_sparse(client: Client, request: Request) -> None:
         extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
     except OSError as error:
         code = errno_of(error)
+        client.accounting.failed(READ, request.length)
         client.fail(request, code, f"unable to check for holes: {os.strerror(code)}")
         return
     runs: list[tuple[int, bool]] = []

@@ -1,5 +1,6 @@
 """NBD_CMD_WRITE: the payload is written from where it was received."""
 
+from qmpfleece.block.accounting import WRITE
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import command
@@ -7,10 +8,20 @@ from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.transmission import Request
 
 
-@command(const.CMD_WRITE, "write", "writing to file failed", writes=True, payload=True)
+@command(
+    const.CMD_WRITE,
+    "write",
+    "writing to file failed",
+    writes=True,
+    payload=True,
+    counts_as=WRITE,
+)
 async def write(client: Client, request: Request) -> None:
     """Write, and with FUA make it stable."""
     payload = request.payload
+    accounting = client.accounting
+    accounting.wr_operations += 1
+    accounting.wr_bytes += request.length
     if payload:
         fua = client.writethrough or request.flags & const.CMD_FLAG_FUA
         await client.backend.pwrite(

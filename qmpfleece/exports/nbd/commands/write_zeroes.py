@@ -1,5 +1,6 @@
 """NBD_CMD_WRITE_ZEROES: a range shall read as zeroes."""
 
+from qmpfleece.block.accounting import WRITE
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import command
@@ -13,6 +14,7 @@ from qmpfleece.nbdproto.transmission import Request
     "writing to file failed",
     flags=const.CMD_FLAG_NO_HOLE | const.CMD_FLAG_FAST_ZERO,
     writes=True,
+    counts_as=WRITE,
 )
 async def write_zeroes(client: Client, request: Request) -> None:
     """Deallocate unless the client forbids it; with FAST_ZERO only if that is quick."""
@@ -23,6 +25,7 @@ async def write_zeroes(client: Client, request: Request) -> None:
         flags |= ReqFlags.MAY_UNMAP
     if request.flags & const.CMD_FLAG_FAST_ZERO:
         flags |= ReqFlags.NO_FALLBACK
+    client.accounting.begin(WRITE, request.length)
     if request.length:
         await client.backend.pwrite_zeroes(request.offset, request.length, flags)
     client.ok(request)
