@@ -56,6 +56,7 @@ class Backend:
     Attributes:
         accounting: Counts what its user has asked for, where that user says so.
         device: The id or QOM path of the device that holds it, for messages, too.
+        number: Greater than that of all handles on nodes of this graph that were made before.
     """
 
     __slots__ = (
@@ -66,6 +67,7 @@ class Backend:
         "accounting",
         "device",
         "name",
+        "number",
         "perm",
         "shared",
     )
@@ -83,6 +85,7 @@ class Backend:
         self.device = ""
         self.perm = perm
         self.shared = shared
+        self.number = graph.number_backend()
         self._root: Child | None = None
         self._quiesced = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -98,6 +101,11 @@ class Backend:
     def node(self) -> Node | None:
         """The node, None while nothing is attached."""
         return self._root.node if self._root is not None else None
+
+    @property
+    def root(self) -> Child | None:
+        """The edge to the node, None while nothing is attached."""
+        return self._root
 
     @property
     def length(self) -> int:

@@ -294,6 +294,14 @@ class BlockDriver(Generic[O]):
         """Make all completed writes stable."""
         return DONE
 
+    def change_backing(self, name: str, backing_format: str) -> Io:
+        """Say in the image that its backing file has another name and format.
+
+        Raises:
+            OSError: EINVAL: the name is too long; ENOTSUP: the driver can't.
+        """
+        return fail(errno.ENOTSUP)
+
     def truncate(self, length: int) -> Io:
         """Change the node's size to ``length`` bytes; what is new reads as zeroes.
 
@@ -366,6 +374,11 @@ class BlockDriver(Generic[O]):
     @property
     def names_backing(self) -> bool:
         """Whether the image names a backing file."""
+        return False
+
+    @property
+    def overrides_backing(self) -> bool:
+        """Whether another backing file is in use than the image names."""
         return False
 
     def image_info(self) -> dict[str, Any]:

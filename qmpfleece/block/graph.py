@@ -50,12 +50,18 @@ class Graph:
         #: Those of them whose drivers are not open yet: only what they consist of sees them.
         self._opening: set[Node] = set()
         self._names_made = 0
+        self._backends_made = 0
 
     # -- finding ------------------------------------------------------------------------------
 
     def nodes(self) -> list[Node]:
         """Return all nodes, newest first, as QEMU lists them."""
         return [node for node in reversed(self._nodes.values()) if node not in self._opening]
+
+    def number_backend(self) -> int:
+        """Return a number for a new handle: they are told in the order of their making."""
+        self._backends_made += 1
+        return self._backends_made
 
     def get(self, node_name: str) -> Node | None:
         """Return the node of that name, None if there is none."""

@@ -138,6 +138,7 @@ class Drives:
         if filename is None and _EMPTY.issuperset(options):
             self.system.drives.add(backend)
             return
+        backend.perm = Perm.CONSISTENT_READ
         switch(options, "cache.writeback", default=True)
         options.pop("cache.writeback", None)
         zeroes = options.get("detect-zeroes", "off")

@@ -93,9 +93,11 @@ def _strong_options(node: Node) -> dict[str, Any]:
 def full_options(node: Node) -> dict[str, Any]:
     """Return the options that would open a node showing the same data."""
     options = {"driver": node.driver.driver_name} | _strong_options(node)
+    chosen = node.driver.overrides_backing
     for name, child in node.children.items():
-        options[name] = full_options(child.node)
-    if "backing" in node.given.model_fields_set:
+        if name != "backing" or chosen:
+            options[name] = full_options(child.node)
+    if chosen:
         options.setdefault("backing", None)
     return options
 

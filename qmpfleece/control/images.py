@@ -129,8 +129,8 @@ async def open_image(
     filename: str,
     image_format: str,
     *,
-    like: Node,
-    options: Mapping[str, str | None],
+    like: Node | None,
+    options: Mapping[str, Any],
     probed: bool = False,
 ) -> Node:
     """Open an image writable, without a name, caching like another node.
@@ -141,7 +141,7 @@ async def open_image(
         graph: Where.
         filename: What the user calls it.
         image_format: The name of its driver.
-        like: Whose cache mode is taken.
+        like: Whose cache mode is taken; None: the default one.
         options: More members of the definition.
         probed: Nobody has said the format.
 
@@ -150,8 +150,10 @@ async def open_image(
     """
     if image_format not in DRIVERS:
         raise QmpError(f"Unknown driver '{image_format}'")
-    cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
-    given: dict[str, Any] = {"driver": image_format, "cache": cache}
+    given: dict[str, Any] = {"driver": image_format}
+    if like is not None:
+        cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
+        given["cache"] = cache
     given |= options
     definition = file_definition(filename)
     members = BLOCKDEV_MODELS[image_format].model_fields

@@ -69,6 +69,11 @@ class BlockJob(Job):
     # -- nodes --------------------------------------------------------------------------------
 
     @property
+    def edges(self) -> list[Child]:
+        """The edges to the nodes that it keeps."""
+        return list(self._edges)
+
+    @property
     def home(self) -> Node | None:
         """The first node."""
         return self._edges[0].node if self._edges else None

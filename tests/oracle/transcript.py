@@ -37,6 +37,7 @@ _MASKS = (
     # getopt's own messages give the program as it was called.
     (re.compile(r"^stderr: /\S*/PROGRAM:", re.MULTILINE), "stderr: PROGRAM:"),
     (re.compile(r"^stdout: \S+ version \d.*$", re.MULTILINE), "stdout: PROGRAM version VERSION"),
+    (re.compile(r'"thread-id": \d+'), '"thread-id": THREAD'),
     # How long requests took, and since when there was none.
     (re.compile(r'"(\w+_time_ns)": [1-9]\d*'), r'"\1": TIME'),
     # When an internal snapshot was taken.

@@ -153,7 +153,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             return Perm.WRITE, shared | Perm.WRITE if self._target_shows_source() else shared
         perm, shared = default_perms(role, perm, shared, writable=not self.node.read_only)
         if self.node.parents:
-            perm |= Perm.CONSISTENT_READ
+            if perm & Perm.WRITE:
+                perm |= Perm.CONSISTENT_READ
             shared &= ~(Perm.WRITE | Perm.RESIZE)
         return perm, shared
 

@@ -3,8 +3,11 @@
 Source: QAPI, block.json; checks and texts as QEMU 7.2 has them.
 """
 
+from typing import Literal
+
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
+from qmpfleece.control import images
 from qmpfleece.control.command import command
 from qmpfleece.control.commands.query_block import Disk
 from qmpfleece.control.devices.manager import not_found
@@ -114,6 +117,42 @@ async def blockdev_insert_medium(system: System, id: str, node_name: str) -> Non
     if disk.backend.node is not None:
         raise QmpError("There already is a medium in the device")
     disk.backend.attach(node)
+
+
+@command("blockdev-change-medium", machine=True)
+async def blockdev_change_medium(
+    system: System,
+    filename: str,
+    device: str | None = None,
+    id: str | None = None,  # noqa: A002 - the member's name
+    format: str | None = None,  # noqa: A002 - the member's name
+    force: bool | None = None,  # noqa: FBT001 - members come by name
+    read_only_mode: Literal["retain", "read-only", "read-write"] | None = None,
+) -> None:
+    """Open an image, and put it in place of the medium that is in the tray."""
+    disk = _find(system, device, id)
+    old = disk.backend.node
+    read_only = read_only_mode == "read-only"
+    if read_only_mode in {None, "retain"}:
+        read_only = old.read_only if old is not None else not disk.backend.name
+    if not filename:
+        raise QmpError("The 'file' block driver requires a file name")
+    graph = system.graph
+    node = await images.open_image(
+        graph,
+        filename,
+        format or await images.probe(graph, filename),
+        like=old,
+        options={"read-only": read_only},
+        probed=format is None,
+    )
+    try:
+        await blockdev_open_tray(system, device, id, force)
+        await _remove(_removable(system, device, id), device or id)
+        disk.backend.attach(node)
+        await blockdev_close_tray(system, device, id)
+    finally:
+        await graph.release(node)
 
 
 @command("eject", machine=True)

@@ -1,5 +1,7 @@
 """Disks of the machine in use: found by name, exchanged, changed, asked."""
 
+from typing import Any
+
 from tests.oracle.scenario import system_scenario
 from tests.oracle.scenarios.devices import (
     CONTROLLER,
@@ -228,3 +230,44 @@ def write_cache_switched_off(d: Session) -> None:
     disk(d, "sdb", "n1", write_cache="on")
     d.qmp("query-block")
     hmp(d, "info block")
+
+
+@system_scenario
+def medium_is_changed(d: Session) -> None:
+    one = d.file("one.raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "two.qcow2", "2M")
+    two = d.path("two.qcow2")
+    d.start(
+        *CONTROLLER,
+        *("-drive", f"if=none,id=dr,file={one},format=raw", "-drive", "if=none,id=empty"),
+    )
+    null(d, "n")
+    disk(d, "sda", "n")
+    d.qmp("device_add", driver="scsi-cd", id="cd")
+
+    def change(**more: Any) -> None:
+        d.qmp("blockdev-change-medium", **more)
+        d.qmp("query-block")
+
+    change(filename=one)
+    change(id="cd", device="dr", filename=one)
+    for name in ("nope", "sda", "scsi0"):
+        change(id=name, filename=one)
+    change(device="nope", filename=one)
+    change(id="cd")
+    for more in ({"filename": d.path("none.raw")}, {"filename": ""}):
+        change(id="cd", **more)
+    for image_format in ("nope", "qcow2"):
+        change(id="cd", filename=one, format=image_format)
+    change(id="cd", filename=two)
+    change(id="cd", filename=two, format="raw", read_only_mode="retain")
+    change(id="cd", filename=two, read_only_mode="read-only", force=True)
+    change(id="cd", filename=two, read_only_mode="sometimes")
+    d.qmp("blockdev-open-tray", id="cd")
+    change(id="cd", filename=two, format="qcow2")
+    d.qmp("eject", id="cd")
+    change(device="dr", filename=two)
+    change(device="dr", filename=one)
+    change(device="dr", filename=two, read_only_mode="read-only")
+    change(device="dr", filename=one, format="raw", read_only_mode="read-write")
+    change(device="empty", filename=two, format="qcow2")

@@ -42,6 +42,9 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     image: Image
     _loaded = False
+    #: The file name of the backing file that the image names, and whether it was opened by it.
+    _expected_backing = ""
+    _found_backing = False
     _clusters: Clusters
     _reader: Reader
     _writer: Writer
@@ -69,7 +72,13 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         self._bitmaps = Bitmaps(image)
         self._loaded = True
         node.length = align_down(header.size, SECTOR)
-        await open_backing(opener, options, header, self._file.node)
+        backing = await open_backing(opener, options, header, self._file.node)
+        self._found_backing = backing is not None and "backing" not in options.model_fields_set
+        if backing is not None and self._found_backing:
+            self._expected_backing = backing.node.exact_filename
+        else:
+            place = self._file.node.exact_filename
+            self._expected_backing = info.full_backing_name(header, place)
         self._queue = opener.workers.queue(limit=4)
         self._clusters = Clusters(image)
         self._reader = Reader(image, self._clusters, self._queue)
@@ -257,17 +266,24 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         """Whether the header names a backing file."""
         return bool(self.image.header.backing_name)
 
+    async def change_backing(self, name: str, backing_format: str) -> None:
+        """Write the name and the format into the header; what is open stays open."""
+        await info.change_backing(self.image, name, backing_format)
+        self._expected_backing = name  # as it stands there, as QEMU does
+        self._found_backing = False
+
+    @property
+    def overrides_backing(self) -> bool:
+        """Whether the backing file is another than the one that would be found by its name."""
+        backing = self.node.children.get("backing")
+        if backing is None:
+            return bool(self._expected_backing)
+        shown = backing.node.exact_filename
+        return shown != self._expected_backing or not (shown or self._found_backing)
+
     def exact_filename(self) -> str:
         """The file's, if the backing file is the one that would be found by it."""
-        name = self._file.node.exact_filename
-        if self._loaded and "backing" in self.options.model_fields_set:
-            backing = self.node.children.get("backing")
-            shown = backing.node.exact_filename if backing is not None else ""
-            if backing is not None and not shown:
-                return ""
-            if shown != info.full_backing_name(self.image.header, name):
-                return ""
-        return name
+        return "" if self.overrides_backing else self._file.node.exact_filename
 
     def image_info(self) -> dict[str, Any]:
         """Return what only the driver knows; see ``BlockDriver.image_info``."""

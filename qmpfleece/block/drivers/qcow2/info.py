@@ -1,11 +1,13 @@
 """What queries tell about an image. Source: QAPI ``ImageInfoSpecificQCow2``, ``SnapshotInfo``."""
 
+import errno
 import os.path
 from typing import TYPE_CHECKING, Any
 
+from qmpfleece.base.errors import BlockError
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
-from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.header import MAX_BACKING_NAME, Header
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
 from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
 
@@ -61,6 +63,27 @@ def full_backing_name(header: Header, image_name: str) -> str:
     if not name or os.path.isabs(name) or ":" in name.split("/")[0]:
         return name
     return os.path.join(os.path.dirname(image_name), name)
+
+
+async def change_backing(image: "Image", name: str, backing_format: str) -> None:
+    """Write other backing file names into the header; on failure it stays as it was.
+
+    Raises:
+        OSError: EINVAL: the name is too long, or the data file must be all of the disk; ENOSPC:
+            it does not fit into the header.
+    """
+    header = image.header
+    raw = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
+    if len(name.encode()) > MAX_BACKING_NAME or (name and raw):
+        raise BlockError(errno.EINVAL)
+    before = header.backing_name, list(header.extensions)
+    header.backing_name = name
+    header.set_extension(extensions.BACKING_FORMAT, backing_format.encode())
+    try:
+        await image.write_header()
+    except OSError:
+        header.backing_name, header.extensions = before
+        raise
 
 
 def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:
