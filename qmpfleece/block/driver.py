@@ -442,6 +442,35 @@ class PersistentBitmaps(Protocol):
         ...
 
 
+@runtime_checkable
+class InternalSnapshots(Protocol):
+    """A driver whose image can keep the disk as it was; its node is drained meanwhile."""
+
+    def internal_snapshots(self) -> list[dict[str, Any]]:
+        """Return ``SnapshotInfo`` of all, as it is on the wire.
+
+        Raises:
+            OSError: ENOTSUP: this image can't have any.
+        """
+        ...
+
+    async def take_snapshot(self, name: str, date_ns: int, clock_ns: int) -> str:
+        """Keep the disk as it is now, and return the id.
+
+        Raises:
+            OSError: It can't be done; nothing has changed.
+        """
+        ...
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Forget a snapshot.
+
+        Raises:
+            OSError: ENOENT: there is none; EPERM: the image is read-only.
+        """
+        ...
+
+
 async def fail(code: int) -> None:
     """Fail with the given errno."""
     raise BlockError(code)

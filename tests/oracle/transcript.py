@@ -43,6 +43,8 @@ _MASKS = (
     # When an internal snapshot was taken.
     (re.compile(r'"date-(n?)sec": \d+'), r'"date-\1sec": DATE'),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "DATE"),
+    (re.compile(r'"vm-clock-(n?)sec": [1-9]\d*'), r'"vm-clock-\1sec": CLOCK'),
+    (re.compile(r"[1-9]\d+:\d\d:\d\d\.\d{3}"), "CLOCK"),
     (re.compile(r"[\d:.]+( sec)? \([^)]* ops/sec\)"), "TIME"),
 )
 

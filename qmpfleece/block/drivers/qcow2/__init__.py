@@ -6,7 +6,8 @@
     reader  writer  discard  compress  resize    the kinds of request
     clusters  allocator                          L2 entries; free clusters of the file
     journal                                      the order in which metadata reaches the file
-    bitmaps  snapshots  check  create  info      everything beside the data
+    bitmaps  snapshots  snapshotting  cleaning   everything beside the data
+    check  create  info
     image                                        what they share: header, tables, children
     tables  overlap  header  extensions  layout  plain data
 

@@ -25,6 +25,7 @@ from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.reopen import MUTABLE, Reopener
 from qmpfleece.block.drivers.qcow2.resize import Resizer
+from qmpfleece.block.drivers.qcow2.snapshotting import Snapshotter
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.hostfile.names import file_definition
 from qmpfleece.block.perm import Role
@@ -51,6 +52,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
     _discarder: Discarder
     _compressor: Compressor
     _resizer: Resizer
+    _snapshotter: Snapshotter
     _queue: WorkerQueue
     _bitmaps: Bitmaps
     _reopener: Reopener | None = None
@@ -85,6 +87,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         self._writer = Writer(image, self._clusters, self._reader)
         self._discarder = Discarder(image, self._clusters, self._reader, self._writer)
         self._compressor = Compressor(image, self._clusters, self._writer, self._queue)
+        self._snapshotter = Snapshotter(image)
         self._resizer = Resizer(image, self._reader, self._writer, self._discarder)
         try:
             if not node.read_only:
@@ -237,6 +240,28 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         if self.image.dead:
             raise BlockError(errno.ENOMEDIUM)
         return await self._reader.block_status(offset, length, limit)
+
+    # -- internal snapshots ---------------------------------------------------------------
+
+    def internal_snapshots(self) -> list[dict[str, Any]]:
+        """Return ``SnapshotInfo`` of all; see ``InternalSnapshots``."""
+        if self.image.data is not self._file:
+            raise BlockError(errno.ENOTSUP)
+        return [info.snapshot_info(snapshot) for snapshot in self.image.snapshots]
+
+    async def take_snapshot(self, name: str, date_ns: int, clock_ns: int) -> str:
+        """Take one and return its id; see ``InternalSnapshots``."""
+        return (await self._snapshotter.take(name, date_ns, clock_ns)).snapshot_id
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete one; see ``InternalSnapshots``."""
+        if not self.image.writable:
+            raise BlockError(errno.EPERM)
+        for snapshot in self.image.snapshots:
+            if snapshot.snapshot_id == snapshot_id:
+                await self._snapshotter.delete(snapshot)
+                return
+        raise BlockError(errno.ENOENT)
 
     # -- persistent bitmaps ---------------------------------------------------------------
 

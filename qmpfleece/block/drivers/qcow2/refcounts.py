@@ -278,6 +278,28 @@ class Refcounts:
             self._tail = 0
         return offset
 
+    async def add(self, first: int, count: int) -> int:
+        """Count one reference more to each cluster of a run.
+
+        Returns:
+            How many of them could be; fewer than ``count`` when one has the most already.
+        """
+        done = 0
+        while done < count:
+            region, slot = divmod(first + done, self._entries)
+            try:
+                block = self._peek(region)
+            except _Missing as missing:
+                await self._load(missing.region)
+                continue
+            for index in range(slot, min(slot + count - done, self._entries)):
+                if block is None or block.words[index] >= self._image.geometry.refcount_max:
+                    return done
+                block.words[index] += 1
+                block.dirty = True
+                done += 1
+        return done
+
     # -- giving back ----------------------------------------------------------------------
 
     async def release(self, item: Free) -> None:

@@ -1,4 +1,4 @@
-"""Internal snapshots: the list is read and kept; nothing is created or removed.
+"""Internal snapshots: the list of them; ``snapshotting`` changes it.
 
 What a snapshot refers to has refcounts above 1, so writes go elsewhere by themselves.
 Source: qcow2 specification, "Snapshots".
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
 _FIXED: Final = struct.Struct(">QIHHIIQII")
+_EXTRA: Final = struct.Struct(">QQq")
+_MAX_SHORT_STATE: Final = (1 << 32) - 1
 MAX_SNAPSHOTS: Final = 65536
 _MAX_EXTRA: Final = 1024
 _MAX_TABLE: Final = 16 * MAX_SNAPSHOTS * 64
@@ -92,6 +94,27 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
         if offset - start > _MAX_TABLE:
             raise QmpError("Snapshot table is too big")
     return found, offset - start
+
+
+def encode_snapshots(snapshots: list[Snapshot]) -> bytes:
+    """Return the list as it is stored."""
+    content = bytearray()
+    for item in snapshots:
+        content += bytes(-len(content) % 8)
+        ident, name = item.snapshot_id.encode(), item.name.encode()
+        content += _FIXED.pack(
+            item.l1_offset,
+            item.l1_size,
+            len(ident),
+            len(name),
+            item.date_s,
+            item.date_ns,
+            item.vm_clock_ns,
+            min(item.vm_state_size, _MAX_SHORT_STATE),
+            _EXTRA.size,
+        )
+        content += _EXTRA.pack(item.vm_state_size, item.disk_size, item.icount) + ident + name
+    return bytes(content)
 
 
 async def _read(image: "Image", offset: int, length: int) -> bytearray:

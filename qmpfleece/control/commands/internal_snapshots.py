@@ -1,0 +1,132 @@
+"""Snapshots inside of an image: blockdev-snapshot-internal-sync and its opposite.
+
+Source: QAPI ``BlockdevSnapshotInternal``; checks, their order and texts as QEMU 7.2 has them.
+"""
+
+import time
+from typing import Any, ClassVar
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.drain import drained
+from qmpfleece.block.driver import InternalSnapshots
+from qmpfleece.block.node import Node
+from qmpfleece.control import transaction
+from qmpfleece.control.command import command
+from qmpfleece.control.commands.backing_files import find_root
+from qmpfleece.control.system import System
+from qmpfleece.control.transaction import Action
+from qmpfleece.qapi.model import Model
+
+
+class BlockdevSnapshotInternalData(Model):
+    """QAPI ``BlockdevSnapshotInternal``."""
+
+    device: str
+    name: str
+
+
+def _keeper(node: Node) -> InternalSnapshots | None:
+    """Return who keeps the snapshots of a node: itself, or the only node below it."""
+    while not isinstance(node.driver, InternalSnapshots):
+        below = node.primary_child
+        if below is None or len(node.children) > 1:
+            return None
+        node = below.node
+    return node.driver
+
+
+def _list(keeper: InternalSnapshots | None) -> list[dict[str, Any]]:
+    try:
+        if keeper is None:
+            raise QmpError("Failed to get a snapshot list: Operation not supported")
+        return keeper.internal_snapshots()
+    except OSError as error:
+        raise QmpError(f"Failed to get a snapshot list: {error.strerror}") from error
+
+
+class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
+    """Take a snapshot; undone by deleting it."""
+
+    model: ClassVar[type[Model]] = BlockdevSnapshotInternalData
+    _node: Node
+    _made: str | None = None
+
+    async def prepare(self) -> None:
+        """Take it."""
+        device, name = self.data.device, self.data.name
+        node = self._node = find_root(self.system, device)
+        async with drained(node):
+            node.check_free()
+            if node.read_only:
+                raise QmpError(f"Device '{device}' is read only")
+            keeper = _keeper(node)
+            if keeper is None:
+                raise QmpError(
+                    f"Block format '{node.driver.driver_name}' used by device '{device}' does"
+                    " not support internal snapshots"
+                )
+            if not name:
+                raise QmpError("Name is empty")
+            if any(item["name"] == name for item in _list(keeper)):
+                raise QmpError(f"Snapshot with name '{name}' already exists on device '{device}'")
+            now = time.time_ns() // 1000 * 1000
+            clock = 0 if self.system.has_machine else now
+            try:
+                self._made = await keeper.take_snapshot(name, now, clock)
+            except OSError as error:
+                raise QmpError(
+                    f"Failed to create snapshot '{name}' on device '{device}': {error.strerror}"
+                ) from error
+
+    async def abort(self) -> None:
+        """Delete it again."""
+        if self._made is None:
+            return
+        async with drained(self._node):
+            keeper = _keeper(self._node)
+            assert keeper is not None
+            await keeper.delete_snapshot(self._made)
+
+
+@command("blockdev-snapshot-internal-sync")
+async def blockdev_snapshot_internal_sync(system: System, device: str, name: str) -> None:
+    """Keep a disk as it is now, inside of its image."""
+    data = BlockdevSnapshotInternalData(device=device, name=name)
+    await transaction.run(system, [InternalSnapshotAction(system, data)])
+
+
+@command("blockdev-snapshot-delete-internal-sync")
+async def blockdev_snapshot_delete_internal_sync(
+    system: System,
+    device: str,
+    id: str | None = None,  # noqa: A002 - the member's name
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Delete a snapshot, found by its id, its name, or both; tell what it was."""
+    node = find_root(system, device)
+    if id is None and name is None:
+        raise QmpError("Name or id must be provided")
+    async with drained(node):
+        node.check_free()
+        keeper = _keeper(node)
+        found = next(
+            (
+                item
+                for item in _list(keeper)
+                if id in {None, item["id"]} and name in {None, item["name"]}
+            ),
+            None,
+        )
+        if found is None:
+            raise QmpError(
+                f"Snapshot with id '{'null' if id is None else id}' and name"
+                f" '{'null' if name is None else name}' does not exist on device '{device}'"
+            )
+        assert keeper is not None
+        try:
+            await keeper.delete_snapshot(found["id"])
+        except OSError as error:
+            raise QmpError(
+                f"Failed to remove snapshot from snapshot list: {error.strerror}"
+            ) from error
+    return found

@@ -1,0 +1,161 @@
+"""Snapshots inside of qcow2 images: taken and deleted by command."""
+
+from typing import Any
+
+from tests.oracle.scenario import scenario, system_scenario
+from tests.oracle.scenarios.devices import CONTROLLER, disk, hmp, null
+from tests.oracle.session import Session
+
+
+def _open(d: Session, name: str, *words: str, node: str = "q", size: str = "1M") -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *words, name, size)
+    file = {"driver": "file", "filename": d.path(name)}
+    d.qmp("blockdev-add", driver="qcow2", node_name=node, file=file)
+
+
+def _take(d: Session, device: str, name: str) -> None:
+    d.qmp("blockdev-snapshot-internal-sync", device=device, name=name)
+
+
+def _delete(d: Session, device: str, **which: str) -> None:
+    d.qmp("blockdev-snapshot-delete-internal-sync", device=device, **which)
+
+
+def _look(d: Session, name: str) -> None:
+    d.tool("qemu-img", "snapshot", "-l", name)
+    d.tool("qemu-img", "check", name)
+
+
+@scenario
+def internal_snapshot_refused(d: Session) -> None:
+    _open(d, "a.qcow2")
+    _open(d, "d.qcow2", "-o", "data_file=d.raw", node="w")
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("r.raw"))
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    null(d, "n")
+    for device in ("nope", "n", "f", "r", "w"):
+        _take(d, device, "s")
+        _delete(d, device, name="s")
+    for name in ("", "s1", "s1", "1", "x" * 254, "x" * 300):
+        _take(d, "q", name)
+    _delete(d, "q")
+    for which in (
+        {"name": ""},
+        {"id": ""},
+        {"name": "zz"},
+        {"id": "zz", "name": "yy"},
+        {"id": "1", "name": "yy"},
+        {"id": "99", "name": "s1"},
+        {"id": "1", "name": "s1"},
+        {"id": "2"},
+    ):
+        _delete(d, "q", **which)
+    d.qmp("blockdev-del", node_name="q")
+    _look(d, "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, read_only=True)
+    _take(d, "q", "s")
+    _take(d, "q", "")
+    d.qmp("blockdev-del", node_name="q")
+    for bits in (1, 2):  # and so many references
+        _open(d, f"{bits}.qcow2", "-o", f"refcount_bits={bits},preallocation=metadata", node="q")
+        for name in ("one", "two", "three"):
+            _take(d, "q", name)
+        d.qmp("blockdev-del", node_name="q")
+        d.tool("qemu-img", "snapshot", "-l", f"{bits}.qcow2")
+    d.qmp("blockdev-add", driver="null-co", node_name="ro", read_only=True)
+    _take(d, "ro", "s")
+
+
+@scenario
+def internal_snapshot_while_in_use(d: Session) -> None:
+    _open(d, "a.qcow2")
+    null(d, "t")
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    d.io("x", "write -P 1 0 128k")
+    _take(d, "q", "one")
+    d.io("x", "write -P 2 64k 128k", "discard 0 64k")
+    _take(d, "q", "two")
+    d.io("x", "write -P 3 0 1M")
+    _delete(d, "q", name="one")
+    d.io("x", "read -P 3 0 1M", "write -P 4 0 64k")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="q")
+    _take(d, "q", "three")
+    _take(d, "r", "three")
+    _delete(d, "r", name="three")
+    d.qmp("blockdev-del", node_name="r")
+    d.qmp("blockdev-del", node_name="q")
+    _look(d, "a.qcow2")
+    d.tool("qemu-img", "convert", "-l", "two", "-O", "raw", "a.qcow2", "two.raw")
+    d.content("two.raw")
+    d.tool("qemu-img", "convert", "-O", "raw", "a.qcow2", "now.raw")
+    d.content("now.raw")
+
+
+@scenario
+def internal_snapshot_of_many_layouts(d: Session) -> None:
+    d.nbd_server()
+    for number, layout in enumerate(
+        (
+            "compat=0.10",
+            "refcount_bits=64",
+            "extended_l2=on",
+            "cluster_size=512",
+            "cluster_size=2M",
+            "lazy_refcounts=on",
+        )
+    ):
+        name = f"{number}.qcow2"
+        _open(d, name, "-o", layout)
+        d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+        d.io("x", "write -P 1 100k 200k")
+        for snapshot in ("one", "two", "three"):
+            _take(d, "q", snapshot)
+            d.io("x", "write -P 2 200k 1k")
+        _delete(d, "q", name="two")
+        d.io("x", "read -P 1 100k 100k", "read -P 2 200k 1k", "read -P 1 201k 99k")
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("blockdev-del", node_name="q")
+        _look(d, name)
+
+
+@scenario
+def internal_snapshots_in_transactions(d: Session) -> None:
+    _open(d, "a.qcow2")
+    _open(d, "b.qcow2", node="p")
+
+    def run(*actions: tuple[str, dict[str, Any]]) -> None:
+        d.qmp("transaction", actions=[{"type": kind, "data": data} for kind, data in actions])
+
+    def take(device: str, name: str) -> tuple[str, dict[str, Any]]:
+        return "blockdev-snapshot-internal-sync", {"device": device, "name": name}
+
+    run(take("q", "t1"), take("p", "t1"))
+    run(take("q", "t2"), take("p", "t1"))
+    run(take("q", "t3"), ("abort", {}))
+    run(take("q", "t4"), take("q", "t4"))
+    run(take("q", "t5"), take("q", "t6"))
+    add = {"node": "q", "name": "b", "persistent": True}
+    run(("block-dirty-bitmap-add", add), take("q", "t7"))
+    for node, name in (("q", "a.qcow2"), ("p", "b.qcow2")):
+        d.qmp("blockdev-del", node_name=node)
+        _look(d, name)
+
+
+@system_scenario
+def internal_snapshot_of_a_disk(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    drive = f"if=none,id=dr,file={d.path('a.qcow2')},format=qcow2"
+    d.start(*CONTROLLER, "-drive", drive, "-drive", "if=none,id=empty")
+    disk(d, "sda", "dr")
+    hmp(d, 'qemu-io -d sda "write -P 1 0 64k"')
+    for device in ("dr", "sda", "empty"):
+        _take(d, device, "s")
+    hmp(d, 'qemu-io -d sda "write -P 2 0 64k"')
+    _delete(d, "dr", name="s")
+    _take(d, "dr", "t")
+    d.tool("qemu-img", "snapshot", "-U", "-l", "a.qcow2")
