@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import qemuopts
@@ -39,9 +39,11 @@ class Chardev:
         listening: The socket that listens, with its file.
         connections: Sockets that are connected already.
         stdio: It is standard input and output.
+        shown: What it is called where nothing more is known of it.
 
     Attributes:
         taken: A monitor has it.
+        place: The socket that listens, also once a monitor has taken it.
     """
 
     def __init__(
@@ -51,17 +53,38 @@ class Chardev:
         connections: Iterable[socket.socket] = (),
         *,
         stdio: bool = False,
+        shown: str = "",
     ) -> None:
         self.name: Final = name
         self.listening = listening
         self.connections: Final = list(connections)
         self.stdio: Final = stdio
+        self.shown: Final = shown
+        self.place: Final = listening
         self.taken = False
+
+    @property
+    def frontend_open(self) -> bool:
+        """Whether somebody serves whoever is at the other end."""
+        return self.taken
+
+    @property
+    def filename(self) -> str:
+        """What it is, in QEMU's words; of a socket also whether somebody is there."""
+        place = self.place
+        if place is None:
+            return self.shown
+        if isinstance(place.address, UnixAddress):
+            name = f"unix:{self.shown},server=on"
+            return name if place.clients or self.connections else f"disconnected:{name}"
+        name = f"tcp:{_host_port(place.sock.getsockname())},server=on"
+        peers = place.clients or [sock.getpeername() for sock in self.connections]
+        return f"{name} <-> {_host_port(peers[0])}" if peers else f"disconnected:{name}"
 
     async def serve(self, server: QmpServer, *, pretty: bool, human: bool) -> None:
         """Hand everything to the QMP server, which owns it from now on."""
         for connection in self.connections:
-            server.serve(connection, pretty=pretty, human=human)
+            server.serve(connection, pretty=pretty, human=human, monitor=self.listening)
         self.connections.clear()
         if self.listening is not None:
             self.listening.pretty = pretty
@@ -133,9 +156,9 @@ async def create(options: dict[str, str], report: Callable[[str], None]) -> Char
         case None:
             raise QmpError(f'chardev: "{name}" missing backend')
         case "null":
-            return Chardev(name)
+            return Chardev(name, shown="null")
         case "stdio":
-            return Chardev(name, stdio=True)
+            return Chardev(name, stdio=True, shown="stdio")
         case "socket":
             return await _socket(name, options, report)
         case other:
@@ -148,7 +171,8 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
             raise QmpError(f"chardev: socket: '{key}' is not supported")
     address = _address(options)
     if not switch(options, "server", default=False):
-        return Chardev(name, connections=[await sockets.connect(address)])
+        connection = await sockets.connect(address)
+        return Chardev(name, connections=[connection], shown=_client_name(connection))
     wait = switch(options, "wait", default=True)
     sock = await sockets.listen(address)
     kept = address
@@ -156,7 +180,7 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
         # The directory may change before the file is to be removed.
         kept = UnixAddress(absolute(address.path))
     listening = Monitor(kept, sock, pretty=False)
-    device = Chardev(name, listening=listening)
+    device = Chardev(name, listening=listening, shown=str(address))
     if wait:
         # Users know this text, QEMU's name included.
         kind = "unix" if isinstance(address, UnixAddress) else "tcp"
@@ -168,6 +192,20 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
             raise
         device.connections.append(connection)
     return device
+
+
+def _host_port(name: tuple[Any, ...]) -> str:
+    """Return an internet address as it is written."""
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _client_name(connection: socket.socket) -> str:
+    """Return what QEMU calls a socket that has connected to somebody."""
+    own = connection.getsockname()
+    if connection.family == socket.AF_UNIX:
+        return f"unix:{own}"
+    return f"tcp:{_host_port(own)} <-> {_host_port(connection.getpeername())}"
 
 
 def absolute(path: str) -> str:

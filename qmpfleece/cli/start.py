@@ -64,6 +64,7 @@ class Start(ABC):
         self.program = program
         self.daemonized = daemonized
         self.chardevs: dict[str, Chardev] = {}
+        daemon.system.chardevs = self.chardevs
         self._monitors: list[tuple[Chardev, bool, bool]] = []
         self._pid_file: PidFile | None = None
 

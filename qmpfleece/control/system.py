@@ -6,9 +6,9 @@ order. Handlers reach the rest of the program through it and through nothing els
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
@@ -36,6 +36,18 @@ class Shutdown(Event, name="SHUTDOWN"):
 
     guest: bool
     reason: ShutdownCause
+
+
+class CharacterDevice(Protocol):
+    """What is told of a channel to the outside."""
+
+    @property
+    def filename(self) -> str:
+        """What it is."""
+
+    @property
+    def frontend_open(self) -> bool:
+        """Whether somebody uses it."""
 
 
 class AfterReply:
@@ -91,6 +103,7 @@ class System:
         objects: What object-add has made.
         devices: The guest's disks; closed before the drives.
         background: Requests of qemu-io that go on after their commands; closed first.
+        chardevs: The character devices by their ids; those who made them close them.
         shutdown: Set when the program is asked to end.
     """
 
@@ -114,6 +127,7 @@ class System:
         self.objects: Final = Objects()
         self.devices: Final = Devices(graph, self.drives, self.objects)
         self.background: Final = Background(graph)
+        self.chardevs: Mapping[str, CharacterDevice] = {}
         self.shutdown: Final = asyncio.Event()
 
     def after_reply(self, follow: Follow) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.session import Session, Streams
@@ -36,6 +36,7 @@ class Monitor:
     Attributes:
         human: It is for people, not for programs.
         connected: Set when the first client has come, for ``wait=on``.
+        clients: The addresses of those who are there, as ``getpeername`` tells them.
         inode: That of the socket file.
     """
 
@@ -45,6 +46,7 @@ class Monitor:
         self.pretty = pretty
         self.human = False
         self.connected: Final = asyncio.Event()
+        self.clients: Final[list[Any]] = []
         self.inode: Final = (
             os.stat(address.path).st_ino if isinstance(address, UnixAddress) else -1
         )
@@ -114,12 +116,25 @@ class QmpServer:
         pretty: bool = False,
         human: bool = False,
         stays: bool = False,
+        monitor: Monitor | None = None,
     ) -> None:
-        """Serve a client that is connected already; the server owns the connection now."""
+        """Serve a client that is connected already; the server owns the connection now.
+
+        Args:
+            connection: The client.
+            pretty: Indent what is sent.
+            human: It is for people.
+            stays: The end of input does not end the session.
+            monitor: Where the client has come from; counts it.
+        """
         session = self._session(pretty=pretty, human=human, stays=stays)
         task = asyncio.create_task(session.run(connection))
         self._sessions.add(task)
         task.add_done_callback(self._ended)
+        if monitor is not None and isinstance(connection, socket.socket):
+            clients, peer = monitor.clients, connection.getpeername()
+            clients.append(peer)
+            task.add_done_callback(lambda _: clients.remove(peer))
 
     def _session(self, *, pretty: bool, human: bool, stays: bool) -> "Session | HumanSession":
         if human:
@@ -153,5 +168,6 @@ class QmpServer:
                 log.warning("can't accept a QMP client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
-            self.serve(sock, pretty=monitor.pretty, human=monitor.human)
+            with contextlib.suppress(OSError):  # gone again
+                self.serve(sock, pretty=monitor.pretty, human=monitor.human, monitor=monitor)
             monitor.connected.set()

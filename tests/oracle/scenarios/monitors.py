@@ -1,6 +1,6 @@
 """Monitors: their transports, clients that come and go, events to all of them."""
 
-from tests.oracle.scenario import scenario
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.nodes import null
 from tests.oracle.session import Session
 
@@ -96,3 +96,33 @@ def two_monitors_act_on_one_graph(d: Session) -> None:
     d.qmp("blockdev-del", node_name="n")
     d.watcher_sends('{"execute": "nbd-server-stop"}')
     d.qmp("blockdev-del", node_name="n")
+
+
+@scenario
+def character_device_of_a_monitor(d: Session) -> None:
+    d.qmp("query-chardev")
+
+
+@scenario
+def character_device_that_waits(d: Session) -> None:
+    # Ids that QEMU's hash table lists in the order of ours.
+    d.start("--chardev", f"socket,id=u,path={d.path('u.sock')},server=on,wait=off")
+    d.qmp("query-chardev")
+
+
+@scenario
+def character_device_with_a_client_that_goes(d: Session) -> None:
+    path = d.path("u.sock")
+    d.start("--chardev", f"socket,id=u,path={path},server=on,wait=off", "--monitor", "u")
+    d.qmp("query-chardev")
+    d.watch("u.sock")
+    d.watcher_sends('{"execute": "qmp_capabilities"}')
+    d.watcher_sends('{"execute": "query-chardev"}')
+    d.qmp("query-chardev")
+
+
+@system_scenario
+def character_devices_of_a_machine(d: Session) -> None:
+    port = d.free_port()
+    d.start("-chardev", f"socket,id=u,host=127.0.0.1,port={port},server=on,wait=off")
+    d.qmp("query-chardev")
