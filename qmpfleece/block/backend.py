@@ -21,6 +21,7 @@ from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.throttle_group import Member, ThrottleGroup
 from qmpfleece.qapi.blockdev import BlockdevOptions
 
 T = TypeVar("T")
@@ -60,7 +61,9 @@ class Backend:
     """
 
     __slots__ = (
+        "_detour",
         "_graph",
+        "_member",
         "_quiesced",
         "_root",
         "_waiters",
@@ -88,6 +91,9 @@ class Backend:
         self.number = graph.number_backend()
         self._root: Child | None = None
         self._quiesced = 0
+        self._member: Member | None = None
+        #: Not 0 while requests can't go straight on: it is drained, or there are I/O limits.
+        self._detour = 0
         self._waiters: list[asyncio.Future[None]] = []
 
     # -- the node -----------------------------------------------------------------------------
@@ -187,47 +193,78 @@ class Backend:
         self._graph.detach(root)
         await self._graph.release(root.node)
 
+    # -- I/O limits ---------------------------------------------------------------------------
+
+    @property
+    def throttle_group(self) -> ThrottleGroup | None:
+        """Whose limits its requests keep to."""
+        return self._member.group if self._member is not None else None
+
+    def join(self, group: ThrottleGroup | None) -> None:
+        """Keep to the limits of a group, None for none; requests that wait for others go."""
+        if (old := self._member) is not None:
+            old.group.drain_begin(old)
+            old.group.leave(old)
+            self._detour -= 1
+        self._member = None
+        if group is not None:
+            self._member = group.join()
+            self._member.draining = self._quiesced
+            self._detour += 1
+
     # -- requests -----------------------------------------------------------------------------
 
     def pread(self, offset: int, buf: memoryview) -> Io:
         """Fill ``buf`` from ``offset``; see ``pipeline.pread``."""
-        if self._quiesced or self._root is None:
-            return self._later(lambda root: pipeline.pread(root, offset, buf))
+        if self._detour or self._root is None:
+            return self._limited(
+                lambda root: pipeline.pread(root, offset, buf), len(buf), write=False
+            )
         return pipeline.pread(self._root, offset, buf)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int = 0) -> Io:
         """Write ``buf`` at ``offset``; see ``pipeline.pwrite``."""
-        if self._quiesced or self._root is None:
-            return self._later(lambda root: pipeline.pwrite(root, offset, buf, flags))
+        if self._detour or self._root is None:
+            return self._limited(
+                lambda root: pipeline.pwrite(root, offset, buf, flags), len(buf), write=True
+            )
         return pipeline.pwrite(self._root, offset, buf, flags)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int = 0) -> Io:
         """Make a range read as zeroes; see ``pipeline.pwrite_zeroes``."""
-        if self._quiesced or self._root is None:
-            return self._later(lambda root: pipeline.pwrite_zeroes(root, offset, length, flags))
+        if self._detour or self._root is None:
+            return self._limited(
+                lambda root: pipeline.pwrite_zeroes(root, offset, length, flags),
+                length,
+                write=True,
+            )
         return pipeline.pwrite_zeroes(self._root, offset, length, flags)
 
     def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
         """Write whole clusters compressed; see ``pipeline.pwrite_compressed``."""
-        if self._quiesced or self._root is None:
-            return self._later(lambda root: pipeline.pwrite_compressed(root, offset, buf))
+        if self._detour or self._root is None:
+            return self._limited(
+                lambda root: pipeline.pwrite_compressed(root, offset, buf), len(buf), write=True
+            )
         return pipeline.pwrite_compressed(self._root, offset, buf)
 
     def truncate(self, length: int) -> Io:
         """Change the node's size; see ``pipeline.truncate``."""
-        if self._quiesced or self._root is None:
+        if self._detour or self._root is None:
             return self._later(lambda root: pipeline.truncate(root, length))
         return pipeline.truncate(self._root, length)
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Say that a range is no longer needed; see ``pipeline.pdiscard``."""
-        if self._quiesced or self._root is None:
-            return self._later(lambda root: pipeline.pdiscard(root, offset, length))
+        if self._detour or self._root is None:
+            return self._limited(
+                lambda root: pipeline.pdiscard(root, offset, length), length, write=True
+            )
         return pipeline.pdiscard(self._root, offset, length)
 
     def flush(self) -> Io:
         """Make all completed writes stable."""
-        if self._quiesced or self._root is None:
+        if self._detour or self._root is None:
             return self._later(pipeline.flush)
         return pipeline.flush(self._root)
 
@@ -235,7 +272,7 @@ class Backend:
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return extents as a reader sees them; see ``status.status_above``."""
-        if self._quiesced or self._root is None:
+        if self._detour or self._root is None:
             return self._later(lambda root: status.status_above(root.node, offset, length, limit))
         return status.status_above(self._root.node, offset, length, limit)
 
@@ -243,11 +280,19 @@ class Backend:
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[tuple[int, int]]]:
         """Return runs ``(length, depth)``; see ``status.allocation_depth``."""
-        if self._quiesced or self._root is None:
+        if self._detour or self._root is None:
             return self._later(
                 lambda root: status.allocation_depth(root.node, offset, length, limit)
             )
         return status.allocation_depth(self._root.node, offset, length, limit)
+
+    async def _limited(
+        self, request: Callable[[Child], Awaitable[None]], length: int, *, write: bool
+    ) -> None:
+        """Do a request once the I/O limits allow it, and the node is not drained."""
+        if (member := self._member) is not None and member.group.limited:
+            await member.group.admit(member, length, write=write)
+        await self._later(request)
 
     async def _later(self, request: Callable[[Child], Awaitable[T]]) -> T:
         while self._quiesced:
@@ -268,10 +313,16 @@ class Backend:
     def drained_begin(self) -> None:
         """Hold back new requests."""
         self._quiesced += 1
+        self._detour += 1
+        if self._member is not None:  # limits do not hold while it is drained
+            self._member.group.drain_begin(self._member)
 
     def drained_end(self) -> None:
         """Undo one ``drained_begin``; when it was the last one, let the requests go."""
         self._quiesced -= 1
+        self._detour -= 1
+        if self._member is not None:
+            self._member.group.drain_end(self._member)
         if not self._quiesced:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:

@@ -55,7 +55,7 @@ class ImageInfo(Model):
 
 
 class BlockDeviceInfo(Model):
-    """QAPI ``BlockDeviceInfo``; the throttling members are 0 as nothing throttles a node."""
+    """QAPI ``BlockDeviceInfo``; the throttling members are those of the disk, 0 for a node."""
 
     file: str
     node_name: str | None = None
@@ -72,6 +72,20 @@ class BlockDeviceInfo(Model):
     iops_rd: Int64 = Field(alias="iops_rd")
     iops_wr: Int64 = Field(alias="iops_wr")
     image: ImageInfo
+    bps_max: Int64 | None = Field(None, alias="bps_max")
+    bps_rd_max: Int64 | None = Field(None, alias="bps_rd_max")
+    bps_wr_max: Int64 | None = Field(None, alias="bps_wr_max")
+    iops_max: Int64 | None = Field(None, alias="iops_max")
+    iops_rd_max: Int64 | None = Field(None, alias="iops_rd_max")
+    iops_wr_max: Int64 | None = Field(None, alias="iops_wr_max")
+    bps_max_length: Int64 | None = Field(None, alias="bps_max_length")
+    bps_rd_max_length: Int64 | None = Field(None, alias="bps_rd_max_length")
+    bps_wr_max_length: Int64 | None = Field(None, alias="bps_wr_max_length")
+    iops_max_length: Int64 | None = Field(None, alias="iops_max_length")
+    iops_rd_max_length: Int64 | None = Field(None, alias="iops_rd_max_length")
+    iops_wr_max_length: Int64 | None = Field(None, alias="iops_wr_max_length")
+    iops_size: Int64 | None = Field(None, alias="iops_size")
+    group: str | None = None
     cache: BlockdevCacheInfo
     write_threshold: Int64 = Field(alias="write_threshold")
     dirty_bitmaps: list[BlockDirtyInfo] | None = None

@@ -8,6 +8,9 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
 from qmpfleece.block.perm import Perm
+from qmpfleece.block.throttle_group import ThrottleGroup
+from qmpfleece.block.throttling import Limits
+from tests.tools.clock import StillClock
 from tests.tools.memory import Barrier, add_memory, settle
 
 R, W, ALL = Perm.CONSISTENT_READ, Perm.WRITE, Perm.ALL
@@ -218,3 +221,53 @@ async def test_messages_name_what_has_no_name_after_its_device(graph):
     backend = Backend(graph)
     backend.device = "sda"
     assert backend.describe() == "block device 'sda'"
+
+
+@pytest.fixture
+def clock():
+    return StillClock()
+
+
+@pytest.fixture
+def limited(backend, clock):
+    """The backend under a limit of 100 bytes a second."""
+    limits = Limits().changed({"bps-total": 100})
+    backend.join(ThrottleGroup("g", limits, clock))
+    return backend
+
+
+async def test_requests_wait_for_the_io_limits(limited, disk, clock):
+    await limited.pwrite(0, memoryview(b"a" * 100))
+    waiting = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
+    await settle()
+    await limited.flush()  # which is no matter of limits
+    assert [call[0] for call in disk.seen()] == ["write", "flush"]
+    clock.advance(1)
+    await waiting
+    assert [call[0] for call in disk.seen()] == ["write"]
+
+
+async def test_requests_that_wait_go_when_limits_are_lifted(limited, disk):
+    await limited.pwrite(0, memoryview(b"a" * 100))
+    waiting = asyncio.ensure_future(limited.pread(0, memoryview(bytearray(100))))
+    group = limited.throttle_group
+    await settle()
+    limited.join(None)
+    await waiting
+    assert (limited.throttle_group, group.members) == (None, [])
+    await limited.pwrite(0, memoryview(b"a" * 1000))
+
+
+async def test_requests_that_wait_for_limits_do_not_hold_up_a_drain(limited, disk, clock):
+    await limited.pwrite(0, memoryview(b"a" * 100))
+    waiting = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
+    await settle()
+    async with drained(disk.node):
+        await settle()
+        assert not waiting.done()
+    await waiting
+    held = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
+    await settle()
+    assert not held.done()  # the limits hold again
+    clock.advance(5)
+    await held

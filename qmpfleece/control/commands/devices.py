@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from qmpfleece.control import qom
 from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.commands import io_limits
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.devices.models import properties_of
 from qmpfleece.control.system import System
@@ -92,6 +93,7 @@ async def _take_out(system: System, device: Device) -> list[Device]:
     """Take a device out with all on its bus; whoever plays the guest over NBD is thrown out."""
     for disk in (device, *(device.offers.devices if device.offers is not None else ())):
         if disk.backend is not None:
+            io_limits.move(system, disk.backend, None)  # what waits is not to hold us up
             await system.exports.delete_of(disk.backend)
     return await system.devices.remove(device)
 

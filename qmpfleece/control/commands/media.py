@@ -23,7 +23,7 @@ class DeviceTrayMoved(Event, name="DEVICE_TRAY_MOVED"):
     tray_open: bool
 
 
-def _find(system: System, device: str | None, ident: str | None) -> Disk:
+def find_disk(system: System, device: str | None, ident: str | None) -> Disk:
     """Return the disk of a drive's name, or of a device's id or path.
 
     Raises:
@@ -51,7 +51,7 @@ def _removable(system: System, device: str | None, ident: str | None) -> Disk:
     Raises:
         QmpError: It does not.
     """
-    disk = _find(system, device, ident)
+    disk = find_disk(system, device, ident)
     if not disk.removable:
         raise QmpError(f"Device '{device or ident}' is not removable")
     return disk
@@ -104,7 +104,7 @@ async def blockdev_remove_medium(system: System, id: str) -> None:  # noqa: A002
 @command("blockdev-insert-medium", machine=True)
 async def blockdev_insert_medium(system: System, id: str, node_name: str) -> None:  # noqa: A002 - its name
     """Put a node that no disk has into an open tray."""
-    disk = _find(system, None, id)
+    disk = find_disk(system, None, id)
     node = system.graph.get(node_name)
     if node is None:
         raise QmpError(f"Node '{node_name}' not found")
@@ -130,7 +130,7 @@ async def blockdev_change_medium(
     read_only_mode: Literal["retain", "read-only", "read-write"] | None = None,
 ) -> None:
     """Open an image, and put it in place of the medium that is in the tray."""
-    disk = _find(system, device, id)
+    disk = find_disk(system, device, id)
     old = disk.backend.node
     read_only = read_only_mode == "read-only"
     if read_only_mode in {None, "retain"}:

@@ -3,14 +3,19 @@
 Source: QAPI, block-core.json; which members there are is as QEMU 7.2 has it.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.control.command import command
 from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.system import System
 from qmpfleece.qapi.nodes import BlockInfo
+
+#: What this interface calls the kinds of limits, in the order of ``throttling.KINDS``.
+LIMITS: Final = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
+_BEHIND_LIMITS: Final = ("cache", "write_threshold", "dirty-bitmaps")
 
 
 class Disk(NamedTuple):
@@ -50,11 +55,28 @@ async def describe(disk: Disk) -> Wire:
     info |= {"type": "unknown", "removable": disk.removable, "locked": False}
     if node is not None:
         info["inserted"] = await device_info(node, flat=False, writethrough=disk.writethrough)
+        if (group := disk.backend.throttle_group) is not None:
+            _tell_limits(info["inserted"], group)
     if device is not None:
         if disk.removable:
             info["tray_open"] = device.tray_open
         info["io-status"] = "ok"
     return info
+
+
+def _tell_limits(info: Wire, group: ThrottleGroup) -> None:
+    """Say what I/O limits a disk has; bursts where there are some."""
+    limits = group.limits
+    named = list(zip(LIMITS, limits.each, strict=True))
+    info |= {name: limit.rate for name, limit in named}
+    # In the order of the schema, on which the order of printing depends.
+    later: Wire = {name: info.pop(name) for name in _BEHIND_LIMITS if name in info}
+    info |= {f"{name}_max": limit.burst for name, limit in named if limit.burst}
+    info |= {f"{name}_max_length": limit.burst_s for name, limit in named if limit.burst}
+    if limits.iops_size:
+        info["iops_size"] = limits.iops_size
+    info["group"] = group.name
+    info |= later
 
 
 @command("query-block", result=list[BlockInfo])

@@ -15,6 +15,10 @@ _SNAPSHOTS: Final = (
     "Snapshot list:\n"
     "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"
 )
+_LIMITS: Final = (
+    "bps", "bps_rd", "bps_wr", "bps_max", "bps_rd_max", "bps_wr_max",
+    "iops", "iops_rd", "iops_wr", "iops_max", "iops_rd_max", "iops_wr_max", "iops_size",
+)  # fmt: skip
 
 
 def block_jobs(system: System) -> str:
@@ -78,6 +82,9 @@ def _text(called: str, info: Wire, more: list[str], *, verbose: bool) -> str:
         lines.append(f"    Backing file:     {info['backing_file']} (chain depth: {depth})")
     if info["detect_zeroes"] != "off":
         lines.append(f"    Detect zeroes:    {info['detect_zeroes']}")
+    if "group" in info:
+        values = " ".join(f"{name}={info.get(name, 0)}" for name in _LIMITS)
+        lines.append(f"    I/O throttling:   {values} group={info['group']}")
     if verbose:
         lines += ["", "Images:"]
         image: Wire | None = info["image"]

@@ -55,13 +55,17 @@ class ThrottleGroupObject(UserObject, qom_type="throttle-group"):
 
     def _get(self, name: str) -> Any:
         if name == "limits":
-            return self._limits.to_wire()
-        return self._limits.value(name.removeprefix("x-"))
+            return self._current().to_wire()
+        return self._current().value(name.removeprefix("x-"))
+
+    def _current(self) -> Limits:
+        """Return the limits: disks of the group may have been given others."""
+        return self._limits if self._group is None else self._group.limits
 
     def _set(self, name: str, value: Any) -> None:
         if name == "limits":
             given = visit(struct_of(ThrottleLimits), value, name, name).to_wire()
-            limits = self._limits.changed(given)
+            limits = self._current().changed(given)
             limits.check()
             self._limits = limits
             if self._group is not None:
