@@ -37,6 +37,8 @@ _MASKS = (
     # getopt's own messages give the program as it was called.
     (re.compile(r"^stderr: /\S*/PROGRAM:", re.MULTILINE), "stderr: PROGRAM:"),
     (re.compile(r"^stdout: \S+ version \d.*$", re.MULTILINE), "stdout: PROGRAM version VERSION"),
+    # The temporary image of a snapshot.
+    (re.compile(r"/vl\.\w{6}"), "/vl.XXXXXX"),
     (re.compile(r"[\d:.]+( sec)? \([^)]* ops/sec\)"), "TIME"),
 )
 

@@ -51,8 +51,8 @@ async def describe(disk: Disk) -> BlockInfo:
         type="unknown",
         removable=disk.removable,
         locked=False,
-        tray_open=device.tray_open if device is not None and disk.removable else None,
-        io_status="ok" if device is not None else None,
+        tray_open=device.tray_open if device is not None and device.model.tray else None,
+        io_status="ok" if device is not None and device.model.has_status else None,
     )
     if node is not None:
         info.inserted = await device_info(node, flat=False)
