@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
-#: The largest node, in bytes. Source: QEMU, BDRV_MAX_LENGTH.
-_MAX_LENGTH: Final = (1 << 63) - (1 << 30)
+#: The largest node, in bytes. Source: QEMU, BDRVMAX_LENGTH.
+MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 
 
 class Graph:
@@ -394,5 +394,5 @@ def check_options(given: BlockdevOptions, options: NodeOptions, *, reopened: boo
 
 
 def _check_length(node: Node) -> None:
-    if node.length > _MAX_LENGTH:
+    if node.length > MAX_LENGTH:
         raise QmpError("Could not refresh total sector count: File too large")

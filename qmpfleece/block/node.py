@@ -208,15 +208,17 @@ class Node:
         Raises:
             QmpError: It has a blocker.
         """
-        reasons = list(self.blockers)
-        if not may_be_backing:
-            reasons += [
-                f"node is used as backing hd of '{edge.parent.name}'"
-                for edge in self.parents
-                if edge.role & Role.COW and isinstance(edge.parent, Node)
-            ]
+        reasons = self.blockers if may_be_backing else self.busy_with()
         if reasons:
             raise QmpError(f"Node '{self.name}' is busy: {reasons[0]}")
+
+    def busy_with(self) -> list[str]:
+        """Return why commands may not touch the node; none if they may."""
+        return self.blockers + [
+            f"node is used as backing hd of '{edge.parent.name}'"
+            for edge in self.parents
+            if edge.role & Role.COW and isinstance(edge.parent, Node)
+        ]
 
     # -- background work and draining ------------------------------------------------------
 

@@ -102,29 +102,8 @@ def more_devices_than_slots(d: Session) -> None:
 def slots_that_are_asked_for(d: Session) -> None:
     d.start(*CONTROLLER)
     texts = [
-        "5",
-        "5",
-        "05.0",
-        "5.1",
-        "0",
-        "0.0",
-        "1",
-        "1.1",
-        "1.2",
-        "2",
-        "2.0",
-        "3",
-        "1f",
-        "20",
-        "-1",
-        "5.8",
-        "6.7",
-        "6",
-        "6.0",
-        "x",
-        "0x9",
-        "1.4",
-        "1.5",
+        *("5", "5", "05.0", "5.1", "0", "0.0", "1", "1.1", "1.2", "2", "2.0", "3", "1f", "20"),
+        *("-1", "5.8", "6.7", "6", "6.0", "x", "0x9", "1.4", "1.5"),
     ]
     for number, slot in enumerate(("", *texts, 7, "7.1", 63, 64, -1, -2, 255, 256)):
         verbatim(d, {"driver": "virtio-scsi-pci", "id": f"c{number}", "addr": slot})
