@@ -5,9 +5,10 @@ nodes below are computed and checked, and either all is kept or all is put back.
 and requests never see half a change.
 """
 
+import contextlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from random import randrange
 from typing import Final
 
@@ -172,6 +173,22 @@ class Graph:
         if len(node_name) > _MAX_NAME:
             raise QmpError("Node name too long")
         return node_name
+
+    @contextlib.contextmanager
+    def names_unused(self) -> Iterator[None]:
+        """Let the names that are made meanwhile be made again: their nodes are passing.
+
+        To be entered where nobody else opens nodes.
+        """
+        before = self._names_made
+        try:
+            yield
+        finally:
+            self._names_made = before
+
+    def use_up_names(self, number: int) -> None:
+        """Count names of nodes that QEMU makes and drops where we make none."""
+        self._names_made += number
 
     # -- deleting -----------------------------------------------------------------------------
 

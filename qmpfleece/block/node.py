@@ -79,6 +79,7 @@ class Node:
         name: The node name, given or ``#block###``.
         driver: What the node is.
         given: The options that it was opened with.
+        said: Those of them that were said as text, by their names, as they were said.
         options: The same, resolved.
         children: Edges to the nodes that this one uses, in the order of attaching.
         parents: Edges of those who use this node.
@@ -122,6 +123,7 @@ class Node:
         "parents",
         "quiesced",
         "request_alignment",
+        "said",
         "serialising",
         "tracked",
         "tracks",
@@ -134,6 +136,7 @@ class Node:
     def __init__(self, name: str, given: BlockdevOptions, options: NodeOptions) -> None:
         self.name = name
         self.given = given
+        self.said: dict[str, str] = {}
         self.options = options
         self.children: dict[str, Child] = {}
         self.parents: list[Child] = []
@@ -178,6 +181,9 @@ class Node:
 
     def take_options(self, given: BlockdevOptions, options: NodeOptions) -> None:
         """Put other options in force; the caller sees to it that the driver can."""
+        fields = {name.replace("-", "_") for name in self.said}
+        before, after = self.given.given(fields), given.given(fields)
+        self.said = {key: text for key, text in self.said.items() if before[key] == after.get(key)}
         self.given, self.options = given, options
         self.driver.options = given
 

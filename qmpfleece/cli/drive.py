@@ -16,7 +16,8 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
-from qmpfleece.cli.drive_node import define
+from qmpfleece.cli import keyval
+from qmpfleece.cli.drive_node import define, remember
 from qmpfleece.cli.qemu_board import number
 from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.scan import Option
@@ -31,6 +32,8 @@ _UNITS: Final = {
     "none": 0, "ide": 2, "scsi": 7, "floppy": 0, "pflash": 0, "mtd": 0, "sd": 0, "virtio": 0,
     "xen": 0,
 }  # fmt: skip
+#: How many nodes QEMU makes, and drops, to create an image.
+_NODES_OF_CREATION: Final = 3
 #: How many disks the IDE buses have, all together.
 _IDE_DISKS: Final = {"pc": 4, "q35": 6}
 _FLOPPIES: Final = 2
@@ -48,6 +51,15 @@ _DISCARD: Final = {"ignore": "ignore", "off": "ignore", "unmap": "unmap", "on": 
 _ON_ERROR: Final = ("report", "ignore", "enospc", "stop")
 _ALIASES: Final = {"readonly": "read-only", "format": "driver"}
 _REFUSED: Final = ("throttling.", "copy-on-read", "group", "bps", "iops")
+_SWITCHED_OFF: Final = frozenset({"off", "no", "false", "n", "0"})
+_RATES: Final = ("throttling.bps-", "throttling.iops-", "bps", "iops")
+_RATE_NAMES: Final = {
+    f"{unit}{kind}": f"throttling.{unit}-{name}"
+    for unit in ("bps", "iops")
+    for kind, name in (("", "total"), ("_rd", "read"), ("_wr", "write"))
+}
+#: What is counted; there are no guests whose requests could be.
+_ACCOUNTING: Final = ("stats-account-invalid", "stats-account-failed")
 _LETTERS: Final = string.ascii_letters + string.digits
 #: The options that are a node's and do not ask for one by themselves.
 _EMPTY: Final = frozenset({"read-only", "discard", "detect-zeroes", *_CACHE_KEYS})
@@ -173,6 +185,7 @@ class Drives:
         if filename is None and _EMPTY.issuperset(options):
             self.system.drives.add(backend)
             return
+        options.setdefault("auto-read-only", "on")
         switch(options, "cache.writeback", default=True)
         options.pop("cache.writeback", None)
         zeroes = _zeroes(options)
@@ -184,6 +197,7 @@ class Drives:
             node = await self._open_snapshot(options, filename, aio)
         else:
             node = await self._open_node(options, filename, aio)
+        remember(node, {} if snapshot else keyval.tree_of(options.items()))
         # Not checked against ``discard``, as it would be for a node.
         node.options.detect_zeroes = zeroes
         try:
@@ -208,12 +222,15 @@ class Drives:
         graph = self.system.graph
         read_only = options.get("read-only") == "on"
         base = await self._open_node(options | {"read-only": "on"}, filename, aio)
+        remember(base, keyval.tree_of(options.items()))
         try:
             temporary = _temporary_file()
             file = {"driver": "file", "filename": temporary}
             try:
                 image = {"driver": "qcow2", "file": validate_blockdev(file), "size": base.length}
-                await CREATE_MODELS["qcow2"].model_validate(image).create(graph)
+                with graph.names_unused():
+                    await CREATE_MODELS["qcow2"].model_validate(image).create(graph)
+                graph.use_up_names(_NODES_OF_CREATION)
                 overlay: dict[str, Any] = {"driver": "qcow2", "file": file, "backing": base.name}
                 overlay |= {"cache": {"no-flush": True}, "read-only": read_only}
                 return await graph.open(validate_blockdev(overlay))
@@ -240,8 +257,18 @@ def _without_aliases(given: dict[str, str]) -> dict[str, str]:
                 else f"'{name}' and its alias '{alias}' can't be used at the same time"
             )
         options[name] = options.pop(alias)
+    for key in _ACCOUNTING:
+        switch(options, key, default=True)
+        options.pop(key, None)
     for key, value in options.items():
-        if key.startswith(_REFUSED) and value not in {"off", "0"}:
+        if not key.startswith(_REFUSED):
+            continue
+        if key == "copy-on-read":
+            switch(options, key, default=False)
+        elif key.startswith(_RATES) and not value.isdecimal():
+            name = _RATE_NAMES.get(key, key)
+            raise QmpError(f"Parameter '{name}' expects a number")
+        if value not in _SWITCHED_OFF:
             raise QmpError(f"'{key}' is not supported")
     return {key: value for key, value in options.items() if not key.startswith(_REFUSED)}
 

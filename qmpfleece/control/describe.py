@@ -40,6 +40,7 @@ def _strong_options(node: Node) -> dict[str, Any]:
     # Not to_wire(): that would print the definitions of all nodes below, too.
     fields = {name.replace("-", "_") for name in node.driver.strong_options}
     found = node.given.given(fields)
+    found |= {name: text for name, text in node.said.items() if name in found}
     for name in [name for name, value in found.items() if isinstance(value, list)]:
         for index, item in enumerate(found.pop(name)):
             # Each copy of an object turns members of one bucket round; this is QEMU's last.
@@ -52,9 +53,11 @@ def full_options(node: Node) -> dict[str, Any]:
     """Return the options that would open a node showing the same data."""
     options = {"driver": node.driver.driver_name} | _strong_options(node)
     for name, child in node.children.items():
-        options[name] = full_options(child.node)
-    if "backing" in node.given.model_fields_set:
-        options.setdefault("backing", None)
+        # A plain name tells which backing file is below.
+        if name != "backing" or not node.exact_filename:
+            options[name] = full_options(child.node)
+    if "backing" in node.given.model_fields_set and "backing" not in node.children:
+        options["backing"] = None
     return options
 
 
