@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from qmpfleece.base.workers import Workers
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
+    from qmpfleece.block.hostfile.fdsets import FdSets
     from qmpfleece.block.node import Node, NodeOptions
     from qmpfleece.block.throttle_group import ThrottleGroup
 
@@ -100,6 +101,7 @@ class Opener(Protocol):
     """What a driver may do while its node is opened. Implemented by ``graph``."""
 
     workers: "Workers"
+    fdsets: "FdSets"
     events: EventBus
     #: By the ids of their objects.
     throttle_groups: "Mapping[str, ThrottleGroup]"

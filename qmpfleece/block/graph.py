@@ -18,6 +18,7 @@ from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
+from qmpfleece.block.hostfile.fdsets import FdSets
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup
@@ -45,6 +46,8 @@ class Graph:
         self.events = events or EventBus()
         #: What throttle nodes can join, by name; kept by whoever makes the groups.
         self.throttle_groups: dict[str, ThrottleGroup] = {}
+        #: Descriptors that were handed over, see ``/dev/fdset``.
+        self.fdsets = FdSets()
         #: Names that no node may have, because a drive has them.
         self.device_names: set[str] = set()
         self._nodes: dict[str, Node] = {}
@@ -362,6 +365,7 @@ class _Opener:
     ) -> None:
         self.probed = probed
         self.workers = graph.workers
+        self.fdsets = graph.fdsets
         self.events = graph.events
         self.throttle_groups: Mapping[str, ThrottleGroup] = graph.throttle_groups
         self.above = above

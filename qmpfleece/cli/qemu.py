@@ -7,6 +7,7 @@ error is one message on stderr and exit status 1.
 Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ class _Start(Start):
         system.uuid = wanted.uuid or system.uuid
         for option, given in wanted.fds:
             with at(option):
-                check_fd(given)
+                fd, number = check_fd(given)
+            system.graph.fdsets.add(os.dup(fd), number, given.get("opaque"))
         if wanted.pidfile:
             self.write_pid_file(wanted.pidfile)
         machine = machine_kind(wanted.machine)

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.control.command import Command, commands_of
-from qmpfleece.control.system import RUNNING, AfterReply, System
+from qmpfleece.control.system import RECEIVED, RUNNING, AfterReply, System
 from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
 
@@ -34,10 +34,12 @@ class Client:
         negotiated: The client has left capabilities negotiation mode.
         oob: It has enabled out-of-band execution. No command of ours supports that, so the
             only effect is that ``exec-oob`` is understood.
+        received: Descriptors that it has sent; whoever takes one out owns it.
     """
 
     negotiated: bool = False
     oob: bool = False
+    received: list[int] = field(default_factory=list)
 
 
 class Request(NamedTuple):
@@ -116,11 +118,13 @@ class Dispatcher:
     async def _run(self, command: Command, request: Request, client: Client, send: Send) -> None:
         after = AfterReply()
         token = RUNNING.set(after)
+        received = RECEIVED.set(client.received)
         try:
             send(await self._reply(command, request, client))
             await after.run()
         finally:
             RUNNING.reset(token)
+            RECEIVED.reset(received)
 
     async def _reply(self, command: Command, request: Request, client: Client) -> Reply:
         """Run the handler; whatever happens there becomes a reply."""

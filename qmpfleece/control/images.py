@@ -3,6 +3,7 @@
 Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -107,8 +108,11 @@ async def probe(graph: Graph, filename: str, *, reading: bool = False) -> str:
 
     def first_bytes() -> bytes:
         try:
-            with open(path, "rb") as file:
-                return file.read(formats.PROBED)
+            fd = graph.fdsets.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(fd, formats.PROBED, 0)
+            finally:
+                graph.fdsets.close_copy(fd)
         except (OSError, ValueError) as error:
             if reading and isinstance(error, IsADirectoryError):
                 raise QmpError(

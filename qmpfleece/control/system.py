@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from qmpfleece.block.hostfile.fdsets import FdSets
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
@@ -37,6 +38,11 @@ class Shutdown(Event, name="SHUTDOWN"):
 
     guest: bool
     reason: ShutdownCause
+
+
+#: The descriptors that came with the command that this context runs, or before it; who takes
+#: one out of the list owns it.
+RECEIVED: Final[ContextVar[list[int] | None]] = ContextVar("received", default=None)
 
 
 class AfterReply:
@@ -91,6 +97,8 @@ class System:
         objects: What object-add has made.
         devices: The guest's disks; closed before the drives.
         background: Requests of qemu-io that go on after their commands; closed first.
+        fdsets: Descriptors that were handed over, the graph's.
+        named_fds: What getfd has given names to; they are closed with the program.
         shutdown: Set when the program is asked to end.
     """
 
@@ -106,6 +114,8 @@ class System:
     objects: Objects = field(default_factory=Objects)
     devices: Devices = field(init=False)
     background: Background = field(init=False)
+    fdsets: FdSets = field(default_factory=FdSets)
+    named_fds: dict[str, int] = field(default_factory=dict)
     shutdown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -113,6 +123,7 @@ class System:
         self.drives = Drives(self.graph)
         self.devices = Devices(self.graph, self.drives, self.objects)
         self.background = Background(self.graph)
+        self.fdsets.keeps = lambda: self.run_state != "running"
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.
