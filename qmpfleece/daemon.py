@@ -20,11 +20,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from qmpfleece.base.errors import ErrorClass, QmpError
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.throttling import Limits
-from qmpfleece.control import command
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.shape import Shape
 from qmpfleece.control.system import System
@@ -33,12 +31,6 @@ from qmpfleece.qapi.events import EventBus
 from qmpfleece.qmp.listener import QmpServer
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def load_packages() -> None:
-    """Import everything that registers itself: drivers and commands."""
-    import_siblings("qmpfleece.block.drivers")
-    command.load()
 
 
 class Daemon:
@@ -64,7 +56,6 @@ class Daemon:
         self._workers: Final = Workers()
 
     async def __aenter__(self) -> Self:
-        load_packages()
         bus = EventBus()
         graph = Graph(self._workers, bus)
         self.system = System(

@@ -12,7 +12,7 @@ holds up to that suspension.
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
@@ -31,7 +31,7 @@ class Done:
         yield from ()
 
 
-DONE: Final[Awaitable[None]] = Done()
+DONE: Final = Done()
 
 
 class Resumable(asyncio.Future[T]):

@@ -45,6 +45,12 @@ _REGISTER_IOWQ_MAX_WORKERS: Final = 19
 #: files suffer; by default it would be four a processor.
 _WORKERS: Final = 256
 _SETUP_CQSIZE: Final = 1 << 3
+#: Completions are delivered when we ask for them, by the thread that submits, since 6.1. By
+#: default the kernel interrupts our processor for each, and on a virtual machine that costs
+#: more than a small write.
+_SETUP_SINGLE_ISSUER: Final = 1 << 12
+_SETUP_DEFER_TASKRUN: Final = 1 << 13
+_ENTER_GETEVENTS: Final = 1 << 0
 _FEAT_SINGLE_MMAP: Final = 1 << 0
 _FEAT_NODROP: Final = 1 << 1
 #: Of no use here, but since 5.6, as is _OP_WRITE.
@@ -73,7 +79,8 @@ class _Write(Resumable[None]):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
     ) -> None:
-        super().__init__(loop)
+        asyncio.Future.__init__(self, loop=loop)  # at once: this is made for every write
+        self._stepper = None
         self.fd = fd
         self.offset = offset
         self.left = len(buf)
@@ -113,9 +120,7 @@ class Ring:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
-        params = ctypes.create_string_buffer(_PARAMS.size)
-        _PARAMS.pack_into(params, 0, 0, _MAX_IN_FLIGHT, _SETUP_CQSIZE, 0, 0, 0, 0, 0, 0, 0)
-        self._fd = self._checked(_SETUP, _ENTRIES, params)
+        params = self._set_up()
         self._eventfd = -1
         try:
             self._map(params.raw)
@@ -140,6 +145,26 @@ class Ring:
         self._unsubmitted = 0
         self._submit_later: asyncio.Handle | None = None
         self._loop.add_reader(self._eventfd, self._completed)
+
+    def _set_up(self) -> "ctypes.Array[ctypes.c_char]":
+        """Make the queues and return what the kernel says of them.
+
+        Raises:
+            OSError: It refuses.
+        """
+        params = ctypes.create_string_buffer(_PARAMS.size)
+        for more in (_SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN, 0):
+            flags = _SETUP_CQSIZE | more
+            _PARAMS.pack_into(params, 0, 0, _MAX_IN_FLIGHT, flags, 0, 0, 0, 0, 0, 0, 0)
+            try:
+                self._fd = self._checked(_SETUP, _ENTRIES, params)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not more:
+                    raise
+            else:
+                self._deferred = bool(more)
+                break
+        return params
 
     def _map(self, params: bytes) -> None:
         """Map the queues into our memory.
@@ -244,6 +269,8 @@ class Ring:
     def _completed(self) -> None:
         """Deliver what the kernel has completed."""
         os.eventfd_read(self._eventfd)
+        if self._deferred:
+            self._syscall(_ENTER, self._fd, 0, 0, _ENTER_GETEVENTS, None, 0)
         words = self._words
         while (head := self._cq_head) != (tail := words[self._cq_tail_at]):
             while head != tail:

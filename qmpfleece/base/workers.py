@@ -11,11 +11,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from qmpfleece.base.eager import Resumable
 from qmpfleece.base.files import pwrite_all
-from qmpfleece.base.uring import Ring
+
+if TYPE_CHECKING:
+    from qmpfleece.base.uring import Ring
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,9 +77,11 @@ class Workers:
         self._has_ring = True
 
     @property
-    def ring(self) -> Ring | None:
+    def ring(self) -> "Ring | None":
         """What makes buffered writes without a thread; None where the system has no such thing."""
         if self._ring is None and self._has_ring:
+            from qmpfleece.base.uring import Ring
+
             try:
                 queue = self.queue()
                 self._ring = Ring(lambda *write: queue.submit(pwrite_all, *write))

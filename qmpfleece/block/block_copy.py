@@ -208,8 +208,14 @@ class BlockCopy:
         """
         start = align_down(offset, self.cluster_size)
         end = min(align_up(offset + length, self.cluster_size), self.length)
+        # The cluster that a small write touches needs no more than a claim of its own.
+        alone = end - start <= self.cluster_size and throttle is None
+        if alone and (req := self._claim(start, end)) is not None:
+            await self._copy_claimed(req)
+            return
         while True:
-            await self._copy_dirty(start, end, throttle, workers)
+            if self.bitmap.bits.any(start, end - start):
+                await self._copy_dirty(start, end, throttle, workers)
             if throttle is not None and throttle.stopping:
                 return
             conflict = self.in_flight.find_conflict(start, end - start)
@@ -291,6 +297,14 @@ class BlockCopy:
             raise
         if (error := await crew.all_done()) is not None:
             raise error
+
+    async def _copy_claimed(self, req: Req) -> None:
+        """Copy one cluster or a part of it, which no status makes smaller."""
+        if (zero := await self._settle(req, None)) is None:
+            self._leave(req)
+            self._progress(0)
+        else:
+            await self._transfer(req, zero=zero)
 
     def _claim(self, offset: int, end: int) -> Req | None:
         """Take the next dirty clusters. No await inside: nobody else can take them."""

@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from pydantic import ConfigDict
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.registry import Registry
+from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.qapi.model import Model
 
 if TYPE_CHECKING:
     from qmpfleece.block.graph import Graph
 
 #: The model of each kind of image that can be created, by the name in ``BlockdevDriver``.
-CREATE_MODELS: Final[Registry[type["BlockdevCreateOptions"]]] = Registry("creation options model")
+CREATE_MODELS: Final[Registry[type["BlockdevCreateOptions"]]] = Registry(
+    "creation options model",
+    Folder("qmpfleece.block.drivers", r'\bdriver: Literal\["([\w-]+)"\]'),
+)
 
 
 class BlockdevCreateOptions(Model):
@@ -30,7 +33,7 @@ class BlockdevCreateOptions(Model):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for name in get_args(cls.model_fields["driver"].annotation):
-            CREATE_MODELS.add(name, cls)
+            CREATE_MODELS.add(name, cls, cls.__module__)
 
     async def create(self, graph: "Graph") -> None:
         """Create the image; one that is there is overwritten.

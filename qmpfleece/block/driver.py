@@ -31,14 +31,14 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
-from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.blockdev import DRIVER_FILES, BlockdevOptions
 from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
+    from qmpfleece.base.fdsets import FdSets
     from qmpfleece.base.workers import Workers
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
-    from qmpfleece.block.hostfile.fdsets import FdSets
     from qmpfleece.block.node import Node, NodeOptions
     from qmpfleece.block.throttle_group import ThrottleGroup
 
@@ -157,7 +157,7 @@ class Reopening(Generic[O]):
 
 
 #: Every driver by its name in ``BlockdevDriver``.
-DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver")
+DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver", DRIVER_FILES)
 
 
 class BlockDriver(Generic[O]):
@@ -215,7 +215,7 @@ class BlockDriver(Generic[O]):
                 cls.options_model = get_args(base)[0]
         if name:
             cls.driver_name = name
-            DRIVERS.add(name, cls)
+            DRIVERS.add(name, cls, cls.__module__)
 
     def __init__(self, node: "Node", options: O) -> None:
         self.node = node

@@ -13,12 +13,12 @@ from random import randrange
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
-from qmpfleece.block.hostfile.fdsets import FdSets
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup

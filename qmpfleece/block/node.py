@@ -100,6 +100,7 @@ class Node:
             to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
         debug: The listener of the primary child, whom this node tells what it is about to
             do; None as a rule, so that telling costs nothing.
+        memo: What those who describe the node have worked out, with what it depends on.
         blockers: Why commands must leave the node alone, newest first; see ``check_free``.
     """
 
@@ -117,6 +118,7 @@ class Node:
         "inherits_from",
         "length",
         "listener",
+        "memo",
         "monitor_owned",
         "name",
         "options",
@@ -153,6 +155,7 @@ class Node:
         self.tracks_reads = False
         self.quiesced = 0
         self.monitor_owned = False
+        self.memo: dict[str, Any] = {}
         self.inherits_from: Node | None = None
         self.write_gen = 0
         self.flushed_gen = 0

@@ -89,7 +89,9 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     """
     node = child.node
     length = len(buf)
-    _check_write(child, offset, length)
+    if offset < 0 or offset + length > node.length or node.options.read_only:
+        _check_write(child, offset, length)
+    assert child.may_write, f"{child!r} writes without the permission"
     if node.options.detect_zeroes != "off" and length and is_zero(buf):
         if node.options.detect_zeroes == "unmap":
             flags |= ReqFlags.MAY_UNMAP

@@ -15,8 +15,7 @@ Source: QEMU's docs/throttle.txt; the figures were observed on qemu-storage-daem
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 
@@ -33,8 +32,7 @@ _MAX_LENGTH: Final = (1 << 32) - 1
 _SLACK_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One limit.
 
     Attributes:
@@ -67,8 +65,7 @@ class Limit:
             raise QmpError("bps_max/iops_max cannot be lower than bps/iops")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """All limits of a group.
 
     Attributes:
@@ -76,7 +73,7 @@ class Limits:
         iops_size: A request of more bytes counts as several operations; 0 for never.
     """
 
-    each: tuple[Limit, ...] = field(default=(Limit(),) * len(KINDS))
+    each: tuple[Limit, ...] = (Limit(),) * len(KINDS)
     iops_size: int = 0
 
     @property
@@ -111,7 +108,7 @@ class Limits:
                 if value > _MAX_LENGTH:
                     raise QmpError(f"{name} value must be in the range [0, {_MAX_LENGTH}]")
                 value &= (1 << 64) - 1
-            each[index] = replace(each[index], **{part: value})
+            each[index] = each[index]._replace(**{part: value})
         return Limits(tuple(each), iops_size)
 
     def check(self) -> None:

@@ -9,8 +9,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 import asyncio
 import re
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -32,23 +31,32 @@ _HOST_PORT: Final = re.compile(r"(?P<host>[^:,]*):(?P<port>[^,]+),?")
 _KNOWN: Final = _SOCKET | _IGNORED | _REFUSED | {"backend", "id", "signal"}
 
 
-@dataclass
 class Chardev:
     """A channel that a monitor may take.
 
-    Attributes:
+    Args:
         name: Its id.
         listening: The socket that listens, with its file.
         connections: Sockets that are connected already.
         stdio: It is standard input and output.
+
+    Attributes:
         taken: A monitor has it.
     """
 
-    name: str
-    listening: Monitor | None = None
-    connections: list[socket.socket] = field(default_factory=list)
-    stdio: bool = False
-    taken: bool = False
+    def __init__(
+        self,
+        name: str,
+        listening: Monitor | None = None,
+        connections: Iterable[socket.socket] = (),
+        *,
+        stdio: bool = False,
+    ) -> None:
+        self.name: Final = name
+        self.listening = listening
+        self.connections: Final = list(connections)
+        self.stdio: Final = stdio
+        self.taken = False
 
     async def serve(self, server: QmpServer, *, pretty: bool, human: bool) -> None:
         """Hand everything to the QMP server, which owns it from now on."""

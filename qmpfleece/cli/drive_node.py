@@ -235,12 +235,12 @@ async def _said_by_image(graph: Graph, driver: str, file: Any) -> dict[str, Tree
             found = await describe.image_info(node, flat=True)
         finally:
             await graph.release(node)
-    if found.backing_filename is None:
+    if "backing-filename" not in found:
         return {}
-    name = found.full_backing_filename or found.backing_filename
+    name = found.get("full-backing-filename") or found["backing-filename"]
     said: dict[str, Tree] = {"file": {"filename": name}}
-    if found.backing_filename_format:
-        said["driver"] = found.backing_filename_format
+    if found.get("backing-filename-format"):
+        said["driver"] = found["backing-filename-format"]
     return said
 
 

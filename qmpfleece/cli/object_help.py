@@ -4,7 +4,6 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 from qmpfleece.cli import keyval
-from qmpfleece.control import command
 from qmpfleece.control.objects import OBJECT_TYPES
 
 
@@ -12,7 +11,6 @@ def object_help(value: str) -> str:
     """Return the text that the argument of ``--object`` asks for, empty if it doesn't."""
     if "help" not in value and "?" not in value:
         return ""
-    command.load()
     first, *others = value.split(",")
     if keyval.is_help(first):
         return _types()

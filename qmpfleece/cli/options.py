@@ -1,8 +1,6 @@
 """What the options of the daemon take, and how their arguments become objects."""
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
-
-from pydantic import Field
+from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import keyval
@@ -10,8 +8,7 @@ from qmpfleece.cli.scan import Spec
 from qmpfleece.cli.typed import typed
 from qmpfleece.control.shape import Shape, struct_of
 from qmpfleece.control.visitor import visit
-from qmpfleece.exports.options import FdSocketAddress, InetSocketAddress, UnixSocketAddress
-from qmpfleece.qapi.model import Model, Uint32
+from qmpfleece.qapi.model import Model
 from qmpfleece.qmp.framer import Framer, Malformed
 
 SPECS: Final = (
@@ -67,48 +64,6 @@ those of qemu-storage-daemon; they are processed in the order given.
 Each structured argument may also be JSON: --blockdev '{{"driver": ...}}'.
 QMPFLEECE_LOOP=asyncio in the environment selects Python's own event loop.
 """
-
-
-class MonitorOptions(Model):
-    """QAPI ``MonitorOptions``."""
-
-    id: str | None = None
-    mode: Literal["readline", "control"] | None = None
-    pretty: bool | None = None
-    chardev: str
-
-
-class InetAddress(InetSocketAddress):
-    """QAPI ``InetSocketAddress``, as an arm of ``SocketAddress``."""
-
-    type: Literal["inet"]
-
-
-class UnixAddress(UnixSocketAddress):
-    """QAPI ``UnixSocketAddress``, as an arm of ``SocketAddress``."""
-
-    type: Literal["unix"]
-
-
-class FdAddress(FdSocketAddress):
-    """QAPI ``String``, as an arm of ``SocketAddress``."""
-
-    type: Literal["fd"]
-
-
-#: QAPI ``SocketAddress``, the arms that we have.
-SocketAddress: TypeAlias = Annotated[
-    InetAddress | UnixAddress | FdAddress, Field(discriminator="type")
-]
-
-
-class NbdServerOptions(Model):
-    """QAPI ``NbdServerOptions``."""
-
-    addr: SocketAddress
-    tls_creds: str | None = None
-    tls_authz: str | None = None
-    max_connections: Uint32 | None = None
 
 
 def structured(text: str, shape: Shape, implied: str | None = None) -> Any:

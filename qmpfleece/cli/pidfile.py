@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +32,8 @@ class PidFile:
     def _make(self) -> int:
         """Put a locked, written file in place in one step: nobody sees it empty."""
         held = _lock_existing(self._path)
+        import tempfile
+
         fd, name = tempfile.mkstemp(prefix=".pid-", dir=self._path.parent)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

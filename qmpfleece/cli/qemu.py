@@ -24,7 +24,7 @@ from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.command import COMMANDS
-from qmpfleece.daemon import Daemon, load_packages
+from qmpfleece.daemon import Daemon
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     program = program or Path(sys.argv[0]).name
     try:
         given = list(scan(sys.argv[1:] if argv is None else argv))
-        load_packages()
         reader = Reader(lambda name: COMMANDS[name].arguments)
         for option in given:
             if inform(option, program):

@@ -9,7 +9,6 @@ Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
@@ -80,7 +79,6 @@ def scan(words: Sequence[str]) -> Iterator[Option]:
             raise UsageError(f"{word}: invalid option")
 
 
-@dataclass
 class Wanted:
     """What the options say.
 
@@ -101,24 +99,25 @@ class Wanted:
             kind, in the order given, and the option that says so.
     """
 
-    paused: bool = False
-    daemonize: bool = False
-    snapshot: bool = False
-    name: str | None = None
-    uuid: str | None = None
-    pidfile: str = ""
-    machine: str = ""
-    accels: list[Option] = field(default_factory=list)
-    incoming: Option | None = None
-    qtest: Option | None = None
-    board: Chosen = field(default_factory=Chosen)
-    fds: list[tuple[Option, Given]] = field(default_factory=list)
-    objects: list[Given] = field(default_factory=list)
-    chardevs: list[tuple[Option, Given]] = field(default_factory=list)
-    monitors: list[tuple[Option, Given]] = field(default_factory=list)
-    blockdevs: list[tuple[Option, Given]] = field(default_factory=list)
-    drives: list[tuple[Option, Given]] = field(default_factory=list)
-    devices: list[tuple[Option, Given]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.paused = False
+        self.daemonize = False
+        self.snapshot = False
+        self.name: str | None = None
+        self.uuid: str | None = None
+        self.pidfile = ""
+        self.machine = ""
+        self.accels: list[Option] = []
+        self.incoming: Option | None = None
+        self.qtest: Option | None = None
+        self.board = Chosen()
+        self.fds: list[tuple[Option, Given]] = []
+        self.objects: list[Given] = []
+        self.chardevs: list[tuple[Option, Given]] = []
+        self.monitors: list[tuple[Option, Given]] = []
+        self.blockdevs: list[tuple[Option, Given]] = []
+        self.drives: list[tuple[Option, Given]] = []
+        self.devices: list[tuple[Option, Given]] = []
 
 
 class Reader:

@@ -9,7 +9,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import chardev, keyval, options
@@ -20,9 +20,16 @@ from qmpfleece.cli.scan import Option, scan
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.control.visitor import visit
 from qmpfleece.daemon import Daemon
+from qmpfleece.qapi.model import Model
 
-if TYPE_CHECKING:
-    from qmpfleece.cli.options import NbdServerOptions
+
+class MonitorOptions(Model):
+    """QAPI ``MonitorOptions``."""
+
+    id: str | None = None
+    mode: Literal["readline", "control"] | None = None
+    pretty: bool | None = None
+    chardev: str
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -59,10 +66,8 @@ def _inform(option: Option, program: str) -> bool:
 
 
 def _drivers() -> Iterable[str]:
-    from qmpfleece.daemon import load_packages
     from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS
 
-    load_packages()
     return sorted(BLOCKDEV_MODELS)
 
 
@@ -113,7 +118,9 @@ class _Start(Start):
         await self.command("block-export-add", option, "type")
 
     async def _nbd_server(self, option: Option) -> None:
-        given: NbdServerOptions = options.parse_as(options.NbdServerOptions, option.value)
+        from qmpfleece.cli.nbd_server import NbdServerOptions
+
+        given: NbdServerOptions = options.parse_as(NbdServerOptions, option.value)
         if given.tls_creds is not None:
             raise QmpError(f"No TLS credentials with id '{given.tls_creds}'")
         if given.tls_authz is not None:
@@ -131,7 +138,7 @@ class _Start(Start):
         await self.make_chardev(option, chardev.parse(option.value))
 
     async def _monitor(self, option: Option) -> None:
-        given = options.parse_as(options.MonitorOptions, option.value, "chardev")
+        given = options.parse_as(MonitorOptions, option.value, "chardev")
         if given.mode == "readline" and given.chardev in self.chardevs:
             raise QmpError("Only QMP is supported")
         self.make_monitor(given.chardev, pretty=bool(given.pretty))

@@ -6,7 +6,6 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from qmpfleece.base.errors import QmpError
@@ -16,8 +15,7 @@ class UsageError(QmpError):
     """The command line itself is wrong, before any option is looked at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """An option that exists.
 
     Attributes:

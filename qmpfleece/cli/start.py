@@ -10,17 +10,19 @@ import gc
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
 from qmpfleece.cli import chardev, options
 from qmpfleece.cli.background import Background
 from qmpfleece.cli.chardev import Chardev
-from qmpfleece.cli.pidfile import PidFile
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.words import complain
 from qmpfleece.daemon import Daemon
+
+if TYPE_CHECKING:
+    from qmpfleece.cli.pidfile import PidFile
 
 
 class OptionError(Exception):
@@ -159,6 +161,8 @@ class Start(ABC):
         Raises:
             QmpError: The file can't be made, or another process holds it.
         """
+        from qmpfleece.cli.pidfile import PidFile
+
         self._pid_file = PidFile(path)
 
 

@@ -24,13 +24,13 @@ Signatures are read when a command is first called, because a start must be quic
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import create_model
 
-from qmpfleece.base.registry import Registry, import_siblings
+from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.control.shape import Shape, shape_of, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.model import Model
@@ -64,6 +64,7 @@ class Command:
         handler: The decorated function.
         exclusive: Whether it waits for its turn, see ``command``.
         machine: Whether only a program with a machine has it.
+        result: What is returned, where the annotation does not say it.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Command:
         *,
         exclusive: bool,
         machine: bool = False,
+        result: Any = None,
     ) -> None:
         self.name: Final = name
         self.handler: Final = handler
         self.exclusive: Final = exclusive
         self.machine: Final = machine
+        self._result: Final = result
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class Command:
     @cached_property
     def result(self) -> Any:
         """The annotation of what is returned; NoneType for an empty object."""
-        return self._hints.get("return", type(None))
+        return self._result or self._hints.get("return", type(None))
 
     def parse(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for the handler.
@@ -137,12 +140,14 @@ class Command:
         return {p.name: getattr(model, p.name) for p in self._parameters}
 
 
-#: Every command by its name; complete once ``load`` has run.
-COMMANDS: Final[Registry[Command]] = Registry("QMP command")
+#: Every command by its name.
+COMMANDS: Final[Registry[Command]] = Registry(
+    "QMP command", Folder("qmpfleece.control.commands", r'^@command\(\s*"([\w-]+)"')
+)
 
 
 def command(
-    name: str, *, exclusive: bool | None = None, machine: bool = False
+    name: str, *, exclusive: bool | None = None, machine: bool = False, result: Any = None
 ) -> Callable[[F], F]:
     """Register the decorated coroutine function as QMP command ``name``.
 
@@ -154,24 +159,35 @@ def command(
             answered at once also while another command waits for a hung disk. By default
             ``query-*`` is not exclusive and everything else is.
         machine: Only a program with a machine has the command.
+        result: The model that is returned, or the list of models, where the function returns it
+            as JSON, for speed.
     """
 
     def register(handler: F) -> F:
         turn = not name.startswith("query-") if exclusive is None else exclusive
-        COMMANDS.add(name, Command(name, handler, exclusive=turn, machine=machine))
+        known = Command(name, handler, exclusive=turn, machine=machine, result=result)
+        COMMANDS.add(name, known, handler.__module__)
         return handler
 
     return register
 
 
+class _WithoutMachine(Mapping[str, Command]):
+    """The commands of a program without a machine."""
+
+    def __getitem__(self, name: str) -> Command:
+        known = COMMANDS[name]
+        if known.machine:
+            raise KeyError(name)
+        return known
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, known in COMMANDS.items() if not known.machine)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def commands_of(system: "System") -> Mapping[str, Command]:
-    """Return the commands that a program has, by name; ``load`` has run."""
-    if system.has_machine:
-        return COMMANDS
-    return {name: known for name, known in COMMANDS.items() if not known.machine}
-
-
-def load() -> None:
-    """Import all modules of commands and objects, so that ``COMMANDS`` is complete."""
-    import_siblings("qmpfleece.control.object_types")
-    import_siblings("qmpfleece.control.commands")
+    """Return the commands that a program has, by name."""
+    return COMMANDS if system.has_machine else _WithoutMachine()

@@ -4,25 +4,67 @@ A node without a plain file name is described by the options that decide what da
 as QEMU does: ``json:{"driver": "null-co", "size": 1048576}``.
 """
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.node import Node
-from qmpfleece.qapi.encode import encode
-from qmpfleece.qapi.nodes import BlockdevCacheInfo, BlockDeviceInfo, BlockDirtyInfo, ImageInfo
+from qmpfleece.qapi.encode import Printed, encode
 from qmpfleece.qapi.order import ordered
+
+#: An object as it is on the wire. Absent members are left out, the others come in schema order,
+#: on which QEMU's order depends. Not models: a client may ask hundreds of times a second.
+Wire: TypeAlias = dict[str, Any]
 
 #: Drivers that know about their image themselves (QEMU: those that implement get_info).
 _INFORMED: Final = frozenset({"file", "host_device", "qcow2"})
 #: Drivers that take over the name of their child although they are no filters.
 _NAMED_AS_CHILD: Final = frozenset({"snapshot-access"})
 
+#: What only drivers know of an image: its name in ``BlockDriver.image_info`` and on the wire.
+_KNOWN_BY_DRIVERS: Final = tuple(
+    (name, name.replace("_", "-"))
+    for name in (
+        "encrypted",
+        "compressed",
+        "backing_filename",
+        "full_backing_filename",
+        "backing_filename_format",
+        "snapshots",
+    )
+)
+#: Nothing throttles a node.
+_UNTHROTTLED: Final = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 #: Options that a plain file name tells.
 _SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
 
 
 def filename(node: Node) -> str:
     """Return what QEMU calls the file name of a node. Source: QAPI ``BlockDeviceInfo.file``."""
+    given: list[Any] = []
+    origin = _origin(node, given)
+    known = node.memo.get("filename")
+    if known is not None and known[0] == origin:
+        return str(known[1])
+    name = _filename(node)
+    node.memo["filename"] = origin, name, given
+    return name
+
+
+def _origin(node: Node, given: list[Any]) -> tuple[Any, ...]:
+    """Return what the file name of a node depends on; equal as long as that is the same.
+
+    Args:
+        node: The node.
+        given: Takes the options, which go into it by identity: keep them as long as it.
+    """
+    given.append(node.given)
+    if not node.children:
+        return id(node.given), node.exact_filename
+    below = [(name, _origin(child.node, given)) for name, child in node.children.items()]
+    return id(node.given), node.exact_filename, *below
+
+
+def _filename(node: Node) -> str:
     driver = node.driver
     below = node.children.get("file")
     shows_child = driver.is_filter or driver.driver_name in _NAMED_AS_CHILD
@@ -76,36 +118,49 @@ def is_informed(node: Node) -> bool:
     return driver.driver_name in _INFORMED
 
 
-async def image_info(node: Node, *, flat: bool) -> ImageInfo:
-    """Describe the image that a node shows; not ``flat`` with those that show through."""
+async def image_info(node: Node, *, flat: bool) -> Wire:
+    """Return QAPI ``ImageInfo``: the image that a node shows.
+
+    Args:
+        node: The node.
+        flat: Without those that show through.
+    """
     driver = node.driver
-    info = ImageInfo(
-        filename=filename(node),
-        format=driver.driver_name,
-        dirty_flag=False if is_informed(node) else None,
-        virtual_size=node.length,
-        cluster_size=driver.cluster_size or None,
-    )
+    info: Wire = {"filename": filename(node), "format": driver.driver_name}
+    known = driver.image_info()
+    dirty = known.get("dirty_flag", False if is_informed(node) else None)
+    length, cluster_size = node.length, driver.cluster_size
     below = filtered_or_backing(node)
-    if known := driver.image_info():
-        info = info.model_copy(update=known)
     # Last, as it waits: the node may be gone afterwards.
-    info.actual_size = await driver.allocated_size()
+    size = await driver.allocated_size()
+    if dirty is not None:
+        info["dirty-flag"] = dirty
+    if size is not None:
+        info["actual-size"] = size
+    info["virtual-size"] = length
+    if cluster_size:
+        info["cluster-size"] = cluster_size
+    if known:
+        info |= {wire: known[name] for name, wire in _KNOWN_BY_DRIVERS if name in known}
     if below is not None and not flat:
-        info.backing_image = await image_info(below, flat=False)
+        info["backing-image"] = await image_info(below, flat=False)
+    if "format_specific" in known:
+        info["format-specific"] = known["format_specific"]
     return info
 
 
-def _bitmap_info(bitmap: DirtyBitmap) -> BlockDirtyInfo:
-    return BlockDirtyInfo(
-        name=bitmap.name,
-        count=bitmap.count,
-        granularity=bitmap.granularity,
-        recording=bitmap.recording,
-        busy=bitmap.busy,
-        persistent=bitmap.persistent,
-        inconsistent=True if bitmap.inconsistent else None,
-    )
+def _bitmap_info(bitmap: DirtyBitmap) -> Wire:
+    info: Wire = {} if bitmap.name is None else {"name": bitmap.name}
+    info |= {
+        "count": bitmap.count,
+        "granularity": bitmap.granularity,
+        "recording": bitmap.recording,
+        "busy": bitmap.busy,
+        "persistent": bitmap.persistent,
+    }
+    if bitmap.inconsistent:
+        info["inconsistent"] = True
+    return info
 
 
 def _depth(node: Node) -> int:
@@ -113,29 +168,47 @@ def _depth(node: Node) -> int:
     return 0 if below is None else 1 + _depth(below)
 
 
-async def device_info(node: Node, *, flat: bool) -> BlockDeviceInfo:
-    """Describe a node."""
+async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> Wire:
+    """Return QAPI ``BlockDeviceInfo``: a node.
+
+    Args:
+        node: The node.
+        flat: Without the images that show through.
+        writethrough: Whether its user has each write made stable at once.
+    """
     options = node.options
     backing = node.children.get("backing")
-    return BlockDeviceInfo(
-        file=filename(node),
-        node_name=node.name,
-        ro=node.read_only,
-        drv=node.driver.driver_name,
-        backing_file=None if backing is None else filename(backing.node),
-        backing_file_depth=0 if flat else _depth(node),
-        encrypted=False,
-        detect_zeroes=options.detect_zeroes,
-        bps=0,
-        bps_rd=0,
-        bps_wr=0,
-        iops=0,
-        iops_rd=0,
-        iops_wr=0,
-        cache=BlockdevCacheInfo(
-            writeback=True, direct=options.cache_direct, no_flush=options.cache_no_flush
-        ),
-        write_threshold=0,
-        dirty_bitmaps=[_bitmap_info(bitmap) for bitmap in node.bitmaps] or None,
-        image=await image_info(node, flat=flat),
-    )
+    info: Wire = {
+        "file": filename(node),
+        "node-name": node.name,
+        "ro": node.read_only,
+        "drv": node.driver.driver_name,
+    }
+    if backing is not None:
+        info["backing_file"] = filename(backing.node)
+    info["backing_file_depth"] = 0 if flat else _depth(node)
+    info["encrypted"] = False
+    info["detect_zeroes"] = options.detect_zeroes
+    info |= _UNTHROTTLED
+    cache = {
+        "writeback": not writethrough,
+        "direct": options.cache_direct,
+        "no-flush": options.cache_no_flush,
+    }
+    bitmaps = [_bitmap_info(bitmap) for bitmap in node.bitmaps]
+    info["image"] = await image_info(node, flat=flat)
+    info["cache"] = cache
+    info["write_threshold"] = 0
+    if bitmaps:
+        info["dirty-bitmaps"] = bitmaps
+    return info
+
+
+async def told(node: Node, *, flat: bool) -> Printed:
+    """Return ``device_info``, ready to be sent: clients ask often, and little changes."""
+    info = await device_info(node, flat=flat)
+    known = node.memo.get("told")
+    if isinstance(known, Printed) and known == info:
+        return known
+    node.memo["told"] = made = Printed(info)
+    return made

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
@@ -26,20 +25,24 @@ Send: TypeAlias = Callable[[Reply], None]
 NEGOTIATION: Final = "qmp_capabilities"
 
 
-@dataclass(slots=True)
 class Client:
     """What is remembered of one client between its commands.
 
-    Attributes:
+    Args:
         negotiated: The client has left capabilities negotiation mode.
+
+    Attributes:
         oob: It has enabled out-of-band execution. No command of ours supports that, so the
             only effect is that ``exec-oob`` is understood.
         received: Descriptors that it has sent; whoever takes one out owns it.
     """
 
-    negotiated: bool = False
-    oob: bool = False
-    received: list[int] = field(default_factory=list)
+    __slots__ = ("negotiated", "oob", "received")
+
+    def __init__(self, *, negotiated: bool = False) -> None:
+        self.negotiated = negotiated
+        self.oob = False
+        self.received: list[int] = []
 
 
 class Request(NamedTuple):

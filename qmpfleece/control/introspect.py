@@ -156,7 +156,7 @@ def schema(commands: Mapping[str, Command], events: Mapping[str, type[Event]]) -
                 "arg-type": found.name(command.arguments),
             }
         )
-    for name, event in events.items():
+    for name, event in sorted(events.items()):
         arguments = found.name(struct_of(event))
         found.entities.append({"name": name, "meta-type": "event", "arg-type": arguments})
     found.describe_types()

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 from pydantic import ConfigDict
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.registry import Registry
+from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
 
 if TYPE_CHECKING:
     from qmpfleece.control.system import System
 
+_FOLDER: Final = Folder("qmpfleece.control.object_types", r'\bqom_type="([\w-]+)"')
 #: Every type of object by its QAPI ``ObjectType``.
-OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object")
+OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object", _FOLDER)
 #: The model of what each is made from, by the same name.
-OBJECT_MODELS: Final[Registry[type["ObjectOptions"]]] = Registry("object options model")
+OBJECT_MODELS: Final[Registry[type["ObjectOptions"]]] = Registry("object options model", _FOLDER)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
@@ -49,7 +50,7 @@ class ObjectOptions(Model):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for name in get_args(cls.model_fields["qom_type"].annotation):
-            OBJECT_MODELS.add(name, cls)
+            OBJECT_MODELS.add(name, cls, cls.__module__)
 
 
 class UserObject:
@@ -74,7 +75,7 @@ class UserObject:
     def __init_subclass__(cls, *, qom_type: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.qom_type = qom_type
-        OBJECT_TYPES.add(qom_type, cls)
+        OBJECT_TYPES.add(qom_type, cls, cls.__module__)
 
     def __init__(self, system: "System", name: str) -> None:
         self.system: Final = system

@@ -23,31 +23,29 @@ a ``Model``                                           Struct
 
 import enum
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache, cached_property
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
 from typing import Union as TypingUnion
 
 import annotated_types
 from pydantic.fields import FieldInfo
 
+from qmpfleece.base.registry import Derived
 from qmpfleece.block.creating import CREATE_MODELS, BlockdevCreateOptions
 from qmpfleece.control.objects import OBJECT_MODELS, ObjectOptions
-from qmpfleece.control.transaction import TransactionAction, action_models
+from qmpfleece.control.transaction import ACTION_MODELS, TransactionAction
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 from qmpfleece.qapi.model import Model, kebab
 
 
-@dataclass(frozen=True, slots=True)
-class Builtin:
+class Builtin(NamedTuple):
     """A JSON type without inner structure: str, bool, number, null, any or dict (an object)."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(NamedTuple):
     """A whole number.
 
     Attributes:
@@ -66,23 +64,20 @@ class Integer:
         return self.low < 0
 
 
-@dataclass(frozen=True, slots=True)
-class Enum:
+class Enum(NamedTuple):
     """One of some strings."""
 
     name: str
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+class Array(NamedTuple):
     """A list of ``element``."""
 
     element: "Shape"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member of an object.
 
     Attributes:
@@ -126,30 +121,26 @@ class Union:
     Args:
         name: For the schema only.
         tag: The wire name of the deciding member.
-        variants: The model for each tag value; called each time, as open unions still grow
-            while packages are scanned.
+        variants: The model for each tag value.
     """
 
-    def __init__(
-        self, name: str, tag: str, variants: Callable[[], Mapping[str, type[Model]]]
-    ) -> None:
+    def __init__(self, name: str, tag: str, variants: Mapping[str, type[Model]]) -> None:
         self.name: Final = name
         self.tag: Final = tag
-        self._variants = variants
+        self._variants: Final = variants
 
     @property
     def variants(self) -> Mapping[str, Struct]:
         """The struct for each value of the tag."""
-        return {value: struct_of(model) for value, model in self._variants().items()}
+        return {value: struct_of(model) for value, model in self._variants.items()}
 
     def variant(self, value: str) -> Struct | None:
         """Return the struct for a tag value, None if there is none."""
-        model = self._variants().get(value)
+        model = self._variants.get(value)
         return None if model is None else struct_of(model)
 
 
-@dataclass(frozen=True, slots=True)
-class Alternate:
+class Alternate(NamedTuple):
     """One of several shapes, told apart by their JSON type."""
 
     name: str
@@ -181,17 +172,16 @@ _INTEGERS: Final[Mapping[tuple[int, int], Integer]] = {
 }
 
 
-def _create_models() -> Mapping[str, type[Model]]:
-    """Return what is said to create an image of each driver; of most there is nothing to say."""
-    return dict.fromkeys(BLOCKDEV_MODELS, BlockdevCreateOptions) | dict(CREATE_MODELS)
-
-
-#: Unions that grow while packages are scanned: tag and models by tag value.
+#: What is said to create an image of each driver; of most there is nothing to say.
+_CREATE: Final[Mapping[str, type[Model]]] = Derived(
+    BLOCKDEV_MODELS, lambda name: CREATE_MODELS.get(name, BlockdevCreateOptions)
+)
+#: Unions to which each file of a package adds a variant: tag and models by tag value.
 _OPEN_UNIONS: Final[Mapping[type[Model], Union]] = {
-    BlockdevOptions: Union("BlockdevOptions", "driver", lambda: BLOCKDEV_MODELS),
-    BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", _create_models),
-    ObjectOptions: Union("ObjectOptions", "qom-type", lambda: OBJECT_MODELS),
-    TransactionAction: Union("TransactionAction", "type", action_models),
+    BlockdevOptions: Union("BlockdevOptions", "driver", BLOCKDEV_MODELS),
+    BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", _CREATE),
+    ObjectOptions: Union("ObjectOptions", "qom-type", OBJECT_MODELS),
+    TransactionAction: Union("TransactionAction", "type", ACTION_MODELS),
 }
 
 
@@ -277,4 +267,4 @@ def _closed_union(models: list[type[Model]], field: str) -> Union:
         for value in get_args(model.model_fields[field].annotation)
     }
     tag = models[0].model_fields[field].alias or kebab(field)
-    return Union("", tag, lambda: variants)
+    return Union("", tag, variants)

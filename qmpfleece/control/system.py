@@ -8,10 +8,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from qmpfleece.block.hostfile.fdsets import FdSets
+from qmpfleece.base.fdsets import FdSets
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
@@ -79,16 +78,17 @@ class AfterReply:
 RUNNING: Final[ContextVar[AfterReply | None]] = ContextVar("running", default=None)
 
 
-@dataclass(kw_only=True)
 class System:
     """The program, as commands see it.
 
-    Attributes:
+    Args:
         bus: Where events are emitted.
         graph: The block nodes.
         exports: The block exports and the NBD server.
         has_machine: The program stands for qemu-system, not for qemu-storage-daemon: it has
             devices with the commands on them, and emits SHUTDOWN on quit.
+
+    Attributes:
         run_state: What query-status says; there is no guest, stop and cont change nothing else.
         name: What query-name says.
         uuid: What query-uuid says.
@@ -102,28 +102,31 @@ class System:
         shutdown: Set when the program is asked to end.
     """
 
-    bus: EventBus
-    graph: "Graph"
-    exports: "ExportManager"
-    has_machine: bool = False
-    run_state: RunState = "running"
-    name: str | None = None
-    uuid: str = "00000000-0000-0000-0000-000000000000"
-    jobs: JobManager = field(init=False)
-    drives: Drives = field(init=False)
-    objects: Objects = field(default_factory=Objects)
-    devices: Devices = field(init=False)
-    background: Background = field(init=False)
-    fdsets: FdSets = field(default_factory=FdSets)
-    named_fds: dict[str, int] = field(default_factory=dict)
-    shutdown: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.jobs = JobManager(self.bus)
-        self.drives = Drives(self.graph)
-        self.devices = Devices(self.graph, self.drives, self.objects)
-        self.background = Background(self.graph)
+    def __init__(
+        self,
+        *,
+        bus: EventBus,
+        graph: "Graph",
+        exports: "ExportManager",
+        has_machine: bool = False,
+        fdsets: FdSets | None = None,
+    ) -> None:
+        self.bus: Final = bus
+        self.graph: Final = graph
+        self.exports: Final = exports
+        self.has_machine = has_machine
+        self.run_state: RunState = "running"
+        self.name: str | None = None
+        self.uuid = "00000000-0000-0000-0000-000000000000"
+        self.jobs: Final = JobManager(bus)
+        self.drives: Final = Drives(graph)
+        self.objects: Final = Objects()
+        self.devices: Final = Devices(graph, self.drives, self.objects)
+        self.background: Final = Background(graph)
+        self.fdsets: Final = fdsets or FdSets()
         self.fdsets.keeps = lambda: self.run_state != "running"
+        self.named_fds: dict[str, int] = {}
+        self.shutdown: Final = asyncio.Event()
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.

@@ -10,14 +10,14 @@ something runs: the command has the dispatcher's turn.
 Source: QAPI ``transaction``, ``TransactionAction``, ``TransactionProperties``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import create_model
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.registry import Registry
+from qmpfleece.base.registry import Derived, Folder, Registry
 from qmpfleece.block.drain import drained
 from qmpfleece.jobs.txn import JobTxn
 from qmpfleece.qapi.model import Model
@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 CompletionMode = Literal["individual", "grouped"]
 
 #: Every action by its QAPI ``TransactionActionKind``.
-ACTIONS: Final[Registry[type["Action"]]] = Registry("transaction action")
+ACTIONS: Final[Registry[type["Action"]]] = Registry(
+    "transaction action",
+    Folder("qmpfleece.control.commands", r'^class \w+\([^)]*\btype="([\w-]+)"'),
+)
 
 
 class TransactionAction(Model):
-    """QAPI ``TransactionAction``; ``action_models`` has one for each type, with its ``data``."""
+    """QAPI ``TransactionAction``; ``ACTION_MODELS`` has one for each type, with its ``data``."""
 
     type: str
     data: Any
@@ -46,17 +49,18 @@ class ActionProperties(Model):
 
 
 @cache
-def action_models() -> Mapping[str, type[TransactionAction]]:
-    """Return the model of each action; called when all actions are registered."""
-    return {
-        name: create_model(
-            f"{name}-action",
-            __base__=TransactionAction,
-            type=(str, ...),
-            data=(action.model, ...),
-        )
-        for name, action in ACTIONS.items()
-    }
+def _action_model(name: str) -> type[TransactionAction]:
+    """Return the model of an action."""
+    return create_model(
+        f"{name}-action",
+        __base__=TransactionAction,
+        type=(str, ...),
+        data=(ACTIONS[name].model, ...),
+    )
+
+
+#: The model of each action by its type.
+ACTION_MODELS: Final = Derived(ACTIONS, _action_model)
 
 
 class Action:
@@ -84,7 +88,7 @@ class Action:
         super().__init_subclass__(**kwargs)
         if type:
             cls.kind = type
-            ACTIONS.add(type, cls)
+            ACTIONS.add(type, cls, cls.__module__)
 
     def __init__(self, system: "System", data: Any, txn: JobTxn | None = None) -> None:
         self.system: Final = system

@@ -16,13 +16,13 @@ from qmpfleece.base.registry import Registry
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.exports.options import BlockExportOptions
 from qmpfleece.qapi.events import Event
 
 if TYPE_CHECKING:
     from qmpfleece.exports.nbd.server import NbdServer
+    from qmpfleece.exports.options import BlockExportOptions
 
-O = TypeVar("O", bound=BlockExportOptions)  # noqa: E741 - the customary name of the parameter
+O = TypeVar("O", bound="BlockExportOptions")  # noqa: E741 - the customary name of the parameter
 
 #: Every kind of export by its name in ``BlockExportType``.
 KINDS: Final[Registry[type["Export[Any]"]]] = Registry("export kind")

@@ -14,20 +14,18 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
-from qmpfleece.exports.options import (
-    DEFAULT_MAX_CONNECTIONS,
-    BlockExportInfo,
-    BlockExportOptions,
-    ListenAddress,
-    NbdExportOptions,
-    NbdServerAddOptions,
-    RemoveMode,
-)
 from qmpfleece.nbdproto import const
 from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.exports.nbd.server import NbdServer
+    from qmpfleece.exports.options import (
+        BlockExportInfo,
+        BlockExportOptions,
+        ListenAddress,
+        NbdServerAddOptions,
+        RemoveMode,
+    )
 
 #: Source: QEMU, ``id_wellformed``.
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
@@ -56,8 +54,10 @@ class ExportManager:
         """Return all exports, newest first, as QEMU lists them."""
         return list(reversed(self._exports.values()))
 
-    def query(self) -> list[BlockExportInfo]:
+    def query(self) -> "list[BlockExportInfo]":
         """Return what query-block-exports says."""
+        from qmpfleece.exports.options import BlockExportInfo
+
         return [
             BlockExportInfo(
                 id=export.id,
@@ -69,7 +69,7 @@ class ExportManager:
         ]
 
     async def add(
-        self, options: BlockExportOptions, backend: Backend | None = None
+        self, options: "BlockExportOptions", backend: Backend | None = None
     ) -> Export[Any]:
         """Export a node. Source: QAPI ``block-export-add``.
 
@@ -96,7 +96,7 @@ class ExportManager:
         return export
 
     async def add_nbd(
-        self, options: NbdServerAddOptions, node: Node, backend: Backend | None = None
+        self, options: "NbdServerAddOptions", node: Node, backend: Backend | None = None
     ) -> Export[Any]:
         """Export a node over NBD, its name being the id. Source: QAPI ``nbd-server-add``.
 
@@ -110,6 +110,8 @@ class ExportManager:
         Raises:
             QmpError: It can't be done; nothing has changed.
         """
+        from qmpfleece.exports.options import NbdExportOptions
+
         name = options.name if options.name is not None else options.device
         if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
             raise QmpError(f"export name '{name}' too long")
@@ -127,7 +129,7 @@ class ExportManager:
             backend,
         )
 
-    def begin_delete(self, export_id: str, mode: RemoveMode = "safe") -> Export[Any]:
+    def begin_delete(self, export_id: str, mode: "RemoveMode" = "safe") -> Export[Any]:
         """Start to remove an export; ``finish_delete`` is what follows the reply.
 
         Raises:
@@ -206,7 +208,7 @@ class ExportManager:
         return self._nbd
 
     async def start_nbd(
-        self, *addresses: ListenAddress, max_connections: int | None = None
+        self, *addresses: "ListenAddress", max_connections: int | None = None
     ) -> "NbdServer":
         """Listen for NBD clients.
 
@@ -219,8 +221,10 @@ class ExportManager:
         """
         if self._nbd is not None:
             raise QmpError("NBD server already running")
-        limit = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
         from qmpfleece.exports.nbd.server import NbdServer
+        from qmpfleece.exports.options import DEFAULT_MAX_CONNECTIONS
+
+        limit = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
 
         server = self._nbd = NbdServer(limit)
         try:

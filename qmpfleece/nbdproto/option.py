@@ -8,8 +8,7 @@ An option is a function in ``options/``, registered by its number and QEMU's nam
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from qmpfleece.base.registry import Registry
 from qmpfleece.nbdproto import codec, const
@@ -18,8 +17,7 @@ from qmpfleece.nbdproto import codec, const
 _QUOTED_NAME: Final = 80
 
 
-@dataclass(frozen=True, slots=True)
-class ExportInfo:
+class ExportInfo(NamedTuple):
     """What a client may learn of an export before it is in.
 
     Attributes:
@@ -54,8 +52,7 @@ class Directory(Protocol):
         """Return the export of this name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Negotiated:
+class Negotiated(NamedTuple):
     """How the handshake ended well.
 
     Attributes:
@@ -129,8 +126,7 @@ class Session:
         self.result = Negotiated(export, self.structured, contexts)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """An option that the server knows.
 
     Attributes:

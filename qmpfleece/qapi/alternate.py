@@ -8,11 +8,10 @@ The name is part of QEMU's error text, so it has to be said. A union without thi
 optional member (``X | None``) or a flat union (``Field(discriminator="type")``).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Alternate:
+class Alternate(NamedTuple):
     """Marks a union as a QAPI alternate. ``None`` among its arms means that null is accepted.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Options of block nodes: the members that all drivers share, and references to nodes.
 
 The model of each driver lives beside the driver. Together they form QAPI's discriminated
-union ``BlockdevOptions``, assembled when it is first used, after the drivers are scanned.
+union ``BlockdevOptions``, assembled when it is first used.
 
 Source: QAPI ``BlockdevOptions``, ``BlockdevRef``, ``BlockdevCacheOptions``.
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from qmpfleece.base.registry import Registry
+from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.model import Model
 
@@ -25,8 +25,12 @@ OnOffAuto: TypeAlias = Literal["auto", "on", "off"]
 #: QAPI ``BlockdevAioOptions``.
 AioOption: TypeAlias = Literal["threads", "native", "io_uring"]
 
+#: Where the drivers are, each with its model: in the file of its name, or of a relative.
+DRIVER_FILES: Final = Folder("qmpfleece.block.drivers", r'\bname="([\w-]+)"')
 #: The options model of each driver, by the name in ``BlockdevDriver``.
-BLOCKDEV_MODELS: Final[Registry[type["BlockdevOptions"]]] = Registry("driver options model")
+BLOCKDEV_MODELS: Final[Registry[type["BlockdevOptions"]]] = Registry(
+    "driver options model", DRIVER_FILES
+)
 
 
 class BlockdevCacheOptions(Model):
@@ -56,12 +60,12 @@ class BlockdevOptions(Model):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for name in get_args(cls.model_fields["driver"].annotation):
-            BLOCKDEV_MODELS.add(name, cls)
+            BLOCKDEV_MODELS.add(name, cls, cls.__module__)
 
 
 @cache
 def blockdev_adapter() -> TypeAdapter[Any]:
-    """Return the validator of the whole union; the drivers must have been scanned."""
+    """Return the validator of the whole union."""
     models: Any = tuple(BLOCKDEV_MODELS.values())
     union: Any = Annotated[Union[models], Field(discriminator="driver")]  # noqa: UP007 - built here
     return TypeAdapter(union)

@@ -27,6 +27,21 @@ _ESCAPES: Final = {
 }
 
 
+class Printed(dict[str, Any]):
+    """An object that remembers how it is printed; it must not be changed any more."""
+
+    __slots__ = ("_text",)
+
+    @property
+    def text(self) -> str:
+        """How it is printed on one line."""
+        try:
+            return self._text
+        except AttributeError:
+            self._text: str = encode(dict(self)).decode("ascii")
+            return self._text
+
+
 def encode(value: Any, *, pretty: bool = False) -> bytes:
     """Return ``value`` as QEMU prints it, without the line end.
 
@@ -46,6 +61,7 @@ def encode(value: Any, *, pretty: bool = False) -> bytes:
     separator = "," if pretty else ", "
     items = _open(value, out, closing)
     first = True
+    plain = _SCALARS if pretty else _ON_ONE_LINE
     while True:
         for key, item in items:
             if not first:
@@ -53,7 +69,7 @@ def encode(value: Any, *, pretty: bool = False) -> bytes:
             if pretty:
                 out.append(indent + "    " * len(closing))
             out.append(key)
-            print_scalar = _SCALARS.get(type(item))
+            print_scalar = plain.get(type(item))
             if print_scalar is not None:
                 out.append(print_scalar(item))
             elif isinstance(item, dict | list | tuple):
@@ -128,3 +144,5 @@ _SCALARS: Final[dict[type, Callable[[Any], str]]] = {
     int: int.__repr__,
     float: lambda value: f"{value:.17g}",
 }
+#: What is printed in one go when there are no lines to indent.
+_ON_ONE_LINE: Final = {**_SCALARS, Printed: lambda value: value.text}

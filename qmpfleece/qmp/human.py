@@ -10,8 +10,8 @@ import asyncio
 import socket
 from typing import Final
 
-from qmpfleece.control.commands.misc import VERSION
 from qmpfleece.control.dispatch import Dispatcher
+from qmpfleece.control.version import QEMU
 
 _PROMPT: Final = "(qemu) "
 _READ_BYTES: Final = 4096
@@ -40,8 +40,7 @@ class HumanSession:
             reader, writer = await asyncio.open_connection(sock=connection)
         else:
             reader, writer = connection
-        version = VERSION.qemu
-        number = f"{version.major}.{version.minor}.{version.micro}"
+        number = ".".join(map(str, QEMU))
         writer.write(
             f"QEMU {number} monitor - type 'help' for more information\r\n{_PROMPT}".encode()
         )

@@ -10,14 +10,14 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.control.dispatch import Dispatcher
-from qmpfleece.qmp.human import HumanSession
 from qmpfleece.qmp.session import Session, Streams
 from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
-from qmpfleece.qmp.stdio import open_stdio
+
+if TYPE_CHECKING:
+    from qmpfleece.qmp.human import HumanSession
 
 log = logging.getLogger(__name__)
 
@@ -25,28 +25,29 @@ log = logging.getLogger(__name__)
 _SHORT_OF_DESCRIPTORS_S: Final = 0.1
 
 
-@dataclass
 class Monitor:
     """A listening monitor.
 
-    Attributes:
+    Args:
         address: What was asked for.
         sock: The listening socket; its name tells the port that was chosen.
         pretty: Indent what is sent to its clients.
+
+    Attributes:
         human: It is for people, not for programs.
         connected: Set when the first client has come, for ``wait=on``.
+        inode: That of the socket file.
     """
 
-    address: Address
-    sock: socket.socket
-    pretty: bool
-    human: bool = False
-    connected: asyncio.Event = field(default_factory=asyncio.Event)
-    inode: int = -1
-
-    def __post_init__(self) -> None:
-        if isinstance(self.address, UnixAddress):
-            self.inode = os.stat(self.address.path).st_ino
+    def __init__(self, address: Address, sock: socket.socket, *, pretty: bool) -> None:
+        self.address: Final = address
+        self.sock: Final = sock
+        self.pretty = pretty
+        self.human = False
+        self.connected: Final = asyncio.Event()
+        self.inode: Final = (
+            os.stat(address.path).st_ino if isinstance(address, UnixAddress) else -1
+        )
 
     def close(self) -> None:
         """Stop listening and remove the socket file."""
@@ -84,7 +85,7 @@ class QmpServer:
         Raises:
             QmpError: It can't be listened on.
         """
-        monitor = Monitor(address, await listen(address), pretty)
+        monitor = Monitor(address, await listen(address), pretty=pretty)
         self.accept(monitor)
         return monitor
 
@@ -102,6 +103,8 @@ class QmpServer:
 
     async def stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve standard input and output; the end of input does not end the session."""
+        from qmpfleece.qmp.stdio import open_stdio
+
         self.serve(await open_stdio(), pretty=pretty, human=human, stays=True)
 
     def serve(
@@ -113,14 +116,17 @@ class QmpServer:
         stays: bool = False,
     ) -> None:
         """Serve a client that is connected already; the server owns the connection now."""
-        session: Session | HumanSession
-        if human:
-            session = HumanSession(self._dispatcher, stays=stays)
-        else:
-            session = Session(self._dispatcher, pretty=pretty, stays=stays)
+        session = self._session(pretty=pretty, human=human, stays=stays)
         task = asyncio.create_task(session.run(connection))
         self._sessions.add(task)
         task.add_done_callback(self._ended)
+
+    def _session(self, *, pretty: bool, human: bool, stays: bool) -> "Session | HumanSession":
+        if human:
+            from qmpfleece.qmp.human import HumanSession
+
+            return HumanSession(self._dispatcher, stays=stays)
+        return Session(self._dispatcher, pretty=pretty, stays=stays)
 
     async def close(self) -> None:
         """End everything: no new clients, replies are sent out, then all are hung up."""

@@ -25,8 +25,8 @@ from qemu.qmp.util import flush
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB
-from qmpfleece.control.commands.misc import greeting
 from qmpfleece.control.dispatch import Client, Dispatcher, error_reply
+from qmpfleece.control.version import greeting
 from qmpfleece.qapi.encode import CRLF, encode
 from qmpfleece.qapi.events import Event
 from qmpfleece.qmp.framer import Framer, Malformed

@@ -3,15 +3,13 @@
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from qmpfleece.base import sockets
 from qmpfleece.base.errors import QmpError
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A unix socket."""
 
     path: str
@@ -20,8 +18,7 @@ class UnixAddress:
         return self.path
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(NamedTuple):
     """A host and a port, which may be a service name; port "0" lets the system choose."""
 
     host: str

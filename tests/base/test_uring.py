@@ -97,7 +97,7 @@ async def test_without_io_uring_there_is_no_ring(monkeypatch):
     def refuse(_on_thread):
         raise OSError(errno.EPERM, "not allowed")
 
-    monkeypatch.setattr("qmpfleece.base.workers.Ring", refuse)
+    monkeypatch.setattr("qmpfleece.base.uring.Ring", refuse)
     workers = Workers()
     assert workers.ring is None
     workers.close()
@@ -183,3 +183,14 @@ asyncio.run(main())
 @pytest.mark.parametrize("number", [uring._SETUP, uring._ENTER, uring._REGISTER])
 def test_there_is_no_ring_where_a_system_call_of_it_is_forbidden(number):
     subprocess.run([sys.executable, "-c", _FORBIDDEN, str(number)], check=True, timeout=60)
+
+
+async def test_a_kernel_that_knows_no_deferred_completions_writes_as_well(monkeypatch, fd):
+    monkeypatch.setattr(uring, "_SETUP_DEFER_TASKRUN", 1 << 31)  # it refuses what it does not know
+    ring = uring.Ring(no_thread)
+    assert not ring._deferred
+    try:
+        await asyncio.gather(*(ring.pwrite(fd, block(i), i * 512) for i in range(50)))
+    finally:
+        ring.close()
+    assert os.pread(fd, 50 * 512, 0) == b"".join(bytes(block(index)) for index in range(50))

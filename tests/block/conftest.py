@@ -7,11 +7,8 @@ import threading
 import pytest_asyncio
 import uvloop
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
-
-import_siblings("qmpfleece.block.drivers")
 
 
 def pytest_asyncio_loop_factories(config, item):

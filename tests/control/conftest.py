@@ -30,7 +30,6 @@ class Talk:
 
 @pytest.fixture
 def system():
-    command.load()
     return System(bus=EventBus(), graph=None, exports=None)
 
 

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from qmpfleece.base.registry import import_siblings
-from qmpfleece.control.command import Boxed, Command, commands_of, load
+from qmpfleece.control.command import Boxed, Command, commands_of
 from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import System
 from qmpfleece.qapi.alternate import Alternate
@@ -117,8 +116,6 @@ def test_union_has_base_members_a_tag_and_variants():
 
 @pytest.fixture
 def ours(system):
-    import_siblings("qmpfleece.block.drivers")
-    load()
     return schema(commands_of(system), EVENTS)
 
 
@@ -197,7 +194,6 @@ def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
     program = PROGRAMS[has_machine]
     if not shutil.which(program[0]):
         pytest.skip(f"{program[0]} is not installed")
-    import_siblings("qmpfleece.block.drivers")
     system.has_machine = has_machine
     script = [
         {"execute": "qmp_capabilities"},

@@ -3,11 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, validate_blockdev
-
-import_siblings("qmpfleece.block.drivers")
 
 FILE = {"driver": "file", "filename": "/x"}
 

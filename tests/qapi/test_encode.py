@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpfleece.qapi.encode import encode
+from qmpfleece.qapi.encode import Printed, encode
 from qmpfleece.qmp.framer import Framer
 
 
@@ -111,3 +111,20 @@ def test_what_is_printed_is_read_back(value, pretty):
 @given(values)
 def test_it_is_json(value):
     assert json.loads(encode(value)) == value
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.lists(st.text())), st.booleans())
+def test_object_that_remembers_its_text_is_printed_alike(value, pretty):
+    for around in (
+        lambda item: item,
+        lambda item: [item],
+        lambda item: [1, item, item, "x"],
+        lambda item: {"b": item, "a": {"c": [item]}},
+    ):
+        printed = encode(around(Printed(value)), pretty=pretty)
+        assert printed == encode(around(value), pretty=pretty)
+
+
+def test_text_is_made_once():
+    value = Printed({"a": 1})
+    assert value.text is value.text

@@ -3,12 +3,10 @@
 import asyncio
 from typing import Any
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.control import command as commands
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import EventBus
@@ -24,8 +22,6 @@ class Desk:
     """
 
     def __init__(self) -> None:
-        import_siblings("qmpfleece.block.drivers")
-        commands.load()
         self.graph = Graph(Workers())
         self.system = System(bus=EventBus(), graph=self.graph, exports=None)  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(self.system)

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
@@ -51,7 +50,6 @@ class Disk:
     """A node with a backend; everything at once for tests."""
 
     def __init__(self) -> None:
-        import_siblings("qmpfleece.block.drivers")
         self.workers = Workers()
         self.bus = EventBus()
         self.events: list[Event] = []

@@ -4,7 +4,6 @@ import asyncio
 from functools import cache
 from typing import Any
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
@@ -27,7 +26,6 @@ class Fleece:
     """The scheme; ``await start()`` inserts the filter."""
 
     def __init__(self, data: bytes, *, temp: int | None = None) -> None:
-        import_siblings("qmpfleece.block.drivers")
         self.graph = Graph(Workers())
         self.before = data
         self.disk = add_disk(self.graph, "disk", data)

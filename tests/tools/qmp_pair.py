@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from qemu.qmp import QMPClient
 
-from qmpfleece.control import command
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import EventBus
@@ -23,7 +22,6 @@ from qmpfleece.qmp.session import Session
 
 def make_system() -> System:
     """Return a system without a block layer, all commands loaded."""
-    command.load()
     return System(bus=EventBus(), graph=None, exports=None)  # type: ignore[arg-type]
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.fdsets import FdSets, is_in_a_set
 from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring import Ring
@@ -32,7 +33,6 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile import allocation, creation, locks, mounts, transfer
-from qmpfleece.block.hostfile.fdsets import FdSets, is_in_a_set
 from qmpfleece.block.hostfile.known_data import KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto

@@ -1,6 +1,5 @@
 """Holes in files: finding them, making them, writing zeroes cheaply. Blocking calls only."""
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -36,6 +35,8 @@ _ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
 
 @cache
 def _fallocate() -> Any:
+    import ctypes
+
     function = ctypes.CDLL(None, use_errno=True).fallocate
     function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     return function
@@ -47,6 +48,8 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     Raises:
         OSError: With the call's errno; ENOTSUP where the file system can't do it.
     """
+    import ctypes
+
     while _fallocate()(fd, mode, offset, length):
         code = ctypes.get_errno()
         if code != errno.EINTR:

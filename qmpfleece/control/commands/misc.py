@@ -1,13 +1,13 @@
 """The commands about the monitor and the program itself."""
 
-from typing import Any, Final, Literal
+from typing import Any
 
 from pydantic import Field
 
-from qmpfleece import __version__
 from qmpfleece.control.command import command, commands_of
-from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import RunState, System
+from qmpfleece.control.version import PACKAGE, QEMU
+from qmpfleece.qapi.blockdev import DRIVER_FILES
 from qmpfleece.qapi.events import EVENTS, Event
 from qmpfleece.qapi.model import Model
 
@@ -35,14 +35,6 @@ class VersionInfo(Model):
     package: str
 
 
-# Not validated: that would have pydantic build validators at every start, before the greeting,
-# and import half of the standard library to look for plugins.
-VERSION: Final = VersionInfo.model_construct(
-    qemu=VersionTriple.model_construct(major=7, minor=2, micro=0),
-    package=f"qmpfleece {__version__}",
-)
-
-
 class CommandInfo(Model):
     """QAPI ``CommandInfo``."""
 
@@ -63,12 +55,6 @@ class NameInfo(Model):
     name: str | None = None
 
 
-@command("qmp_capabilities", exclusive=False)
-async def qmp_capabilities(_system: System, enable: list[Literal["oob"]] | None = None) -> None:
-    """Leave capabilities negotiation; the dispatcher remembers that for the client."""
-    del enable
-
-
 @command("query-commands")
 async def query_commands(system: System) -> list[CommandInfo]:
     """List the names of all commands, newest first as QEMU does."""
@@ -78,12 +64,16 @@ async def query_commands(system: System) -> list[CommandInfo]:
 @command("query-version")
 async def query_version(_system: System) -> VersionInfo:
     """Tell which QEMU we behave like, and our own version as the package."""
-    return VERSION
+    major, minor, micro = QEMU
+    return VersionInfo(qemu=VersionTriple(major=major, minor=minor, micro=micro), package=PACKAGE)
 
 
 @command("query-qmp-schema")
 async def query_qmp_schema(system: System) -> list[dict[str, Any]]:
     """Describe all commands, events and types."""
+    from qmpfleece.control.introspect import schema
+
+    DRIVER_FILES.load()  # their events are told, too
     return schema(commands_of(system), EVENTS)
 
 
@@ -129,14 +119,3 @@ async def cont(system: System) -> None:
     if system.run_state not in {"running", "inmigrate"}:
         system.run_state = "running"
         system.bus.emit(Resume())
-
-
-@command("quit", exclusive=False)
-async def quit_(system: System) -> None:
-    """End the program, after the reply."""
-    system.quit()
-
-
-def greeting() -> dict[str, Any]:
-    """Return what the server says first to each client."""
-    return {"QMP": {"version": VERSION.to_wire(), "capabilities": ["oob"]}}

@@ -4,21 +4,22 @@ from typing import Annotated
 
 from qmpfleece.block import reopen
 from qmpfleece.control.command import Boxed, command
-from qmpfleece.control.describe import device_info
+from qmpfleece.control.describe import told
 from qmpfleece.control.system import System
 from qmpfleece.qapi.blockdev import BlockdevOptions
+from qmpfleece.qapi.encode import Printed
 from qmpfleece.qapi.nodes import BlockDeviceInfo
 
 
-@command("query-named-block-nodes")
-async def query_named_block_nodes(system: System, *, flat: bool = False) -> list[BlockDeviceInfo]:
+@command("query-named-block-nodes", result=list[BlockDeviceInfo])
+async def query_named_block_nodes(system: System, *, flat: bool = False) -> list[Printed]:
     """Describe all nodes, newest first.
 
     Args:
         system: What to look at.
         flat: Leave out the images that show through each node.
     """
-    return [await device_info(node, flat=flat) for node in system.graph.nodes()]
+    return [await told(node, flat=flat) for node in system.graph.nodes()]
 
 
 @command("blockdev-del")

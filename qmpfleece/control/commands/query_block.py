@@ -3,18 +3,17 @@
 Source: QAPI, block-core.json; which members there are is as QEMU 7.2 has it.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qmpfleece.block.backend import Backend
 from qmpfleece.control.command import command
-from qmpfleece.control.describe import device_info
+from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.system import System
 from qmpfleece.qapi.nodes import BlockInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A backend that a user knows of: by its name, or by the device that has it."""
 
     backend: Backend
@@ -42,25 +41,24 @@ def disks(system: System) -> list[Disk]:
     ]
 
 
-async def describe(disk: Disk) -> BlockInfo:
-    """Return what query-block says of a disk."""
+async def describe(disk: Disk) -> Wire:
+    """Return QAPI ``BlockInfo``: what query-block says of a disk."""
     device, node = disk.device, disk.backend.node
-    info = BlockInfo(
-        device=disk.backend.name,
-        qdev=device.name if device is not None else None,
-        type="unknown",
-        removable=disk.removable,
-        locked=False,
-        tray_open=device.tray_open if device is not None and device.model.tray else None,
-        io_status="ok" if device is not None and device.model.has_status else None,
-    )
+    info: Wire = {"device": disk.backend.name}
+    if device is not None:
+        info["qdev"] = device.name
+    info |= {"type": "unknown", "removable": disk.removable, "locked": False}
     if node is not None:
-        info.inserted = await device_info(node, flat=False)
-        info.inserted.cache.writeback = not disk.writethrough
+        info["inserted"] = await device_info(node, flat=False, writethrough=disk.writethrough)
+    if device is not None:
+        if device.model.tray:
+            info["tray_open"] = device.tray_open
+        if device.model.has_status:
+            info["io-status"] = "ok"
     return info
 
 
-@command("query-block")
-async def query_block(system: System) -> list[BlockInfo]:
+@command("query-block", result=list[BlockInfo])
+async def query_block(system: System) -> list[Wire]:
     """List the disks."""
     return [await describe(disk) for disk in disks(system)]

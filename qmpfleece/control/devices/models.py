@@ -5,7 +5,6 @@ are the business of a guest and have no effect here. These have: ``drive``, ``sh
 ``channel``, ``scsi-id``, ``lun``, and the sizes, which are checked against each other.
 """
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -76,11 +75,10 @@ _PCI: Final = [
 ]
 
 
-@dataclass(frozen=True)
 class DeviceModel:
     """A type of device.
 
-    Attributes:
+    Args:
         name: Its QOM type.
         bus: What kind of bus it sits on.
         properties: What can be given.
@@ -94,17 +92,32 @@ class DeviceModel:
         has_status: It tells its user whether an error has stopped it.
     """
 
-    name: str
-    bus: str
-    properties: tuple[Property, ...] = field(repr=False)
-    inner: str = ""
-    offers: str = ""
-    has_drive: bool = True
-    removable: bool = False
-    tray: bool = False
-    writes: bool = True
-    must_write: bool = False
-    has_status: bool = True
+    def __init__(
+        self,
+        name: str,
+        bus: str,
+        properties: tuple[Property, ...],
+        *,
+        inner: str = "",
+        offers: str = "",
+        has_drive: bool = True,
+        removable: bool = False,
+        tray: bool = False,
+        writes: bool = True,
+        must_write: bool = False,
+        has_status: bool = True,
+    ) -> None:
+        self.name: Final = name
+        self.bus: Final = bus
+        self.properties: Final = properties
+        self.inner: Final = inner
+        self.offers: Final = offers
+        self.has_drive: Final = has_drive
+        self.removable: Final = removable
+        self.tray: Final = tray
+        self.writes: Final = writes
+        self.must_write: Final = must_write
+        self.has_status: Final = has_status
 
     @cached_property
     def by_name(self) -> dict[str, Property]:

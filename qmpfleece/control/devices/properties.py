@@ -4,8 +4,7 @@ Source: ``device-list-properties`` of QEMU 7.2, and what it says to values that 
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 
@@ -25,8 +24,7 @@ _SLOTS: Final = 32
 _FUNCTIONS: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(NamedTuple):
     """A property that can be given when a device is made.
 
     Attributes:

@@ -2,11 +2,10 @@
 
 from qmpfleece.block.node import Node
 from qmpfleece.control.commands import query_block
-from qmpfleece.control.describe import device_info
+from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.monitor import specific
 from qmpfleece.control.system import System
 from qmpfleece.jobs.block_job import BlockJob
-from qmpfleece.qapi.nodes import BlockDeviceInfo, BlockInfo, ImageInfo
 
 
 def block_jobs(system: System) -> str:
@@ -35,46 +34,47 @@ async def disks(system: System, name: str | None, *, verbose: bool) -> str:
     parts = [
         ("\n" if index else "") + await _disk(info, disk.backend.node, verbose=verbose)
         for index, (info, disk) in enumerate(found)
-        if name is None or info.device == name
+        if name is None or info["device"] == name
     ]
     return "".join(parts)
 
 
-async def _disk(info: BlockInfo, node: Node | None, *, verbose: bool) -> str:
-    called = info.device or (node.name if node is not None else info.qdev or "")
-    more = f" ({node.name})" if info.device and node is not None else ""
-    lines = [f"    Attached to:      {info.qdev}"] if info.qdev else []
-    if info.removable:
-        state = "open" if info.tray_open else "closed"
+async def _disk(info: Wire, node: Node | None, *, verbose: bool) -> str:
+    called = info["device"] or (node.name if node is not None else info.get("qdev", ""))
+    more = f" ({node.name})" if info["device"] and node is not None else ""
+    lines = [f"    Attached to:      {info['qdev']}"] if info.get("qdev") else []
+    if info["removable"]:
+        state = "open" if info.get("tray_open") else "closed"
         lines.append(f"    Removable device: not locked, tray {state}")
-    if info.inserted is None:
+    if "inserted" not in info:
         return "".join(f"{line}\n" for line in [f"{called}: [not inserted]", *lines])
-    return _text(f"{called}{more}", info.inserted, lines, verbose=verbose)
+    return _text(f"{called}{more}", info["inserted"], lines, verbose=verbose)
 
 
 async def _node(node: Node, *, verbose: bool) -> str:
     return _text(node.name, await device_info(node, flat=False), [], verbose=verbose)
 
 
-def _text(called: str, info: BlockDeviceInfo, more: list[str], *, verbose: bool) -> str:
+def _text(called: str, info: Wire, more: list[str], *, verbose: bool) -> str:
+    cache = info["cache"]
     lines = [
-        f"{called}: {info.file} ({info.drv}{', read-only' if info.ro else ''})",
+        f"{called}: {info['file']} ({info['drv']}{', read-only' if info['ro'] else ''})",
         *more,
-        f"    Cache mode:       {'writeback' if info.cache.writeback else 'writethrough'}"
-        + (", direct" if info.cache.direct else "")
-        + (", ignore flushes" if info.cache.no_flush else ""),
+        f"    Cache mode:       {'writeback' if cache['writeback'] else 'writethrough'}"
+        + (", direct" if cache["direct"] else "")
+        + (", ignore flushes" if cache["no-flush"] else ""),
     ]
-    if info.backing_file is not None:
-        depth = info.backing_file_depth
-        lines.append(f"    Backing file:     {info.backing_file} (chain depth: {depth})")
-    if info.detect_zeroes != "off":
-        lines.append(f"    Detect zeroes:    {info.detect_zeroes}")
+    if "backing_file" in info:
+        depth = info["backing_file_depth"]
+        lines.append(f"    Backing file:     {info['backing_file']} (chain depth: {depth})")
+    if info["detect_zeroes"] != "off":
+        lines.append(f"    Detect zeroes:    {info['detect_zeroes']}")
     if verbose:
         lines += ["", "Images:"]
-        image: ImageInfo | None = info.image
+        image: Wire | None = info["image"]
         while image is not None:
             lines += _image(image)
-            image = image.backing_image
+            image = image.get("backing-image")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -85,21 +85,21 @@ def _short(value: int) -> str:
     return f"{value / (1 << power):0.3g} {unit}"
 
 
-def _image(info: ImageInfo) -> list[str]:
+def _image(info: Wire) -> list[str]:
     lines = [
-        f"image: {info.filename}",
-        f"file format: {info.format}",
-        f"virtual size: {_short(info.virtual_size)} ({info.virtual_size} bytes)",
-        "disk size: " + ("unavailable" if info.actual_size is None else _short(info.actual_size)),
+        f"image: {info['filename']}",
+        f"file format: {info['format']}",
+        f"virtual size: {_short(info['virtual-size'])} ({info['virtual-size']} bytes)",
+        "disk size: " + (_short(info["actual-size"]) if "actual-size" in info else "unavailable"),
     ]
-    if info.cluster_size:
-        lines.append(f"cluster_size: {info.cluster_size}")
-    if info.backing_filename is not None:
-        full = info.full_backing_filename
-        actual = f" (actual path: {full})" if full and full != info.backing_filename else ""
-        lines.append(f"backing file: {info.backing_filename}{actual}")
-    if info.backing_filename_format is not None:
-        lines.append(f"backing file format: {info.backing_filename_format}")
-    if info.format_specific is not None:
-        lines += [specific.HEADING, *specific.lines(info.format_specific)]
+    if "cluster-size" in info:
+        lines.append(f"cluster_size: {info['cluster-size']}")
+    if "backing-filename" in info:
+        name, full = info["backing-filename"], info.get("full-backing-filename")
+        actual = f" (actual path: {full})" if full and full != name else ""
+        lines.append(f"backing file: {name}{actual}")
+    if "backing-filename-format" in info:
+        lines.append(f"backing file format: {info['backing-filename-format']}")
+    if "format-specific" in info:
+        lines += [specific.HEADING, *specific.lines(info["format-specific"])]
     return lines

@@ -1,9 +1,7 @@
 """What a qemu-io command is, and how a line becomes a call of one."""
 
-import getopt
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Registry
@@ -16,24 +14,32 @@ class RefusedError(QmpError):
     """What the monitor says to whoever asks, instead of being output."""
 
 
-@dataclass(frozen=True)
 class Call:
     """One command with its options.
 
-    Attributes:
+    Args:
         backend: What it acts through.
         options: Values by letter, ``""`` for those without one.
         words: The other arguments.
         background: Takes requests that go on after the command; None if none may, because
             the handle does not outlive it.
+
+    Attributes:
         replies: Takes what is said to whoever asks instead of being output.
     """
 
-    backend: Backend
-    options: dict[str, str]
-    words: list[str]
-    background: Background | None = None
-    replies: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        backend: Backend,
+        options: dict[str, str],
+        words: list[str],
+        background: Background | None = None,
+    ) -> None:
+        self.backend: Final = backend
+        self.options: Final = options
+        self.words: Final = words
+        self.background: Final = background
+        self.replies: Final[list[str]] = []
 
     def has(self, letter: str) -> bool:
         """Tell whether the option was given."""
@@ -43,8 +49,7 @@ class Call:
 Handler = Callable[[Call], Awaitable[str]]
 
 
-@dataclass(frozen=True)
-class IoCommand:
+class IoCommand(NamedTuple):
     """A command of qemu-io.
 
     Attributes:
@@ -117,6 +122,8 @@ def call(
     """
     if not command.letters:
         return Call(backend, {}, arguments, background)
+    import getopt
+
     usage = f"{command.name} {command.usage}"
     try:
         pairs, words = getopt.gnu_getopt(arguments, command.letters)

@@ -6,23 +6,26 @@ A command is a function in ``commands/``::
     async def flush(client: Client, request: Request) -> None: ...
 
 It answers by ``client``, or raises OSError, which becomes an error reply with the given text.
+One that is often over at once may be a plain function that returns ``DONE`` then, and else
+a coroutine.
 """
 
 import errno
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from qmpfleece.base.eager import Done
 from qmpfleece.base.registry import Registry
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.transmission import Request
 
-Run: TypeAlias = Callable[[Client, Request], Coroutine[Any, Any, None]]
+#: What is left to do of a command: nothing, or a coroutine.
+Rest: TypeAlias = Coroutine[Any, Any, None] | Done
+Run: TypeAlias = Callable[[Client, Request], Rest]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One NBD_CMD_*.
 
     Attributes:

@@ -21,6 +21,7 @@ from qmpfleece.base import eager
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.units import KIB, MIB
+from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, refusal
 from qmpfleece.exports.nbd.outgoing import Outgoing
@@ -41,6 +42,8 @@ MAX_IN_FLIGHT: Final = 32
 MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
 #: Above this much unsent data a client gets no more requests begun, in bytes.
 _HIGH_WATER: Final = 1 * MIB
+#: What makes a reply so large that sending it takes longer than waking up, in bytes.
+_LARGE: Final = 64 * KIB
 _HANDSHAKE_BUFFER: Final = 16 * KIB
 #: Most requests begun in one turn of the event loop; then others have their turn.
 _MAX_BATCH: Final = 512
@@ -58,6 +61,10 @@ class Server(Directory, Protocol):
     @property
     def pool(self) -> BufferPool:
         """Where large buffers come from."""
+
+    @property
+    def vigil(self) -> Vigil:
+        """What keeps the loop awake for a client's next request."""
 
     def reachable(self, name: str) -> Reachable | None:
         """Return the export of this name."""
@@ -262,6 +269,8 @@ class Connection(asyncio.BufferedProtocol):
                 unsent = 0
         self._serving = False
         outgoing.send(paused=self._writing_paused)
+        if begun == 1 and unsent < _LARGE and not self._in_flight:
+            self._server.vigil.prolong()  # it seems to wait for each reply
         if self._phase is _Phase.CLOSING and not self._in_flight:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
@@ -279,9 +288,13 @@ class Connection(asyncio.BufferedProtocol):
                 self._stop_receiving()
             request.release()
             return
-        coro = known.run(client, request)
         try:
-            waits_for = coro.send(None)
+            rest = known.run(client, request)
+            if isinstance(rest, eager.Done):
+                if request.payload is not None:
+                    request.release()
+                return
+            waits_for = rest.send(None)
         except StopIteration:
             if request.payload is not None:
                 request.release()
@@ -294,7 +307,7 @@ class Connection(asyncio.BufferedProtocol):
             size = request.length if known.payload else 0
             self._in_flight += 1
             self._bytes += size
-            _Running(coro, self, client, known, request, size).wait_for(waits_for)
+            _Running(rest, self, client, known, request, size).wait_for(waits_for)
 
     def _fail(
         self, client: Client, known: Command, request: Request, error: BaseException

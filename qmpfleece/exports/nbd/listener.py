@@ -8,7 +8,6 @@ import contextlib
 import errno
 import os
 import socket
-import tempfile
 from typing import Any, Final
 
 from qmpfleece.base import sockets
@@ -62,6 +61,8 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
 def _listen_unix(address: UnixSocketAddress) -> Listener:
     path = address.path
     if not path:  # QEMU makes a name up
+        import tempfile
+
         path = tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
     if address.abstract:
         name = b"\0" + os.fsencode(path)

@@ -5,13 +5,14 @@ accepting, so further clients wait in the kernel's queue, as with QEMU.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from qmpfleece.base.units import MIB
+from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.connection import Connection
 from qmpfleece.exports.nbd.listener import Listener, open_listener
 from qmpfleece.exports.nbd.reachable import Reachable
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 #: How long to wait when the system has no descriptor left for a client.
 _SHORT_OF_DESCRIPTORS_S: Final = 0.1
+#: What is sent and not received yet, on a unix socket, in bytes; the system may allow less.
+#: With its default, 208 KiB, both sides are woken several times for each large reply.
+_SEND_BUFFER: Final = 1 * MIB
 
 
 class NbdServer:
@@ -35,6 +39,7 @@ class NbdServer:
     def __init__(self, max_connections: int) -> None:
         self.max_connections: Final = max_connections
         self.pool: Final = BufferPool()
+        self.vigil: Final = Vigil(asyncio.get_running_loop())
         self._exports: dict[str, Reachable] = {}
         self._connections: set[Connection] = set()
         self._listeners: dict[asyncio.Task[None], Listener] = {}
@@ -106,6 +111,7 @@ class NbdServer:
         for connection in tuple(self._connections):
             connection.disconnect()
         await self._idle.wait()
+        self.vigil.close()
 
     def connection_ended(self, connection: Connection) -> None:
         """Forget a connection of which nothing is left."""
@@ -128,8 +134,7 @@ class NbdServer:
                 log.warning("can't accept an NBD client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
-            with contextlib.suppress(OSError):  # a unix socket has no such option
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _prepare(sock)
             connection = Connection(self)
             self._connections.add(connection)
             self._idle.clear()
@@ -138,6 +143,13 @@ class NbdServer:
             except OSError:
                 self.connection_ended(connection)
                 sock.close()
+
+
+def _prepare(sock: socket.socket) -> None:
+    if sock.family == socket.AF_UNIX:  # TCP finds the right size by itself
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _itself(connection: Connection) -> Connection:

@@ -14,8 +14,7 @@ start on a successor records new writes in its place.
 Source: QAPI ``BackupCommon``, ``MirrorSyncMode``, ``BitmapSyncMode``.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.bitmap.dirty import DirtyBitmap
@@ -42,8 +41,7 @@ BitmapMode = Literal["on-success", "never", "always"]
 _MAX_INT: Final = (1 << 31) - 1
 
 
-@dataclass(kw_only=True)
-class BackupSettings:
+class BackupSettings(NamedTuple):
     """What a backup is to do; units are bytes.
 
     Attributes:
@@ -307,7 +305,8 @@ def _create_job(
             f" ({cluster_size})"
         )
     if settings.job_id is None:
-        settings.job_id = _device_name(node)
+        settings = settings._replace(job_id=_device_name(node))
+    assert settings.job_id is not None
     jobs.check_id(settings.job_id)
     job = BackupJob(graph, settings, cbw)
     jobs.add(job, txn)

@@ -1,13 +1,11 @@
 import pytest
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.control import command
 from qmpfleece.control.commands import bitmaps
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
@@ -46,8 +44,6 @@ class Monitor:
 
 @pytest.fixture
 async def monitor():
-    command.load()
-    import_siblings("qmpfleece.block.drivers")
     graph = Graph(Workers())
     for name, size in (("n", MIB), ("m", 2 * MIB)):
         await graph.add(validate_blockdev({"driver": "null-co", "node-name": name, "size": size}))

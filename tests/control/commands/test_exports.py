@@ -4,7 +4,6 @@ import pytest
 
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
-from qmpfleece.control import command
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.exports.manager import ExportManager
@@ -16,7 +15,6 @@ class Session:
     """One client; ``seen`` holds its replies and the events, in order."""
 
     def __init__(self, path) -> None:
-        command.load()
         bus, graph = EventBus(), Graph(Workers())
         add_disk(graph, "disk", bytes(4096))
         add_disk(graph, "ro", bytes(4096), read_only=True)

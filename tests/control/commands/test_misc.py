@@ -1,4 +1,4 @@
-from qmpfleece.control.commands.misc import greeting
+from qmpfleece.control.version import greeting
 
 
 async def test_stop_and_cont_tell_what_changed_and_only_that(talk):

@@ -1,13 +1,12 @@
 """Replies are those of qemu-storage-daemon 7.2 to the same commands."""
 
+import os
 import re
 
 import pytest
 
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
-from qmpfleece.control import command
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.encode import encode
@@ -37,8 +36,6 @@ class Nodes:
 
 @pytest.fixture
 async def nodes():
-    import_siblings("qmpfleece.block.drivers")
-    command.load()
     workers, bus = Workers(), EventBus()
     graph = Graph(workers, bus)
     yield Nodes(Dispatcher(System(bus=bus, graph=graph, exports=None)))
@@ -151,6 +148,43 @@ async def test_file_name_is_plain_or_made_of_what_decides(nodes, tmp_path, optio
     await nodes.add(node_name="top", **put(options))
     node = (await nodes.query())["top"]
     assert node["file"] == node["image"]["filename"] == name.replace("IMG", str(image))
+
+
+async def test_what_has_changed_is_told_at_the_next_query(nodes, tmp_path):
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    file = {"driver": "file", "filename": str(disk)}
+    await nodes.add(driver="raw", node_name="n", file=file, read_only=True)
+    before = printed((await nodes.query())["n"])
+    assert printed((await nodes.query())["n"]) == before
+    os.truncate(disk, 0)
+    with disk.open("r+b") as opened:
+        opened.truncate(1 << 20)
+        opened.write(b"x" * 4096)
+    assert (await nodes.query())["n"]["image"]["actual-size"] == 4096
+    options = {"driver": "raw", "node-name": "n", "offset": 4096}
+    assert await nodes.ask("blockdev-reopen", options=[options | {"file": file}]) == {"return": {}}
+    node = (await nodes.query())["n"]
+    assert (node["ro"], node["image"]["virtual-size"]) == (False, (1 << 20) - 4096)
+    assert '"offset": 4096' in node["file"].replace('\\"', '"')
+    await nodes.dispatcher.call("block-dirty-bitmap-add", {"node": "n", "name": "b"})
+    assert (await nodes.query())["n"]["dirty-bitmaps"][0]["count"] == 0
+
+
+async def test_name_of_a_filter_follows_the_node_that_it_is_moved_to(nodes, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+        await nodes.add(driver="file", node_name=name, filename=str(tmp_path / name))
+    await nodes.add(driver="raw", node_name="top", file="one")
+    await nodes.add(driver="raw", node_name="above", file="top")
+    found = await nodes.query()
+    assert found["top"]["file"] == str(tmp_path / "one")
+    assert str(tmp_path / "one") in found["above"]["file"]
+    options = {"driver": "raw", "node-name": "top", "file": "two"}
+    assert await nodes.ask("blockdev-reopen", options=[options]) == {"return": {}}
+    found = await nodes.query()
+    assert found["top"]["file"] == str(tmp_path / "two")
+    assert str(tmp_path / "two") in found["above"]["file"]
 
 
 async def test_options_are_shown_as_they_were_resolved(nodes):

@@ -10,8 +10,7 @@ L2 tables and data are there only under preallocation. Source: QAPI
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
@@ -163,8 +162,7 @@ def _check_rest(options: Qcow2CreateOptions, *, old: bool) -> None:
         )
 
 
-@dataclass
-class _Plan:
+class _Plan(NamedTuple):
     """Where everything goes, in clusters.
 
     Attributes:
@@ -216,7 +214,9 @@ def _plan(geometry: Geometry, size: int, *, preallocate: bool, data_file: bool) 
         reftable = geometry.clusters(blocks * 8)
         if (reftable, blocks) == (plan.reftable, plan.blocks):
             break
-        plan.reftable, plan.blocks = max(reftable, plan.reftable), max(blocks, plan.blocks)
+        plan = plan._replace(
+            reftable=max(reftable, plan.reftable), blocks=max(blocks, plan.blocks)
+        )
     if plan.reftable * geometry.cluster_size > MAX_REFTABLE_SIZE:
         raise QmpError("Could not resize image: File too large")
     return plan

@@ -6,8 +6,7 @@ Source: qcow2 specification, "Snapshots".
 
 import struct
 from array import array
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import align_up
@@ -23,8 +22,7 @@ _MAX_EXTRA: Final = 1024
 _MAX_TABLE: Final = 16 * MAX_SNAPSHOTS * 64
 
 
-@dataclass
-class Snapshot:
+class Snapshot(NamedTuple):
     """An entry of the snapshot table.
 
     Attributes:

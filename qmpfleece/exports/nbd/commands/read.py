@@ -6,9 +6,9 @@ from typing import Final
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.units import MIB
-from qmpfleece.block.driver import Status
+from qmpfleece.block.driver import Io, Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
-from qmpfleece.exports.nbd.command import command
+from qmpfleece.exports.nbd.command import Rest, command
 from qmpfleece.nbdproto import const, transmission
 from qmpfleece.nbdproto.transmission import Request
 
@@ -25,32 +25,37 @@ _DONE: Final = const.REPLY_FLAG_DONE
 
 
 @command(const.CMD_READ, "read", "reading from file failed", flags=const.CMD_FLAG_DF, payload=True)
-async def read(client: Client, request: Request) -> None:
+def read(client: Client, request: Request) -> Rest:
     """Answer with the data; holes of large structured reads are told, not sent."""
     length = request.length
     if client.structured and _looks_for_holes(client, request):
-        await _read_sparse(client, request)
-    elif length >= POOLED_READ:
-        await _read_pooled(client, request, request.offset, length, _DONE)
-    elif not length:
+        return _read_sparse(client, request)
+    if length >= POOLED_READ:
+        return _read_pooled(client, request, request.offset, length, _DONE)
+    if not length:
         client.out.append(_nothing(client, request))
-    else:
-        header = client.header
-        reply = client.room(header + length)
-        io = client.backend.pread(request.offset, reply[header:])
-        if io is DONE:
-            client.pack_header(reply, request.cookie, request.offset, length, _DONE)
-            client.keep(header + length)
-            return
-        buffer = client.detach(header + length)
-        try:
-            await io
-        except BaseException:
-            buffer.release()
-            raise
-        client.pack_header(reply, request.cookie, request.offset, length, _DONE)
-        client.out.append(reply)
-        client.lent.append(buffer)
+        return DONE
+    header = client.header
+    reply = client.room(header + length)
+    io = client.backend.pread(request.offset, reply[header:])
+    if io is not DONE:
+        return _read_later(client, request, reply, io)
+    client.pack_header(reply, request.cookie, request.offset, length, _DONE)
+    client.keep(header + length)
+    return DONE
+
+
+async def _read_later(client: Client, request: Request, reply: memoryview, io: Io) -> None:
+    """Answer when the data is there."""
+    buffer = client.detach(len(reply))
+    try:
+        await io
+    except BaseException:
+        buffer.release()
+        raise
+    client.pack_header(reply, request.cookie, request.offset, request.length, _DONE)
+    client.out.append(reply)
+    client.lent.append(buffer)
 
 
 def _nothing(client: Client, request: Request) -> bytes:

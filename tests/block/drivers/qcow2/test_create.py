@@ -5,7 +5,6 @@ import json
 import pytest
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2.create import Qcow2CreateOptions, create
@@ -33,7 +32,6 @@ class Creator:
         return []
 
     async def make(self, path, data_path, options):
-        import_siblings("qmpfleece.block.drivers")
         workers = Workers()
         graph = Graph(workers)
         try:

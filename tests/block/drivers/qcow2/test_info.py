@@ -71,7 +71,7 @@ async def test_info_equals_qemus(tmp_path, monkeypatch, options, node):
     expected = told_by_qemu(blockdev, tmp_path)
     given = {name.replace("-", "_"): value for name, value in blockdev.items()}
     async with opened(tmp_path / "a.qcow2", **given) as disk:
-        ours = (await device_info(disk.node, flat=False)).to_wire()
+        ours = await device_info(disk.node, flat=False)
     drop_volatile(ours["image"])
     drop_volatile(expected["image"])
     assert ours == expected

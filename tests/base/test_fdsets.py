@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block.hostfile.fdsets import FdSets
+from qmpfleece.base.fdsets import FdSets
 
 
 def test_a_copy_is_taken_of_what_was_opened_for_the_same_access(tmp_path: Path) -> None:
