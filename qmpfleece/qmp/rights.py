@@ -53,6 +53,8 @@ class RightsReader(asyncio.StreamReader):
                 for fd in fds:
                     os.set_inheritable(fd, False)
                 self.received += fds
+            if not data:
+                self.feed_eof()
             return data
 
     def drop(self) -> None:
