@@ -13,6 +13,7 @@ process. At the end no socket, file, thread or task of the daemon is left.
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Coroutine, Iterator
 from types import TracebackType
@@ -62,6 +63,7 @@ class Daemon:
             graph=graph,
             exports=ExportManager(graph, bus),
             has_machine=self._has_machine,
+            fdsets=graph.fdsets,
         )
         self.dispatcher = Dispatcher(self.system)
         self.qmp = QmpServer(self.dispatcher)
@@ -157,4 +159,7 @@ class Daemon:
             await self.system.drives.close()
             await self.system.graph.close()
             await self.qmp.close()
+            self.system.fdsets.close()
+            for fd in self.system.named_fds.values():
+                os.close(fd)
         self._workers.close()

@@ -35,6 +35,7 @@ from qmpfleece.qapi.blockdev import DRIVER_FILES, BlockdevOptions
 from qmpfleece.qapi.events import EventBus
 
 if TYPE_CHECKING:
+    from qmpfleece.base.fdsets import FdSets
     from qmpfleece.base.workers import Workers
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
@@ -100,6 +101,7 @@ class Opener(Protocol):
     """What a driver may do while its node is opened. Implemented by ``graph``."""
 
     workers: "Workers"
+    fdsets: "FdSets"
     events: EventBus
     #: By the ids of their objects.
     throttle_groups: "Mapping[str, ThrottleGroup]"

@@ -5,13 +5,15 @@ nodes below are computed and checked, and either all is kept or all is put back.
 and requests never see half a change.
 """
 
+import contextlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from random import randrange
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import grants
 from qmpfleece.block.child import Child
@@ -27,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
-#: The largest node, in bytes. Source: QEMU, BDRV_MAX_LENGTH.
-_MAX_LENGTH: Final = (1 << 63) - (1 << 30)
+#: The largest node, in bytes. Source: QEMU, BDRVMAX_LENGTH.
+MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 
 
 class Graph:
@@ -44,6 +46,8 @@ class Graph:
         self.events = events or EventBus()
         #: What throttle nodes can join, by name; kept by whoever makes the groups.
         self.throttle_groups: dict[str, ThrottleGroup] = {}
+        #: Descriptors that were handed over, see ``/dev/fdset``.
+        self.fdsets = FdSets()
         #: Names that no node may have, because a drive has them.
         self.device_names: set[str] = set()
         self._nodes: dict[str, Node] = {}
@@ -178,6 +182,22 @@ class Graph:
         if len(node_name) > _MAX_NAME:
             raise QmpError("Node name too long")
         return node_name
+
+    @contextlib.contextmanager
+    def names_unused(self) -> Iterator[None]:
+        """Let the names that are made meanwhile be made again: their nodes are passing.
+
+        To be entered where nobody else opens nodes.
+        """
+        before = self._names_made
+        try:
+            yield
+        finally:
+            self._names_made = before
+
+    def use_up_names(self, number: int) -> None:
+        """Count names of nodes that QEMU makes and drops where we make none."""
+        self._names_made += number
 
     # -- deleting -----------------------------------------------------------------------------
 
@@ -351,6 +371,7 @@ class _Opener:
     ) -> None:
         self.probed = probed
         self.workers = graph.workers
+        self.fdsets = graph.fdsets
         self.events = graph.events
         self.throttle_groups: Mapping[str, ThrottleGroup] = graph.throttle_groups
         self.above = above
@@ -400,5 +421,5 @@ def check_options(given: BlockdevOptions, options: NodeOptions, *, reopened: boo
 
 
 def _check_length(node: Node) -> None:
-    if node.length > _MAX_LENGTH:
+    if node.length > MAX_LENGTH:
         raise QmpError("Could not refresh total sector count: File too large")

@@ -79,6 +79,7 @@ class Node:
         name: The node name, given or ``#block###``.
         driver: What the node is.
         given: The options that it was opened with.
+        said: Those of them that were said as text, by their names, as they were said.
         options: The same, resolved.
         children: Edges to the nodes that this one uses, in the order of attaching.
         parents: Edges of those who use this node.
@@ -129,6 +130,7 @@ class Node:
         "parents",
         "quiesced",
         "request_alignment",
+        "said",
         "serialising",
         "tracked",
         "tracks",
@@ -143,6 +145,7 @@ class Node:
     def __init__(self, name: str, given: BlockdevOptions, options: NodeOptions) -> None:
         self.name = name
         self.given = given
+        self.said: dict[str, str] = {}
         self.options = options
         self.children: dict[str, Child] = {}
         self.parents: list[Child] = []
@@ -191,6 +194,9 @@ class Node:
 
     def take_options(self, given: BlockdevOptions, options: NodeOptions) -> None:
         """Put other options in force; the caller sees to it that the driver can."""
+        fields = {name.replace("-", "_") for name in self.said}
+        before, after = self.given.given(fields), given.given(fields)
+        self.said = {key: text for key, text in self.said.items() if before[key] == after.get(key)}
         self.given, self.options = given, options
         self.driver.options = given
 
@@ -221,15 +227,17 @@ class Node:
         Raises:
             QmpError: It has a blocker.
         """
-        reasons = list(self.blockers)
-        if not may_be_backing:
-            reasons += [
-                f"node is used as backing hd of '{edge.parent.name}'"
-                for edge in self.parents
-                if edge.role & Role.COW and isinstance(edge.parent, Node)
-            ]
+        reasons = self.blockers if may_be_backing else self.busy_with()
         if reasons:
             raise QmpError(f"Node '{self.name}' is busy: {reasons[0]}")
+
+    def busy_with(self) -> list[str]:
+        """Return why commands may not touch the node; none if they may."""
+        return self.blockers + [
+            f"node is used as backing hd of '{edge.parent.name}'"
+            for edge in self.parents
+            if edge.role & Role.COW and isinstance(edge.parent, Node)
+        ]
 
     # -- background work and draining ------------------------------------------------------
 

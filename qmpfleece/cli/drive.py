@@ -1,24 +1,29 @@
 """``-drive`` and its shorter forms: a named backend on a node, and what is to be plugged in.
 
-Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2. Differs: there are no IDE and
-floppy controllers, so that drives of these kinds are backends that no device holds; I/O limits
-of drives and copy-on-read are refused; the write cache is always on.
+Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2. Differs: I/O limits of drives and
+copy-on-read are refused; the write cache is always on; flash memory is a backend that no device
+holds.
 """
 
 import os
 import secrets
 import string
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
-from qmpfleece.cli.drive_node import define
+from qmpfleece.cli import keyval
+from qmpfleece.cli.drive_node import define, remember
+from qmpfleece.cli.qemu_board import number
 from qmpfleece.cli.qemuopts import switch
+from qmpfleece.cli.scan import Option
+from qmpfleece.cli.start import OptionError
 from qmpfleece.control import images
+from qmpfleece.control.devices.board import MACHINES
 from qmpfleece.control.system import System
 from qmpfleece.qapi.blockdev import validate_blockdev
 
@@ -27,8 +32,11 @@ _UNITS: Final = {
     "none": 0, "ide": 2, "scsi": 7, "floppy": 0, "pflash": 0, "mtd": 0, "sd": 0, "virtio": 0,
     "xen": 0,
 }  # fmt: skip
-#: Those that no machine of ours has a place for.
-_HOMELESS: Final = ("scsi", "mtd", "sd", "xen")
+#: How many nodes QEMU makes, and drops, to create an image.
+_NODES_OF_CREATION: Final = 3
+#: How many disks the IDE buses have, all together.
+_IDE_DISKS: Final = {"pc": 4, "q35": 6}
+_FLOPPIES: Final = 2
 _CACHE: Final = {
     # writeback, direct, no-flush
     "none": ("on", "on", "off"),
@@ -43,21 +51,18 @@ _DISCARD: Final = {"ignore": "ignore", "off": "ignore", "unmap": "unmap", "on": 
 _ON_ERROR: Final = ("report", "ignore", "enospc", "stop")
 _ALIASES: Final = {"readonly": "read-only", "format": "driver"}
 _REFUSED: Final = ("throttling.", "copy-on-read", "group", "bps", "iops")
+_SWITCHED_OFF: Final = frozenset({"off", "no", "false", "n", "0"})
+_RATES: Final = ("throttling.bps-", "throttling.iops-", "bps", "iops")
+_RATE_NAMES: Final = {
+    f"{unit}{kind}": f"throttling.{unit}-{name}"
+    for unit in ("bps", "iops")
+    for kind, name in (("", "total"), ("_rd", "read"), ("_wr", "write"))
+}
+#: What is counted; there are no guests whose requests could be.
+_ACCOUNTING: Final = ("stats-account-invalid", "stats-account-failed")
 _LETTERS: Final = string.ascii_letters + string.digits
 #: The options that are a node's and do not ask for one by themselves.
 _EMPTY: Final = frozenset({"read-only", "discard", "detect-zeroes", *_CACHE_KEYS})
-
-
-class Drive(NamedTuple):
-    """A drive that has been made.
-
-    Attributes:
-        name: Its backend's.
-        device: What is to be plugged in for it: the arguments of device_add.
-    """
-
-    name: str
-    device: dict[str, str] | None
 
 
 @dataclass
@@ -66,26 +71,32 @@ class Drives:
 
     Attributes:
         system: Where they go.
-        kind: What a drive is that doesn't say.
+        machine: The kind of machine.
         snapshot: Write to temporary files, unless a drive says otherwise.
+        devices: What is to be plugged in for them: the arguments of device_add.
+        disks: The disks that the machine makes for them, see ``Devices.set_machine``.
     """
 
     system: System
-    kind: str
+    machine: str
     snapshot: bool
+    devices: list[tuple[Option, dict[str, Any]]] = field(default_factory=list)
+    disks: dict[str, list[tuple[str, int, dict[str, str]]]] = field(default_factory=dict)
     _places: set[tuple[str, int, int]] = field(default_factory=set)
+    _homeless: list[tuple[Option, str]] = field(default_factory=list)
 
-    async def make(self, given: dict[str, str]) -> Drive:
+    async def make(self, given: dict[str, str], option: Option | None) -> None:
         """Make a drive.
 
         Args:
             given: Its options.
+            option: Where they come from, None if nobody has asked for it.
 
         Raises:
             QmpError: It can't be made; nothing of it is left.
         """
         node_options = _without_aliases(given)
-        kind = node_options.pop("if", self.kind)
+        kind = node_options.pop("if", "none" if self.machine == "none" else "ide")
         if kind not in _UNITS:
             raise QmpError(f"unsupported bus type '{kind}'")
         media = node_options.pop("media", "disk")
@@ -96,21 +107,57 @@ class Drives:
             node_options.setdefault("read-only", "on")
         name = node_options.pop("id", None)
         place = self._place(kind, node_options)
-        if kind in _HOMELESS:
-            raise QmpError(
-                f"machine type does not support if={kind},bus={place[0]},unit={place[1]}"
-            )
-        name = name or _default_name(kind, place, media)
+        name = name or self._default_name(kind, place, media)
         snapshot = switch(node_options, "snapshot", default=self.snapshot)
         node_options.pop("snapshot", None)
         await self._open(name, node_options, snapshot=snapshot)
-        device = {"driver": "virtio-blk-pci", "drive": name} if kind == "virtio" else None
-        return Drive(name, device)
+        self._find_home(kind, place, "ide-cd" if media == "cdrom" else "ide-hd", name, option)
+
+    def taken(self, given: dict[str, str]) -> bool:
+        """Tell whether there is a drive in the place that options with an index name."""
+        kind, most = given["if"], self._units(given["if"])
+        index = int(given["index"])
+        return (kind, *(divmod(index, most) if most else (0, index))) in self._places
+
+    def check_homes(self) -> None:
+        """Refuse drives that the machine has no place for.
+
+        Raises:
+            OptionError: There are some.
+        """
+        if self._homeless:
+            raise OptionError(*(f"{option.where}: {text}" for option, text in self._homeless))
+
+    def _find_home(
+        self, kind: str, place: tuple[int, int], ide: str, name: str, option: Option | None
+    ) -> None:
+        bus, unit = place
+        machine = MACHINES[self.machine]
+        inner = {"drive": name, "unit": str(unit)}
+        if kind == "virtio" and option is not None:
+            self.devices.append((option, {"driver": "virtio-blk-pci", "drive": name}))
+        elif kind == "ide" and bus * machine.units < _IDE_DISKS.get(self.machine, 0):
+            self.disks.setdefault("IDE", []).append((ide, bus, inner))
+        elif kind == "floppy" and machine.root is not None and unit < _FLOPPIES:
+            self.disks.setdefault("floppy-bus", []).append(("floppy", 0, inner))
+        elif kind not in {"none", "pflash"} and option is not None:
+            text = f"machine type does not support if={kind},bus={bus},unit={unit}"
+            self._homeless.append((option, text))
+        for found in self.disks.values():
+            found.sort(key=lambda disk: (disk[1], int(disk[2]["unit"])))
+
+    def _units(self, kind: str) -> int:
+        return MACHINES[self.machine].units or 2 if kind == "ide" else _UNITS[kind]
+
+    def _default_name(self, kind: str, place: tuple[int, int], media: str) -> str:
+        bus, unit = place
+        suffix = {"disk": "-hd", "cdrom": "-cd"}[media] if kind in {"ide", "scsi"} else ""
+        return f"{kind}{bus}{suffix}{unit}" if self._units(kind) else f"{kind}{suffix}{unit}"
 
     def _place(self, kind: str, options: dict[str, str]) -> tuple[int, int]:
         """Choose the bus and the unit of a drive."""
-        most = _UNITS[kind]
-        index, bus, unit = (_number(options, key) for key in ("index", "bus", "unit"))
+        most = self._units(kind)
+        index, bus, unit = (number(options, key) for key in ("index", "bus", "unit"))
         if index is not None:
             if bus or unit is not None:
                 raise QmpError("index cannot be used with bus and unit")
@@ -139,11 +186,10 @@ class Drives:
             self.system.drives.add(backend)
             return
         backend.perm = Perm.CONSISTENT_READ
+        options.setdefault("auto-read-only", "on")
         switch(options, "cache.writeback", default=True)
         options.pop("cache.writeback", None)
-        zeroes = options.get("detect-zeroes", "off")
-        if zeroes not in {"off", "on", "unmap"}:
-            raise QmpError(f"invalid parameter value: {zeroes}")
+        zeroes = _zeroes(options)
         if (discard := options.get("discard")) is not None:
             if discard not in _DISCARD:
                 raise QmpError("Invalid discard option")
@@ -152,6 +198,9 @@ class Drives:
             node = await self._open_snapshot(options, filename, aio)
         else:
             node = await self._open_node(options, filename, aio)
+        remember(node, {} if snapshot else keyval.tree_of(options.items()))
+        # Not checked against ``discard``, as it would be for a node.
+        node.options.detect_zeroes = zeroes
         try:
             backend.attach(node)
             self.system.drives.add(backend)
@@ -174,12 +223,15 @@ class Drives:
         graph = self.system.graph
         read_only = options.get("read-only") == "on"
         base = await self._open_node(options | {"read-only": "on"}, filename, aio)
+        remember(base, keyval.tree_of(options.items()))
         try:
             temporary = _temporary_file()
             file = {"driver": "file", "filename": temporary}
             try:
                 image = {"driver": "qcow2", "file": validate_blockdev(file), "size": base.length}
-                await CREATE_MODELS["qcow2"].model_validate(image).create(graph)
+                with graph.names_unused():
+                    await CREATE_MODELS["qcow2"].model_validate(image).create(graph)
+                graph.use_up_names(_NODES_OF_CREATION)
                 overlay: dict[str, Any] = {"driver": "qcow2", "file": file, "backing": base.name}
                 overlay |= {"cache": {"no-flush": True}, "read-only": read_only}
                 return await graph.open(validate_blockdev(overlay))
@@ -206,8 +258,18 @@ def _without_aliases(given: dict[str, str]) -> dict[str, str]:
                 else f"'{name}' and its alias '{alias}' can't be used at the same time"
             )
         options[name] = options.pop(alias)
+    for key in _ACCOUNTING:
+        switch(options, key, default=True)
+        options.pop(key, None)
     for key, value in options.items():
-        if key.startswith(_REFUSED) and value not in {"off", "0"}:
+        if not key.startswith(_REFUSED):
+            continue
+        if key == "copy-on-read":
+            switch(options, key, default=False)
+        elif key.startswith(_RATES) and not value.isdecimal():
+            name = _RATE_NAMES.get(key, key)
+            raise QmpError(f"Parameter '{name}' expects a number")
+        if value not in _SWITCHED_OFF:
             raise QmpError(f"'{key}' is not supported")
     return {key: value for key, value in options.items() if not key.startswith(_REFUSED)}
 
@@ -220,6 +282,19 @@ def _check_errors(options: dict[str, str]) -> None:
             raise QmpError(f"'{action}' invalid {what} error action")
 
 
+def _zeroes(options: dict[str, str]) -> Literal["off", "on", "unmap"]:
+    """Take ``detect-zeroes`` out of the options.
+
+    Raises:
+        QmpError: There is no such value.
+    """
+    match options.pop("detect-zeroes", "off"):
+        case "off" | "on" | "unmap" as value:
+            return value
+        case value:
+            raise QmpError(f"invalid parameter value: {value}")
+
+
 def _split_cache(options: dict[str, str]) -> None:
     """Turn ``cache`` into the options that it stands for; those that are given win."""
     mode = options.pop("cache", None)
@@ -229,21 +304,6 @@ def _split_cache(options: dict[str, str]) -> None:
         raise QmpError("invalid cache option")
     for key, value in zip(_CACHE_KEYS, _CACHE[mode], strict=True):
         options.setdefault(key, value)
-
-
-def _number(options: dict[str, str], key: str) -> int | None:
-    text = options.pop(key, None)
-    if text is None:
-        return None
-    if not text.isdecimal():
-        raise QmpError(f"Parameter '{key}' expects a number")
-    return int(text)
-
-
-def _default_name(kind: str, place: tuple[int, int], media: str) -> str:
-    bus, unit = place
-    suffix = {"disk": "-hd", "cdrom": "-cd"}[media] if kind in {"ide", "scsi"} else ""
-    return f"{kind}{bus}{suffix}{unit}" if _UNITS[kind] else f"{kind}{suffix}{unit}"
 
 
 def _temporary_file() -> str:

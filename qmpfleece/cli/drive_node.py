@@ -7,18 +7,20 @@ are laid over what the image says of it.
 Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile.names import file_definition
+from qmpfleece.block.node import Node
 from qmpfleece.cli import keyval, options
 from qmpfleece.cli.keyval import Tree
 from qmpfleece.cli.typed import typed
 from qmpfleece.control import describe, images
 from qmpfleece.control.qemu_io.numbers import parse_size
-from qmpfleece.control.shape import Alternate, Integer, Struct, struct_of
+from qmpfleece.control.shape import Alternate, Enum, Integer, Shape, Struct, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 
@@ -48,6 +50,8 @@ async def define(
         QmpError: They don't fit, or an image can't be looked at.
     """
     tree = keyval.tree_of(flat.items())
+    if isinstance(tree.get("file"), dict) and "filename" in tree["file"] and filename is not None:
+        raise QmpError("Can't specify 'file' and 'filename' options at the same time")
     if filename is not None and filename.startswith(_JSON):
         tree = _from_json(filename.removeprefix(_JSON)) | tree
         filename = None
@@ -57,6 +61,21 @@ async def define(
         _set_aio(complete, aio)
     given: BlockdevOptions = visit(_shape(complete["driver"]), complete)
     return given, probed
+
+
+def remember(node: Node, said: Mapping[str, Tree]) -> None:
+    """Let nodes show their options as they were said.
+
+    Args:
+        node: What the options have made.
+        said: The options as a tree of texts.
+    """
+    for name, value in said.items():
+        child = node.children.get(name)
+        if isinstance(value, str):
+            node.said[name] = value
+        elif child is not None and isinstance(value, dict):
+            remember(child.node, value)
 
 
 def _set_aio(definition: dict[str, Any], aio: str) -> None:
@@ -71,8 +90,6 @@ async def _image(graph: Graph, tree: dict[str, Tree], filename: str | None) -> d
     """Complete the definition of a node that has a format."""
     driver = tree.get("driver")
     if driver is None:
-        if filename is None and isinstance(tree.get("filename"), str):
-            filename = str(tree.pop("filename"))
         if filename is None and "file" not in tree:
             raise QmpError("Must specify either driver or file")
         tree["file"] = _with_name(tree.get("file"), filename)
@@ -117,7 +134,7 @@ async def _probe(graph: Graph, child: Tree) -> str:
         found = _file(image)
     if found["driver"] != "file" or not isinstance(name := found.get("filename"), str):
         return "raw"
-    return await images.probe(graph, name)
+    return await images.probe(graph, name, reading=True)
 
 
 def _file(tree: dict[str, Tree]) -> dict[str, Tree]:
@@ -164,20 +181,23 @@ async def _node(graph: Graph, tree: dict[str, Tree]) -> dict[str, Any]:
         raise QmpError(f"Unknown driver '{driver}'")
     members = _shape(driver).by_wire
     complete: dict[str, Any] = {}
+    for key, member in members.items():
+        if member.required and key not in tree and _is_ref(member.shape):
+            raise QmpError(f'A block device must be specified for "{key}"')
     for key, value in tree.items():
         if key not in members:
             raise _unexpected(driver, key, value)
         shape = members[key].shape
-        if isinstance(shape, Alternate) and shape.name in _REFS:
+        if _is_ref(shape):
             complete[key] = await _child(graph, complete, tree, key)
+        elif isinstance(shape, Enum) and isinstance(value, str) and value not in shape.values:
+            raise _no_such_value(driver, key, value)
         elif isinstance(shape, Integer) and isinstance(value, str):
             complete[key] = _size(key, value)
         else:
             complete[key] = typed(shape, value, key)
     for key, member in members.items():
         if member.required and key not in complete:
-            if isinstance(member.shape, Alternate) and member.shape.name in _REFS:
-                raise QmpError(f'A block device must be specified for "{key}"')
             raise QmpError(f"Parameter '{key}' is missing")
     return complete
 
@@ -194,9 +214,13 @@ async def _child(
     if key != "backing":
         return await _image(graph, value, None)
     try:
-        if not {"file", "filename"} & value.keys():
+        named = value.get("file")
+        if not isinstance(named, str) and not (isinstance(named, dict) and "filename" in named):
             file = await _child(graph, parent, tree, "file")
-            value = await _said_by_image(graph, str(tree["driver"]), file) | value
+            said = await _said_by_image(graph, str(tree["driver"]), file)
+            if isinstance(named, dict) and isinstance(below := said.get("file"), dict):
+                said["file"] = below | named
+            value = value | said if isinstance(named, dict) else said | value
         return await _image(graph, value, None)
     except QmpError as error:
         raise QmpError(f"Could not open backing file: {error.desc}") from error
@@ -205,11 +229,12 @@ async def _child(
 async def _said_by_image(graph: Graph, driver: str, file: Any) -> dict[str, Tree]:
     """Return what an image says of its backing file; nothing if it has none."""
     alone = {"driver": driver, "file": file, "backing": None, "read-only": True}
-    node = await graph.open(visit(_shape(driver), alone | {"force-share": True}))
-    try:
-        found = await describe.image_info(node, flat=True)
-    finally:
-        await graph.release(node)
+    with graph.names_unused():
+        node = await graph.open(visit(_shape(driver), alone | {"force-share": True}))
+        try:
+            found = await describe.image_info(node, flat=True)
+        finally:
+            await graph.release(node)
     if "backing-filename" not in found:
         return {}
     name = found.get("full-backing-filename") or found["backing-filename"]
@@ -230,6 +255,20 @@ def _unexpected(driver: str, key: str, value: Tree) -> QmpError:
     if DRIVERS[driver].is_protocol:
         return QmpError(f"Block protocol '{driver}' doesn't support the option '{key}'")
     return QmpError(f"Block format '{driver}' does not support the option '{key}'")
+
+
+def _is_ref(shape: Shape) -> bool:
+    """Tell whether a member is a child."""
+    return isinstance(shape, Alternate) and shape.name in _REFS
+
+
+def _no_such_value(driver: str, key: str, value: str) -> QmpError:
+    if driver == "qcow2":
+        return QmpError(
+            f"Unsupported value '{value}' for qcow2 option '{key}'."
+            " Allowed are any of the following: none, constant, cached, all"
+        )
+    return QmpError(f"invalid parameter value: {value}")
 
 
 def _size(key: str, text: str) -> int:

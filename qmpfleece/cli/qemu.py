@@ -7,6 +7,7 @@ error is one message on stderr and exit status 1.
 Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import chardev
 from qmpfleece.cli.chardev import Chardev
+from qmpfleece.cli.drive import Drives
 from qmpfleece.cli.qemu_help import inform
 from qmpfleece.cli.qemu_machine import check_accels, check_fd, check_incoming, machine_kind
-from qmpfleece.cli.qemu_options import Given, Reader, Wanted, scan
+from qmpfleece.cli.qemu_options import Reader, Wanted, scan
 from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
@@ -74,11 +76,11 @@ class _Start(Start):
         system.uuid = wanted.uuid or system.uuid
         for option, given in wanted.fds:
             with at(option):
-                check_fd(given)
+                fd, number = check_fd(given)
+            system.graph.fdsets.add(os.dup(fd), number, given.get("opaque"))
         if wanted.pidfile:
             self.write_pid_file(wanted.pidfile)
         machine = machine_kind(wanted.machine)
-        system.devices.set_machine(machine)
         for given in wanted.objects:
             await execute("object-add", given)
         for option, given in wanted.chardevs:
@@ -87,8 +89,13 @@ class _Start(Start):
         for option, given in wanted.blockdevs:
             with at(option):
                 await execute("blockdev-add", given)
-        devices = [*wanted.devices, *await self._make_drives(machine)]
+        drives = await self._make_drives(machine)
+        devices = [*wanted.devices, *drives.devices]
         check_accels(wanted.accels)
+        extras = wanted.board.extras(given["driver"] for _, given in wanted.devices)
+        extras.floppies = "floppy-bus" in drives.disks
+        system.devices.set_machine(machine, extras, drives.disks)
+        drives.check_homes()
         if wanted.qtest is not None:
             self._qtest = QTest(await self._make_qtest_device(wanted.qtest))
         for option, given in wanted.monitors:
@@ -104,21 +111,18 @@ class _Start(Start):
         check_incoming(wanted.incoming)
         system.devices.running = True
 
-    async def _make_drives(self, machine: str) -> list[tuple[Option, Given]]:
-        """Make the drives and return the devices that go with them."""
-        devices: list[tuple[Option, Given]] = []
-        if not self._wanted.drives:
-            return devices
-        from qmpfleece.cli.drive import Drives
-
-        kind = "none" if machine == "none" else "ide"
-        drives = Drives(self.daemon.system, kind, snapshot=self._wanted.snapshot)
-        for option, given in self._wanted.drives:
+    async def _make_drives(self, machine: str) -> Drives:
+        """Make the drives: those asked for, then those that the machine has by itself."""
+        wanted = self._wanted
+        drives = Drives(self.daemon.system, machine, snapshot=wanted.snapshot)
+        for option, given in wanted.drives:
             with at(option):
-                drive = await drives.make(given)
-            if drive.device is not None:
-                devices.append((option, drive.device))
-        return devices
+                await drives.make(given, option)
+        models = [given["driver"] for _, given in wanted.devices]
+        for given in wanted.board.drives(machine, models):
+            if not drives.taken(given):
+                await drives.make(given, None)
+        return drives
 
     async def _make_qtest_device(self, option: Option) -> Chardev:
         """Make what the qtest protocol is spoken over."""

@@ -24,7 +24,7 @@ the disks of a guest that never runs. Options have one dash or two.
   -drive [file=FILE][,format=FORMAT][,if=none|virtio|scsi|ide][,id=NAME]
          [,media=disk|cdrom][,cache=MODE][,snapshot=on|off][,OPTION=VALUE...]
              open a block node with a named backend, and a disk on it unless if=none
-  -hda FILE, DISK_IMAGE
+  -hda FILE, -fda FILE, -cdrom FILE, DISK_IMAGE
              the same as -drive file=FILE
   -device DRIVER[,id=NAME][,drive=DRIVE][,PROPERTY=VALUE...]
              plug a device in; -device help lists them, -device DRIVER,help its properties

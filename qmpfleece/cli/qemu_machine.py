@@ -68,8 +68,8 @@ def check_incoming(option: Option | None) -> None:
         raise OptionError(f"{option.where}: unknown migration protocol: {option.value}")
 
 
-def check_fd(given: dict[str, Any]) -> None:
-    """Refuse a descriptor that can't be handed over.
+def check_fd(given: dict[str, Any]) -> tuple[int, int]:
+    """Return the descriptor that is handed over, and the set that it goes into.
 
     Raises:
         QmpError: It is not open, one of the standard ones, or its set is not named.
@@ -90,3 +90,4 @@ def check_fd(given: dict[str, Any]) -> None:
         raise QmpError("fd is not valid or already in use") from error
     if numbers["set"] < 0:
         raise QmpError("set option is required and must be non-negative")
+    return numbers["fd"], numbers["set"]

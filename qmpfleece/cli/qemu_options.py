@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import chardev, options, qemuopts
+from qmpfleece.cli.qemu_board import Chosen
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, UsageError
 from qmpfleece.cli.start import OptionError, at
@@ -31,6 +32,9 @@ _IGNORED: Final = frozenset(
     {"boot", "cpu", "display", "msg", "net", "nic", "qtest-log", "rtc", "smp", "vga"}
 )
 _DISKS: Final = ("hda", "hdb", "hdc", "hdd", "cdrom")
+_FLOPPIES: Final = ("fda", "fdb")
+#: Options that say what is on the board.
+_BOARD: Final = ("net", "nic", "smp", "vga")
 _ARGUMENT: Final = _IGNORED.union(
     {
         "M", "accel", "add-fd", "blockdev", "chardev", "device", "drive", "incoming", "m",
@@ -38,6 +42,7 @@ _ARGUMENT: Final = _IGNORED.union(
         "qmp-pretty", "qtest", "serial", "uuid",
     },
     _DISKS,
+    _FLOPPIES,
 )  # fmt: skip
 
 _MEMORY: Final = re.compile(r"(?:size=)?[0-9.]+(?:e[0-9]+)?[bkmgtpe]?(?:,.*)?", re.IGNORECASE)
@@ -88,6 +93,7 @@ class Wanted:
         accels: Those of ``-accel``.
         incoming: That of ``-incoming``, None for none.
         qtest: The device of the qtest protocol.
+        board: What is said about the board.
         fds: Descriptors that were handed over, with where they go.
         objects, chardevs, monitors, blockdevs, drives, devices: What is to be made of each
             kind, in the order given, and the option that says so.
@@ -104,6 +110,7 @@ class Wanted:
         self.accels: list[Option] = []
         self.incoming: Option | None = None
         self.qtest: Option | None = None
+        self.board = Chosen()
         self.fds: list[tuple[Option, Given]] = []
         self.objects: list[Given] = []
         self.chardevs: list[tuple[Option, Given]] = []
@@ -150,6 +157,9 @@ class Reader:
             "snapshot": self._snapshot,
             "uuid": self._uuid,
             **dict.fromkeys(_DISKS, self._disk),
+            **dict.fromkeys(_FLOPPIES, self._floppy),
+            **dict.fromkeys(_BOARD, self._board),
+            "nodefaults": self._bare,
         }
 
     def read(self, option: Option) -> None:
@@ -249,6 +259,16 @@ class Reader:
             given["index"] = str(_DISKS.index(option.name))
         self.wanted.drives.append((option, given))
 
+    def _floppy(self, option: Option) -> None:
+        index = str(_FLOPPIES.index(option.name))
+        self.wanted.drives.append((option, {"if": "floppy", "index": index, "file": option.value}))
+
+    def _board(self, option: Option) -> None:
+        self.wanted.board.add(option)
+
+    def _bare(self, _option: Option) -> None:
+        self.wanted.board.bare = True
+
     def _device(self, option: Option) -> None:
         if option.value.startswith("{"):
             given: dict[str, Any] = options.json_object(option.value)
@@ -295,6 +315,7 @@ class Reader:
                 f"{option.where}: could not connect {option.name} device to character backend"
                 f" '{option.value}'",
             )
+        self.wanted.board.add(option)
 
     def _qtest(self, option: Option) -> None:
         self.wanted.qtest = option

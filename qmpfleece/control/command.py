@@ -15,6 +15,7 @@
 - The first parameter is the ``System``. Every other one is a member of ``arguments``,
   ``node_name`` being ``node-name`` on the wire; one with a default is optional.
 - A parameter marked ``Boxed`` takes the whole arguments object: a model or a union of models.
+- One marked ``Unchecked`` takes it as it came; the mark says what the schema has.
 - What is returned (a model, a list of models, a JSON value, None) is the reply's ``return``.
 - Refuse with ``QmpError``; let ``OSError`` through, the dispatcher words it.
 
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
     from qmpfleece.control.system import System
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+class Unchecked:
+    """Marks the parameter that takes the whole arguments object as it is: QEMU does not look.
+
+    Args:
+        model: What the schema says of it.
+    """
+
+    def __init__(self, model: type[Model]) -> None:
+        self.model: Final = model
 
 
 class Boxed:
@@ -87,8 +99,19 @@ class Command:
         return None
 
     @cached_property
+    def unchecked(self) -> tuple[str, type[Model]] | None:
+        """The parameter that takes the arguments object as it is, and what should be in it."""
+        for parameter in self._parameters:
+            for mark in getattr(self._hints[parameter.name], "__metadata__", ()):
+                if isinstance(mark, Unchecked):
+                    return parameter.name, mark.model
+        return None
+
+    @cached_property
     def arguments(self) -> Shape:
         """The shape of the arguments object: a struct, or a union for boxed ones."""
+        if self.unchecked is not None:
+            return struct_of(self.unchecked[1])
         if self.boxed is not None:
             return shape_of(self._hints[self.boxed])
         fields: dict[str, Any] = {}
@@ -109,6 +132,8 @@ class Command:
         Raises:
             QmpError: The arguments are not what the signature says.
         """
+        if self.unchecked is not None:
+            return {self.unchecked[0]: dict(arguments)}
         model = visit(self.arguments, arguments)
         if self.boxed is not None:
             return {self.boxed: model}

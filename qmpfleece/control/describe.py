@@ -82,6 +82,7 @@ def _strong_options(node: Node) -> dict[str, Any]:
     # Not to_wire(): that would print the definitions of all nodes below, too.
     fields = {name.replace("-", "_") for name in node.driver.strong_options}
     found = node.given.given(fields)
+    found |= {name: text for name, text in node.said.items() if name in found}
     for name in [name for name, value in found.items() if isinstance(value, list)]:
         for index, item in enumerate(found.pop(name)):
             # Each copy of an object turns members of one bucket round; this is QEMU's last.

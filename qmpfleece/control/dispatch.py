@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.control.command import Command, commands_of
-from qmpfleece.control.system import RUNNING, AfterReply, System
+from qmpfleece.control.system import RECEIVED, RUNNING, AfterReply, System
 from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
 
@@ -34,13 +34,15 @@ class Client:
     Attributes:
         oob: It has enabled out-of-band execution. No command of ours supports that, so the
             only effect is that ``exec-oob`` is understood.
+        received: Descriptors that it has sent; whoever takes one out owns it.
     """
 
-    __slots__ = ("negotiated", "oob")
+    __slots__ = ("negotiated", "oob", "received")
 
     def __init__(self, *, negotiated: bool = False) -> None:
         self.negotiated = negotiated
         self.oob = False
+        self.received: list[int] = []
 
 
 class Request(NamedTuple):
@@ -119,11 +121,13 @@ class Dispatcher:
     async def _run(self, command: Command, request: Request, client: Client, send: Send) -> None:
         after = AfterReply()
         token = RUNNING.set(after)
+        received = RECEIVED.set(client.received)
         try:
             send(await self._reply(command, request, client))
             await after.run()
         finally:
             RUNNING.reset(token)
+            RECEIVED.reset(received)
 
     async def _reply(self, command: Command, request: Request, client: Client) -> Reply:
         """Run the handler; whatever happens there becomes a reply."""

@@ -3,6 +3,7 @@
 Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -92,8 +93,13 @@ def _announcement(
     return f"{text} lazy_refcounts=off refcount_bits=16"
 
 
-async def probe(graph: Graph, filename: str) -> str:
+async def probe(graph: Graph, filename: str, *, reading: bool = False) -> str:
     """Return the format that an image's first bytes tell.
+
+    Args:
+        graph: Where the threads are.
+        filename: What the user calls it.
+        reading: It may turn out to be for reading only; a folder is found out later then.
 
     Raises:
         QmpError: It can't be opened.
@@ -102,9 +108,16 @@ async def probe(graph: Graph, filename: str) -> str:
 
     def first_bytes() -> bytes:
         try:
-            with open(path, "rb") as file:
-                return file.read(formats.PROBED)
+            fd = graph.fdsets.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(fd, formats.PROBED, 0)
+            finally:
+                graph.fdsets.close_copy(fd)
         except (OSError, ValueError) as error:
+            if reading and isinstance(error, IsADirectoryError):
+                raise QmpError(
+                    f"'file' driver requires '{filename}' to be a regular file"
+                ) from error
             text = error.strerror if isinstance(error, OSError) else str(error)
             raise QmpError(f"Could not open '{filename}': {text}") from error
 

@@ -5,6 +5,7 @@ import errno
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
+from qmpfleece.block.graph import MAX_LENGTH
 
 
 async def resize(backend: Backend, length: int) -> None:
@@ -15,6 +16,8 @@ async def resize(backend: Backend, length: int) -> None:
     """
     node = backend.node
     assert node is not None
+    if length > MAX_LENGTH:
+        raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
     if node.read_only:
         raise QmpError("Image is read-only")
     async with drained(node):
@@ -24,4 +27,7 @@ async def resize(backend: Backend, length: int) -> None:
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             raise QmpError("Image format driver does not support resize") from error
-        raise QmpError(error.strerror or "Failed to resize") from error
+        text = error.strerror or "Failed to resize"
+        # A format has more to do than to resize its file.
+        at_file = node.driver.driver_name != "qcow2"
+        raise QmpError(f"Could not resize file: {text}" if at_file else text) from error

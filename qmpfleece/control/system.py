@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
+from qmpfleece.base.fdsets import FdSets
 from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
@@ -48,6 +49,11 @@ class CharacterDevice(Protocol):
     @property
     def frontend_open(self) -> bool:
         """Whether somebody uses it."""
+
+
+#: The descriptors that came with the command that this context runs, or before it; who takes
+#: one out of the list owns it.
+RECEIVED: Final[ContextVar[list[int] | None]] = ContextVar("received", default=None)
 
 
 class AfterReply:
@@ -104,6 +110,8 @@ class System:
         devices: The guest's disks; closed before the drives.
         background: Requests of qemu-io that go on after their commands; closed first.
         chardevs: The character devices by their ids; those who made them close them.
+        fdsets: Descriptors that were handed over, the graph's.
+        named_fds: What getfd has given names to; they are closed with the program.
         shutdown: Set when the program is asked to end.
     """
 
@@ -114,6 +122,7 @@ class System:
         graph: "Graph",
         exports: "ExportManager",
         has_machine: bool = False,
+        fdsets: FdSets | None = None,
     ) -> None:
         self.bus: Final = bus
         self.graph: Final = graph
@@ -128,6 +137,9 @@ class System:
         self.devices: Final = Devices(graph, self.drives, self.objects)
         self.background: Final = Background(graph)
         self.chardevs: Mapping[str, CharacterDevice] = {}
+        self.fdsets: Final = fdsets or FdSets()
+        self.fdsets.keeps = lambda: self.run_state != "running"
+        self.named_fds: dict[str, int] = {}
         self.shutdown: Final = asyncio.Event()
 
     def after_reply(self, follow: Follow) -> None:

@@ -14,6 +14,7 @@ the client does not read what it is sent; a client that lets events pile up is d
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any, Final
@@ -29,6 +30,7 @@ from qmpfleece.control.version import greeting
 from qmpfleece.qapi.encode import CRLF, encode
 from qmpfleece.qapi.events import Event
 from qmpfleece.qmp.framer import Framer, Malformed
+from qmpfleece.qmp.rights import RightsReader, open_streams
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,9 @@ class Session(AsyncProtocol[Any]):
         except QMPError:
             return
         unsubscribe = self._dispatcher.system.bus.subscribe(self._on_event)
+        fdsets = self._dispatcher.system.fdsets
+        fdsets.client_came()
+        reader = self._reader
         worker = asyncio.create_task(self._work())
         try:
             while self.runstate is Runstate.RUNNING:
@@ -110,6 +115,13 @@ class Session(AsyncProtocol[Any]):
             while not closing.done():
                 with contextlib.suppress(asyncio.CancelledError):  # it is bounded in time
                     await asyncio.wait({closing})
+            self._take_over([])
+            while not self._requests.empty():
+                self._take_over(self._requests.get_nowait()[1])
+            self._take_over([])
+            if isinstance(reader, RightsReader):
+                reader.close()
+            fdsets.client_went()
 
     async def _hang_up(self, worker: "asyncio.Task[None]") -> None:
         """Wait for the worker to end, then close the connection."""
@@ -126,7 +138,10 @@ class Session(AsyncProtocol[Any]):
     # What the protocol class leaves to us.
 
     async def _do_connect(self, address: Any, ssl: Any = None) -> None:
-        if isinstance(address, socket.socket):
+        if isinstance(address, socket.socket) and address.family == socket.AF_UNIX:
+            self._set_state(Runstate.CONNECTING)
+            self._reader, self._writer = await open_streams(address)
+        elif isinstance(address, socket.socket):
             await super()._do_connect(address, ssl)
         else:
             self._set_state(Runstate.CONNECTING)
@@ -151,7 +166,10 @@ class Session(AsyncProtocol[Any]):
             self._values = self._framer.feed(data)
 
     async def _on_message(self, msg: Any) -> None:
-        await self._requests.put(msg)
+        fds: list[int] = []
+        if isinstance(self._reader, RightsReader):
+            fds, self._reader.received = self._reader.received, []
+        await self._requests.put((msg, fds))
 
     def _cb_inbound(self, msg: Any) -> Any:
         return msg
@@ -203,8 +221,10 @@ class Session(AsyncProtocol[Any]):
     async def _work(self) -> None:
         """Run the client's commands, one after the other."""
         while True:
-            value = await self._requests.get()
+            value, fds = await self._requests.get()
             self._busy = True
+            if fds:
+                self._take_over(fds)
             try:
                 if isinstance(value, Malformed):
                     self._send_value(error_reply(QmpError(value.desc)))
@@ -216,6 +236,13 @@ class Session(AsyncProtocol[Any]):
                 self._requests.task_done()
             if self.runstate is not Runstate.RUNNING:
                 return
+
+    def _take_over(self, fds: list[int]) -> None:
+        """Own descriptors in place of those that no command has taken."""
+        received = self._client.received
+        while received:
+            os.close(received.pop())
+        received += fds
 
     def _send_value(self, value: Any) -> None:
         if self.runstate is not Runstate.RUNNING:

@@ -45,6 +45,8 @@ _MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "DATE"),
     (re.compile(r'"vm-clock-(n?)sec": [1-9]\d*'), r'"vm-clock-\1sec": CLOCK'),
     (re.compile(r"[1-9]\d+:\d\d:\d\d\.\d{3}"), "CLOCK"),
+    # The temporary image of a snapshot.
+    (re.compile(r"/vl\.\w{6}"), "/vl.XXXXXX"),
     (re.compile(r"[\d:.]+( sec)? \([^)]* ops/sec\)"), "TIME"),
 )
 

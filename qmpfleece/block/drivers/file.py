@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.fdsets import FdSets, is_in_a_set
 from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring import Ring
@@ -116,6 +117,7 @@ class File(BlockDriver[FileOptions], name="file"):
     _queries: WorkerQueue
     #: For buffered writes.
     _workers: Workers
+    _fdsets: FdSets
     _ring: Ring | None
     _fd = -1
     #: Holds the locks and nothing else: io_uring keeps files for a moment after the process
@@ -147,6 +149,7 @@ class File(BlockDriver[FileOptions], name="file"):
         self._discards = Discards()
         self._queries = opener.workers.queue(limit=1)
         self._workers = opener.workers
+        self._fdsets = opener.fdsets
         self._set_direct(direct=node.options.cache_direct)
         self._use_locks = options.locking != "off"
         self._held = (Perm.NONE, Perm.ALL)
@@ -179,9 +182,9 @@ class File(BlockDriver[FileOptions], name="file"):
         writable = not node.options.read_only and not node.options.auto_read_only
         flags = _open_flags(writable=writable, direct=self._direct)
         try:
-            if stat.S_ISFIFO(os.stat(filename).st_mode):
+            if not is_in_a_set(filename) and stat.S_ISFIFO(os.stat(filename).st_mode):
                 flags |= os.O_NONBLOCK  # it is refused, not waited for
-            self._fd = os.open(filename, flags)
+            self._fd = self._fdsets.open(filename, flags)
         except (OSError, ValueError) as error:
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
         self._check_type(os.fstat(self._fd))
@@ -221,7 +224,8 @@ class File(BlockDriver[FileOptions], name="file"):
         fds = [fd for fd in (self._fd, self._lock_fd) if fd >= 0]
         self._fd = self._lock_fd = -1
         if fds:
-            await self._queries.submit(_close, fds)  # after the queries in flight
+            # after the queries in flight
+            await self._queries.submit(self._fdsets.close_all, fds)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -369,7 +373,9 @@ class File(BlockDriver[FileOptions], name="file"):
             return
         flags = _open_flags(writable=writable, direct=direct)
         try:
-            self._next_fd = os.open(f"/proc/self/fd/{self._fd}", flags)
+            filename = self.options.filename
+            again = filename if is_in_a_set(filename) else f"/proc/self/fd/{self._fd}"
+            self._next_fd = self._fdsets.open(again, flags)
         except OSError as error:
             if not writable and direct == self._direct:
                 return  # it stays open for writing, which does no harm
@@ -379,18 +385,13 @@ class File(BlockDriver[FileOptions], name="file"):
 
     def _close_next(self) -> None:
         if self._next_fd >= 0:
-            os.close(self._next_fd)
+            self._fdsets.close_copy(self._next_fd)
             self._next_fd = -1
 
 
 def _open_flags(*, writable: bool, direct: bool) -> int:
     flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
     return flags | os.O_DIRECT if direct else flags
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _open_again(fd: int) -> int:

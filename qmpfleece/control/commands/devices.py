@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.control import qom
-from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.command import Unchecked, command
 from qmpfleece.control.commands import io_limits
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.devices.models import properties_of
+from qmpfleece.control.devices.properties import as_text
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import Event
 from qmpfleece.qapi.model import Model
@@ -51,11 +53,14 @@ class ObjectPropertyInfo(Model):
 
 
 @command("device_add", machine=True)
-async def device_add(system: System, options: Annotated[DeviceAdd, Boxed]) -> None:
-    """Plug a device in."""
-    given = options.model_extra or {}
-    given |= options.given({"id", "bus"})
-    await system.devices.add(options.driver, given)
+async def device_add(
+    system: System, options: Annotated[dict[str, Any], Unchecked(DeviceAdd)]
+) -> None:
+    """Plug a device in. Values are taken as text, those that are none are passed over."""
+    driver = as_text(options.pop("driver", None))
+    if driver is None:
+        raise QmpError("Parameter 'driver' is missing")
+    await system.devices.add(driver, options)
 
 
 @command("device_del", machine=True)
@@ -91,8 +96,8 @@ async def system_reset(system: System) -> None:
 
 async def _take_out(system: System, device: Device) -> list[Device]:
     """Take a device out with all on its bus; whoever plays the guest over NBD is thrown out."""
-    for disk in (device, *(device.offers.devices if device.offers is not None else ())):
-        if disk.backend is not None:
+    for disk in (device, *(device.offers.sitting if device.offers is not None else ())):
+        if isinstance(disk, Device) and disk.backend is not None:
             io_limits.move(system, disk.backend, None)  # what waits is not to hold us up
             await system.exports.delete_of(disk.backend)
     return await system.devices.remove(device)

@@ -14,7 +14,6 @@ from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
 from qmpfleece.control.monitor.lines import BadLineError, Line
 from qmpfleece.control.monitor.output import print_out
-from qmpfleece.control.qemu_io.numbers import parse_size
 from qmpfleece.control.qemu_io.run import run_line
 from qmpfleece.control.system import System
 from qmpfleece.qapi.model import Int64
@@ -77,13 +76,7 @@ def _drive_or_node(system: System, name: str) -> Backend | Node:
 async def _block_resize(system: System, text: str) -> str:
     line = Line("block_resize", text)
     device = line.word("block device name")
-    given = line.optional()
-    if given is None:
-        raise line.invalid("invalid size")
-    try:
-        size = parse_size(given if given[-1].isalpha() else f"{given}M")
-    except QmpError as error:
-        raise line.invalid("invalid size") from error
+    size = line.mebibytes()
     line.end()
     try:
         await block_resize(system, device=device, size=size)

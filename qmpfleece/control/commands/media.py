@@ -60,15 +60,20 @@ def _removable(system: System, device: str | None, ident: str | None) -> Disk:
 def _move_tray(system: System, disk: Disk, *, to_open: bool) -> None:
     """Open or close the tray, if there is one and it is not so already."""
     device = disk.device
-    if device is None or device.tray_open == to_open:
+    if device is None or not device.model.tray or device.tray_open == to_open:
         return
     device.tray_open = to_open
     moved = DeviceTrayMoved(device=disk.backend.name, id=device.name, tray_open=to_open)
     system.bus.emit(moved)
 
 
+def _closed(disk: Disk) -> bool:
+    """Tell whether a tray keeps the medium."""
+    return disk.device is not None and disk.device.model.tray and not disk.device.tray_open
+
+
 async def _remove(disk: Disk, called: str | None) -> None:
-    if disk.device is not None and not disk.device.tray_open:
+    if _closed(disk):
         raise QmpError(f"Tray of device '{called}' is not open")
     await disk.backend.detach()
 
@@ -112,7 +117,7 @@ async def blockdev_insert_medium(system: System, id: str, node_name: str) -> Non
         raise QmpError(f"Node '{node_name}' is already in use")
     if not disk.removable:
         raise QmpError("Device is not removable")
-    if disk.device is not None and not disk.device.tray_open:
+    if _closed(disk):
         raise QmpError("Tray of the device is not open")
     if disk.backend.node is not None:
         raise QmpError("There already is a medium in the device")

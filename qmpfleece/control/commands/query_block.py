@@ -58,9 +58,10 @@ async def describe(disk: Disk) -> Wire:
         if (group := disk.backend.throttle_group) is not None:
             _tell_limits(info["inserted"], group)
     if device is not None:
-        if disk.removable:
+        if device.model.tray:
             info["tray_open"] = device.tray_open
-        info["io-status"] = "ok"
+        if device.model.has_status:
+            info["io-status"] = "ok"
     return info
 
 

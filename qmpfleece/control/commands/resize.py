@@ -24,8 +24,8 @@ async def block_resize(
     node = system.drives.look_up(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
-    if node.read_only:
-        raise QmpError("Image is read-only")
+    if node.busy_with():
+        raise QmpError(f"Device '{'(null)' if device is None else device}' is in use")
     backend = Backend(system.graph, perm=Perm.RESIZE)
     try:
         backend.attach(node)

@@ -54,7 +54,8 @@ def check_disk(device: Device) -> None:
     """
     backend = device.backend
     if backend is None:
-        raise QmpError("drive property not set")
+        missing = "No drive specified" if device.model.bus == "IDE" else "drive property not set"
+        raise QmpError(missing)
     if backend.node is None and not device.model.removable:
         raise QmpError("Device needs media, but drive is empty")
     if device.model.inner:
@@ -88,7 +89,7 @@ def take_permissions(device: Device) -> None:
     assert backend is not None
     node = backend.node
     perm = Perm.CONSISTENT_READ
-    if model.writes and node is not None and not node.read_only:
+    if model.writes and node is not None and (model.must_write or not node.read_only):
         perm |= Perm.WRITE
     shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
     if not model.removable:

@@ -5,13 +5,17 @@ QEMU's does.
 """
 
 import re
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.control.devices.device import ANONYMOUS, PERIPHERAL, Bus, Device
+from qmpfleece.control.devices import pci
+from qmpfleece.control.devices.board import MACHINES, Board, Extras
+from qmpfleece.control.devices.busses import Bus, Part, find_kind, find_path
+from qmpfleece.control.devices.device import ANONYMOUS, PERIPHERAL, Device
 from qmpfleece.control.devices.disk import (
     check_block_size,
     check_disk,
@@ -32,26 +36,9 @@ _NO_PROPERTY: Final = frozenset({"driver", "id", "bus"})
 READ_ONLY: Final = frozenset({"type", "parent_bus", "hotplugged", "hotpluggable", "realized"})
 
 
-class Machine(NamedTuple):
-    """A type of machine.
-
-    Attributes:
-        type: Its QOM type.
-        root: The path of its PCI bus below /machine, None if it has none.
-        hotplug: Whether devices may be plugged into that while it runs.
-    """
-
-    type: str
-    root: str | None
-    hotplug: bool = True
-
-
-#: The machines by their names and by the beginning of the names of their versions.
-MACHINES: Final = {
-    "pc": Machine("pc-i440fx-7.2-machine", "i440fx/pci.0"),
-    "q35": Machine("pc-q35-7.2-machine", "q35/pcie.0", hotplug=False),
-    "none": Machine("none-machine", None),
-}
+#: Disks of a board; see ``Devices.set_machine``.
+Disks: TypeAlias = Sequence[tuple[str, int, Mapping[str, str]]]
+NO_DISKS: Final[Mapping[str, Disks]] = {}
 
 
 class Devices:
@@ -64,6 +51,7 @@ class Devices:
 
     Attributes:
         machine: Its type; fixed before the first device comes.
+        board: What it has from the beginning.
         running: The machine has been set up: what comes now is plugged in while it runs.
     """
 
@@ -72,25 +60,35 @@ class Devices:
         self._drives = drives
         self._objects = objects
         self._devices: dict[str, Device] = {}
-        self._busses: list[Bus] = []
         self._unnamed_busses = 0
+        self._anonymous = 0
         self.running = False
-        self.set_machine("pc")
+        self.set_machine("pc", Extras())
 
-    def set_machine(self, name: str) -> None:
-        """Choose the type of machine, before there are devices."""
+    def set_machine(
+        self, name: str, extras: Extras, disks: Mapping[str, Disks] = NO_DISKS
+    ) -> None:
+        """Make the machine, before devices are added to it.
+
+        Args:
+            name: Its type.
+            extras: What of its board can be chosen.
+            disks: The disks that come with it, by the kind of their bus: for each its model,
+                the number of the bus, and its properties.
+
+        Raises:
+            QmpError: One of the disks can't be used.
+        """
         assert not self._devices
+
+        def plug(kind: str, busses: list[Bus]) -> None:
+            for driver, number, properties in disks.get(kind, ()):
+                bus, path = busses[number], board.next_path()
+                self._plug(Device(find_model(driver), None, path, bus), properties)
+
         self.machine = MACHINES[name]
-        self._busses = []
-        if self.machine.root is not None:
-            root = Bus(
-                self.machine.root.rpartition("/")[2],
-                "PCI",
-                f"/machine/{self.machine.root}",
-                hotplug=self.machine.hotplug,
-                guest_agrees=True,
-            )
-            self._busses.append(root)
+        self.board = board = Board(extras)
+        board.make(self.machine, plug)
 
     # -- finding ------------------------------------------------------------------------------
 
@@ -123,7 +121,7 @@ class Devices:
             QmpError: It can't be done; nothing has changed.
         """
         given = {name: as_text(options[name]) for name in ordered(options)}
-        ident = given.get("id")
+        ident = given.get("id") if isinstance(options.get("id"), str) else None
         if ident is not None and not _WELL_FORMED.fullmatch(ident):
             raise QmpError("Parameter 'id' expects an identifier")
         model = find_model(driver)
@@ -136,38 +134,35 @@ class Devices:
         device = Device(model, ident, path, bus)
         device.hotplugged = self.running
         try:
-            for name, text in given.items():
-                if name not in _NO_PROPERTY and text is not None:
-                    self._set(device, name, text)
-            self._realize(device)
+            self._plug(device, {name: text for name, text in given.items() if text is not None})
         except BaseException:
             await self._give_back(device)
             raise
-        self._devices[path] = device
-        bus.devices.insert(0, device)
-        if device.offers is not None:
-            self._busses.append(device.offers)
         return device
+
+    def _plug(self, device: Device, given: Mapping[str, str]) -> None:
+        for name, text in given.items():
+            if name not in _NO_PROPERTY:
+                self._set(device, name, text)
+        self._realize(device)
+        self._devices[device.path] = device
+        device.bus.sitting.insert(0, device)
 
     def _choose_bus(self, model: DeviceModel, name: str | None) -> Bus:
         if name is None:
-            # The newest controller comes first, as in QEMU.
-            bus = next((bus for bus in reversed(self._busses) if bus.kind == model.bus), None)
-            if bus is None:
+            bus = find_kind(self.board.root, model.bus)
+            if bus is None or bus.full:
                 raise QmpError(f"No '{model.bus}' bus found for device '{model.name}'")
             return bus
-        bus = next((bus for bus in self._busses if bus.name == name), None)
-        if bus is None:
-            raise QmpError(f"Bus '{name}' not found")
-        if bus.kind != model.bus:
+        bus = find_path(self.board.root, name)
+        if not bus.takes(model.bus):
             raise QmpError(f"Device '{model.name}' can't go on {bus.kind} bus")
         return bus
 
     def _anonymous_path(self) -> str:
-        number = 0
-        while (path := f"{ANONYMOUS}/device[{number}]") in self._devices:
-            number += 1
-        return path
+        """Return the path of the next device without an id; it is used up, come what may."""
+        self._anonymous += 1
+        return f"{ANONYMOUS}/device[{self._anonymous - 1}]"
 
     def _set(self, device: Device, name: str, text: str) -> None:
         model = device.model
@@ -190,8 +185,18 @@ class Devices:
 
     def _realize(self, device: Device) -> None:
         model = device.model
-        if model.bus == "SCSI" and (wrong := device.place()) is not None:
-            raise QmpError(wrong)
+        if model.bus == "SCSI":
+            device.place()
+        elif model.bus == "PCI":
+            device.values["addr"] = pci.place(
+                device.bus,
+                model.name,
+                device.slot,
+                multifunction=device.multifunction,
+                hotplugged=device.hotplugged,
+            )
+        else:
+            device.place_unit()
         if model.has_drive:
             if device.backend is None and model.removable:
                 device.backend = Backend(self._graph, perm=Perm.NONE)
@@ -199,8 +204,13 @@ class Devices:
             assert device.backend is not None
             device.backend.device = device.name
             take_permissions(device)
-        if model.offers:
-            device.offers = self._make_bus(device)
+        if model.inner:
+            virtio = Bus("virtio-bus", "virtio-pci-bus", f"{device.path}/virtio-bus", full=True)
+            device.busses.append(virtio)
+            inner = Part(model.inner, device.inner_path, virtio)
+            if model.offers:
+                device.offers = self._make_bus(device)
+                inner.busses.append(device.offers)
 
     def _make_bus(self, device: Device) -> Bus:
         kind = device.model.offers
@@ -237,10 +247,10 @@ class Devices:
         """
         gone: list[Device] = []
         if device.offers is not None:
-            for below in tuple(device.offers.devices):
+            for below in tuple(device.offers.sitting):
+                assert isinstance(below, Device)
                 gone += await self.remove(below)
-            self._busses.remove(device.offers)
-        device.bus.devices.remove(device)
+        device.bus.sitting.remove(device)
         del self._devices[device.path]
         backend = device.backend
         if backend is not None:

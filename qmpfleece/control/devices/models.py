@@ -50,6 +50,11 @@ _SCSI: Final = [
     *_of("bool", _ON_OFF, quirk_mode_page_vendor_specific_apple=False),
     *_of("uint16", port_index=0),
 ]
+_IDE: Final = [
+    *_of("uint32", unit=UNSET),
+    *_of("str", model=None, ver=None),
+    *_of("uint64", wwn=0),
+]
 _PCI: Final = [
     *_of("str", failover_pair_id=None, romfile=None),
     *_of("int32", _SLOT, addr=-1),
@@ -81,7 +86,10 @@ class DeviceModel:
         offers: What kind of bus it has itself.
         has_drive: It is a disk.
         removable: Its medium can be changed.
+        tray: It has a tray that must be open for that.
         writes: It writes to its medium, if that is not read-only.
+        must_write: It takes no medium that is read-only.
+        has_status: It tells its user whether an error has stopped it.
     """
 
     def __init__(
@@ -94,7 +102,10 @@ class DeviceModel:
         offers: str = "",
         has_drive: bool = True,
         removable: bool = False,
+        tray: bool = False,
         writes: bool = True,
+        must_write: bool = False,
+        has_status: bool = True,
     ) -> None:
         self.name: Final = name
         self.bus: Final = bus
@@ -103,7 +114,10 @@ class DeviceModel:
         self.offers: Final = offers
         self.has_drive: Final = has_drive
         self.removable: Final = removable
+        self.tray: Final = tray
         self.writes: Final = writes
+        self.must_write: Final = must_write
+        self.has_status: Final = has_status
 
     @cached_property
     def by_name(self) -> dict[str, Property]:
@@ -111,6 +125,7 @@ class DeviceModel:
         return {item.name: item for item in self.properties}
 
 
+_NOT_OF_FLOPPIES: Final = frozenset({"serial", "werror", "rerror", "bootindex"})
 _SCSI_HD: Final = DeviceModel(
     "scsi-hd",
     "SCSI",
@@ -134,7 +149,38 @@ _SCSI_CD: Final = DeviceModel(
         *_of("bool", _ON_OFF, quirk_mode_page_apple_vendor=False),
     ),
     removable=True,
+    tray=True,
     writes=False,
+)
+_IDE_HD: Final = DeviceModel(
+    "ide-hd",
+    "IDE",
+    (
+        *_IDE,
+        *_BLOCK,
+        *_GEOMETRY,
+        *_of("uint16", rotation_rate=0),
+        *_of(
+            "BiosAtaTranslation",
+            "Logical CHS translation algorithm, auto/none/lba/large/rechs",
+            bios__chs__trans="auto",
+        ),
+    ),
+    must_write=True,
+)
+_IDE_CD: Final = DeviceModel(
+    "ide-cd", "IDE", (*_IDE, *_BLOCK), removable=True, tray=True, writes=False
+)
+_FLOPPY: Final = DeviceModel(
+    "floppy",
+    "floppy-bus",
+    (
+        *_of("uint32", unit=UNSET),
+        *_of("FdcDriveType", "FDC drive type, 144/288/120/none/auto", drive__type="auto"),
+        *(item for item in _BLOCK if item.name not in _NOT_OF_FLOPPIES),
+    ),
+    removable=True,
+    has_status=False,
 )
 _VIRTIO_BLK: Final = DeviceModel(
     "virtio-blk-pci",
@@ -168,7 +214,10 @@ _VIRTIO_SCSI: Final = DeviceModel(
 )
 
 #: The models by the names of their types.
-MODELS: Final = {model.name: model for model in (_SCSI_HD, _SCSI_CD, _VIRTIO_BLK, _VIRTIO_SCSI)}
+MODELS: Final = {
+    model.name: model
+    for model in (_SCSI_HD, _SCSI_CD, _IDE_HD, _IDE_CD, _FLOPPY, _VIRTIO_BLK, _VIRTIO_SCSI)
+}
 #: Shorter names that users may say instead.
 ALIASES: Final = {"virtio-blk": "virtio-blk-pci", "virtio-scsi": "virtio-scsi-pci"}
 

@@ -10,6 +10,8 @@ from qmpfleece.base.errors import QmpError
 
 _ENUMS: Final = {
     "OnOffAuto": ("auto", "on", "off"),
+    "BiosAtaTranslation": ("auto", "none", "lba", "large", "rechs"),
+    "FdcDriveType": ("144", "288", "120", "none", "auto"),
     "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
 }
 _BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
@@ -17,8 +19,9 @@ _BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
 _NUMBER: Final = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|([1-9][0-9]*|0))")
 _SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)([bBkKmMgGtTpPeE]?)")
 _SUFFIXES: Final = "bkmgtpe"
-_SLOT: Final = re.compile(r"([0-9a-fA-F]{1,2})(?:\.([0-7]))?")
+_SLOT: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)(?:\.(?:0[xX])?([0-9a-fA-F]+))?")
 _SLOTS: Final = 32
+_FUNCTIONS: Final = 8
 
 
 class Property(NamedTuple):
@@ -98,9 +101,10 @@ class Property(NamedTuple):
     def _slot(self, text: str, owner: str) -> int:
         """Return ``slot * 8 + function`` of a PCI address."""
         found = _SLOT.fullmatch(text)
-        if found is None or int(found[1], 16) >= _SLOTS:
+        slot, function = (int(found[1], 16), int(found[2] or "0", 16)) if found else (_SLOTS, 0)
+        if slot >= _SLOTS or function >= _FUNCTIONS:
             raise QmpError(f"Property '{owner}.{self.name}' doesn't take value '{text}'")
-        return int(found[1], 16) * 8 + int(found[2] or "0")
+        return slot * _FUNCTIONS + function
 
 
 def as_text(value: Any) -> str | None:

@@ -3,8 +3,14 @@
 Source: what ``human-monitor-command`` of QEMU 7.2 says.
 """
 
+import re
+from fractions import Fraction
+from typing import Final
+
 from qmpfleece.base.errors import QmpError
 
+#: A size with its unit; what follows is no part of it.
+_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?)([bBkKmMgGtTpPeE]?)", re.ASCII)
 _ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 
@@ -79,6 +85,23 @@ class Line:
             return found
         return self._quoted()
 
+    def mebibytes(self) -> int:
+        """Take a size, in MiB unless it says so, and return it in bytes.
+
+        Raises:
+            BadLineError: There is none, or it is too large.
+        """
+        found = _SIZE.match(self._rest)
+        if found is None:
+            raise self._bad("invalid size")
+        digits, suffix = found.groups()
+        number = int(digits, 16) if digits[:2] in {"0x", "0X"} else Fraction(digits)
+        value = int(number * (1 << 10 * "bkmgtpe".index(suffix.lower() or "m")))
+        if value >= 1 << 63:
+            raise self._bad("invalid size")
+        self._rest = self._rest[found.end() :].lstrip()
+        return value
+
     def _quoted(self) -> str:
         found: list[str] = []
         letters = iter(enumerate(self._rest[1:], 1))
@@ -96,10 +119,6 @@ class Line:
                 )
             found.append(_ESCAPES[escaped])
         raise self._bad(f"{self._name}: string expected", "unterminated string\n")
-
-    def invalid(self, what: str) -> BadLineError:
-        """Return the error for a word that is no good."""
-        return self._bad(what)
 
     def end(self) -> None:
         """Make sure that nothing follows.

@@ -1,0 +1,165 @@
+"""Sets of descriptors that somebody has handed over, opened as ``/dev/fdset/N``.
+
+Each open takes a copy of that descriptor of the set which was opened for the same access.
+
+Source: QAPI ``add-fd``; what QEMU 7.2 says when it can't be done.
+"""
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from qmpfleece.base.errors import QmpError
+
+_PREFIX: Final = "/dev/fdset/"
+_LARGEST: Final = (1 << 63) - 1
+
+
+@dataclass
+class HandedOver:
+    """A descriptor of a set.
+
+    Attributes:
+        number: Its number in this process; the set owns it.
+        opaque: What its owner says about it.
+        removed: It goes as soon as it may.
+    """
+
+    number: int
+    opaque: str | None = None
+    removed: bool = False
+
+
+@dataclass
+class FdSet:
+    """A set.
+
+    Attributes:
+        members: Its descriptors, in the order of their coming.
+        copies: Those that were made of them and are open.
+    """
+
+    members: list[HandedOver] = field(default_factory=list)
+    copies: set[int] = field(default_factory=set)
+
+
+class FdSets:
+    """All sets.
+
+    Attributes:
+        keeps: Whether removed descriptors stay for now: QEMU keeps them while the guest stands.
+    """
+
+    def __init__(self) -> None:
+        self._sets: dict[int, FdSet] = {}
+        self._clients = 0
+        self.keeps: Callable[[], bool] = lambda: False
+
+    def all(self) -> list[tuple[int, FdSet]]:
+        """Return the sets by their numbers, the largest first."""
+        return sorted(self._sets.items(), reverse=True)
+
+    def add(self, fd: int, wanted: int | None = None, opaque: str | None = None) -> int:
+        """Put a descriptor, which the set owns from now on, into a set; return which.
+
+        Args:
+            fd: It is open.
+            wanted: The set; by default a new one with the smallest free number.
+            opaque: What its owner says about it.
+        """
+        if wanted is None:
+            wanted = next(n for n in range(len(self._sets) + 1) if n not in self._sets)
+        self._sets.setdefault(wanted, FdSet()).members.append(HandedOver(fd, opaque))
+        return wanted
+
+    def remove(self, number: int, fd: int | None = None) -> None:
+        """Let a descriptor, or all of a set, go as soon as may be; copies stay open.
+
+        Raises:
+            QmpError: There is none.
+        """
+        found = self._sets.get(number)
+        gone = [item for item in found.members if fd in {None, item.number}] if found else []
+        if found is None or (fd is not None and not gone):
+            where = f"fdset-id:{number}" + (f", fd:{fd}" if fd is not None else "")
+            raise QmpError(f"File descriptor named '{where}' not found")
+        for item in gone:
+            item.removed = True
+        self._clean(number)
+
+    def client_came(self) -> None:
+        """Count a client that may hand something over."""
+        self._clients += 1
+
+    def client_went(self) -> None:
+        """Count it no more; with the last one goes what nobody has opened."""
+        self._clients -= 1
+        if not self._clients:
+            for number in list(self._sets):
+                self._clean(number)
+
+    def open(self, filename: str, flags: int) -> int:
+        """Open a file, or copy a descriptor.
+
+        Raises:
+            OSError: The file can't be opened.
+            QmpError: There is no such descriptor.
+        """
+        if not filename.startswith(_PREFIX):
+            return os.open(filename, flags)
+        digits = re.fullmatch(r"\d+", filename.removeprefix(_PREFIX), re.ASCII)
+        if digits is None or int(digits[0]) > _LARGEST:
+            raise QmpError(f"Could not parse fdset {filename}")
+        fdset = self._sets.get(int(digits[0]))
+        code = errno.ENOENT if fdset is None else errno.EACCES
+        for item in fdset.members if fdset is not None else ():
+            mode = fcntl.fcntl(item.number, fcntl.F_GETFL)
+            if fdset is not None and mode & os.O_ACCMODE == flags & os.O_ACCMODE:
+                copy = fcntl.fcntl(item.number, fcntl.F_DUPFD_CLOEXEC, 0)
+                fcntl.fcntl(copy, fcntl.F_SETFL, mode & ~os.O_DIRECT | flags & os.O_DIRECT)
+                fdset.copies.add(copy)
+                return copy
+        raise QmpError(
+            f"Could not dup FD for {filename} flags {flags & ~os.O_CLOEXEC:x}: {os.strerror(code)}"
+        )
+
+    def close_copy(self, fd: int) -> None:
+        """Close what ``open`` has returned."""
+        os.close(fd)
+        for number, fdset in list(self._sets.items()):
+            if fd in fdset.copies:
+                fdset.copies.discard(fd)
+                if not fdset.copies:
+                    self._clean(number)
+
+    def close_all(self, fds: list[int]) -> None:
+        """Close some of what ``open`` has returned, and other descriptors."""
+        for fd in fds:
+            self.close_copy(fd)
+
+    def close(self) -> None:
+        """Close all descriptors that were handed over."""
+        for fdset in self._sets.values():
+            for item in fdset.members:
+                os.close(item.number)
+        self._sets.clear()
+
+    def _clean(self, number: int) -> None:
+        if self.keeps():
+            return
+        fdset = self._sets[number]
+        unused = not fdset.copies and not self._clients
+        for item in [item for item in fdset.members if item.removed or unused]:
+            os.close(item.number)
+            fdset.members.remove(item)
+        if not fdset.members and not fdset.copies:
+            del self._sets[number]
+
+
+def is_in_a_set(filename: str) -> bool:
+    """Tell whether a name means a descriptor that was handed over."""
+    return filename.startswith(_PREFIX)

@@ -1,0 +1,94 @@
+"""Reading from a unix socket with the descriptors that come beside the bytes (SCM_RIGHTS).
+
+The event loops' transports drop descriptors. So a transport writes here and does not read;
+the bytes are read from a second descriptor of the same socket.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Final
+
+_MOST: Final = 16
+
+
+class _WriteOnly(asyncio.StreamReaderProtocol):
+    """Keeps what its transport read before it could be told not to."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.StreamReader())
+        self.early = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.early += data
+
+
+class RightsReader(asyncio.StreamReader):
+    """Reads bytes, and takes descriptors.
+
+    Attributes:
+        received: The descriptors that came with the last bytes that had some; whoever takes
+            them out owns them.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: _WriteOnly) -> None:
+        super().__init__()
+        self._sock: Final = sock
+        self._writing: Final = protocol
+        self.received: list[int] = []
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return at most ``n`` bytes, b"" at the end."""
+        if self._writing.early:
+            data, self._writing.early = self._writing.early[:n], self._writing.early[n:]
+            return data
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._sock, n, _MOST)
+            except BlockingIOError:
+                await self._readable()
+                continue
+            if fds:
+                self.drop()
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                self.received += fds
+            if not data:
+                self.feed_eof()
+            return data
+
+    def drop(self) -> None:
+        """Close the descriptors that nobody has taken."""
+        while self.received:
+            os.close(self.received.pop())
+
+    def close(self) -> None:
+        """Stop reading."""
+        self.drop()
+        self._sock.close()
+
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        number = self._sock.fileno()
+        loop.add_reader(number, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(number)
+
+
+async def open_streams(sock: socket.socket) -> tuple[RightsReader, asyncio.StreamWriter]:
+    """Return streams over a connected unix socket, which they own now."""
+    loop = asyncio.get_running_loop()
+    second = sock.dup()
+    second.setblocking(False)
+    try:
+        transport, protocol = await loop.create_connection(_WriteOnly, sock=sock)
+    except BaseException:
+        second.close()
+        raise
+    # Not earlier: a loop may begin to read after it has told the protocol of the connection.
+    transport.pause_reading()
+    reader = RightsReader(second, protocol)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -1,0 +1,89 @@
+"""block_resize: what is refused, in which order."""
+
+from tests.oracle.scenario import system_scenario
+from tests.oracle.scenarios.devices import CONTROLLER, disk, hmp, null
+from tests.oracle.session import Session
+
+
+@system_scenario
+def resizes_that_are_refused(d: Session) -> None:
+    path = d.file("disk.raw", 1 << 20)
+    d.start(
+        *CONTROLLER,
+        *("-drive", f"if=none,id=drive,file={path},format=raw,node-name=dn"),
+        *("-drive", "if=none,id=empty"),
+    )
+    null(d, "n0")
+    null(d, "ro", read_only=True)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("f.raw", 1 << 20))
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    for name in ("nope", "", "n0", "ro", "dn", "drive", "empty", "f", "r"):
+        for size in (-1, 511, 513, 1 << 20, 1 << 62, -(1 << 63), (1 << 63) - 1):
+            d.qmp("block_resize", node_name=name, size=size)
+        d.qmp("block_resize", device=name, size=-1)
+        d.qmp("block_resize", device=name, size=1024)
+    d.qmp("block_resize", size=-1)
+    d.qmp("block_resize", size=1)
+    d.qmp("block_resize", device="drive", node_name="r", size=2048)
+    d.qmp("block_resize", device="nope", node_name="r", size=2048)
+    d.qmp("block_resize", device="", node_name="r", size=2048)
+    d.qmp("block_resize", device="drive", node_name="nope", size=2048)
+    d.qmp("block_resize", node_name="r")
+    d.qmp("block_resize", node_name="r", size="1")
+    d.qmp("block_resize", node_name="r", size=1.5)
+    for node in d.qmp("query-named-block-nodes", flat=True):
+        d.transcript.add(f"# {node['node-name']}: {node['image']['virtual-size']}")
+
+
+@system_scenario
+def resizes_at_the_monitor(d: Session) -> None:
+    path = d.file("disk.raw", 1 << 20)
+    d.start("-drive", f"if=none,id=drive,file={path},format=raw", "-drive", "if=none,id=empty")
+    null(d, "ro", read_only=True)
+    for line in (
+        *("", "drive", "drive x", "drive -1", "drive 1", "drive 1k", "drive 513b", "drive 0"),
+        *(
+            "drive 1x",
+            "drive 1.5M",
+            "drive 2M x",
+            "nope 1",
+            "ro 1",
+            "empty 1",
+            "drive 99999999999",
+        ),
+        *("drive 9000000T", "drive 8E", "drive 0x10", "drive 1M1", "drive ''", 'drive "1"'),
+        *("drive 1 2", "drive 3B", "drive 1.5", "drive 1e3", "drive  4M "),
+    ):
+        hmp(d, f"block_resize {line}")
+        hmp(d, "qemu-io drive length")
+
+
+@system_scenario
+def resizes_of_nodes_in_use(d: Session) -> None:
+    d.start(*CONTROLLER)
+    for name in ("n0", "n1", "n2", "t"):
+        d.qmp("blockdev-add", driver="file", node_name=name, filename=d.file(name, 1 << 20))
+    disk(d, "sda", "n0")
+    d.qmp("device_add", driver="scsi-cd", id="cd", drive="n1")
+    for name in ("n0", "n1", "sda"):
+        d.qmp("block_resize", node_name=name, size=-1)
+        d.qmp("block_resize", node_name=name, size=2 << 20)
+        d.qmp("block_resize", device=name, size=2 << 20)
+    d.qmp("block-dirty-bitmap-add", node="n0", name="b")
+    d.qmp("block_resize", node_name="n0", size=3 << 20)
+    d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("blockdev-backup", job_id="j", device="n2", target="t", sync="none")
+    for name in ("n2", "t"):
+        for size in (-1, 0, 1 << 20, 2 << 20):
+            d.qmp("block_resize", node_name=name, size=size)
+    hmp(d, "block_resize n2 1M", "block_resize n2 2M")
+    d.qmp("block-job-cancel", device="j")
+    d.event("BLOCK_JOB_CANCELLED")
+    d.qmp("block_resize", node_name="t", size=2 << 20)
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="n2", writable=True)
+    d.qmp("block_resize", node_name="n2", size=2 << 20)
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="n2", target="t")
+    for name in ("c", "n2", "t"):
+        d.qmp("block_resize", node_name=name, size=-1)
+        d.qmp("block_resize", node_name=name, size=4 << 20)
