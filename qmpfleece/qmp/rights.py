@@ -35,6 +35,11 @@ class RightsReader(asyncio.StreamReader):
         super().__init__()
         self._sock: Final = sock
         self._writing: Final = protocol
+        self._own_loop: Final = asyncio.get_running_loop()
+        self._watched = False
+        self._waiter: asyncio.Future[None] | None = None
+        #: The last read took all there was, so the next one has to wait.
+        self._dry = False
         self.received: list[int] = []
 
     async def read(self, n: int = -1) -> bytes:
@@ -43,11 +48,14 @@ class RightsReader(asyncio.StreamReader):
             data, self._writing.early = self._writing.early[:n], self._writing.early[n:]
             return data
         while True:
+            if self._dry:
+                await self._readable()
             try:
                 data, fds, _, _ = socket.recv_fds(self._sock, n, _MOST)
             except BlockingIOError:
-                await self._readable()
+                self._dry = True
                 continue
+            self._dry = len(data) < n
             if fds:
                 self.drop()
                 for fd in fds:
@@ -65,17 +73,30 @@ class RightsReader(asyncio.StreamReader):
     def close(self) -> None:
         """Stop reading."""
         self.drop()
+        self._watch(wanted=False)
         self._sock.close()
 
     async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        number = self._sock.fileno()
-        loop.add_reader(number, ready.set)
+        self._waiter = self._own_loop.create_future()
+        self._watch(wanted=True)
         try:
-            await ready.wait()
+            await self._waiter
         finally:
-            loop.remove_reader(number)
+            self._waiter = None
+        self._dry = False
+
+    def _watch(self, *, wanted: bool) -> None:
+        if wanted and not self._watched:
+            self._own_loop.add_reader(self._sock.fileno(), self._has_come)
+        elif self._watched and not wanted:
+            self._own_loop.remove_reader(self._sock.fileno())
+        self._watched = wanted
+
+    def _has_come(self) -> None:
+        if self._waiter is None:  # what comes is not wanted now: don't be called again
+            self._watch(wanted=False)
+        elif not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def open_streams(sock: socket.socket) -> tuple[RightsReader, asyncio.StreamWriter]:

@@ -18,7 +18,8 @@ from qmpfleece.block.perm import Perm, perm_names
 
 _PERM_BASE: Final = 100
 _SHARED_BASE: Final = 200
-_BITS: Final = tuple((number, Perm(1 << number)) for number in range(Perm.ALL.bit_length()))
+#: Plain numbers: each change of permissions tests them all.
+_BITS: Final = tuple((number, 1 << number) for number in range(Perm.ALL.bit_length()))
 #: struct flock: l_type, l_whence, l_start, l_len, l_pid (0 for OFD locks).
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
@@ -35,8 +36,9 @@ def apply(fd: int, perm: Perm, shared: Perm, *, drop: bool) -> None:
     Raises:
         QmpError: A byte can't be locked; some may have been.
     """
+    held, shares = int(perm), int(shared)
     for number, bit in _BITS:
-        for base, locked in ((_PERM_BASE, perm & bit), (_SHARED_BASE, not shared & bit)):
+        for base, locked in ((_PERM_BASE, held & bit), (_SHARED_BASE, not shares & bit)):
             if locked:
                 _lock(fd, base + number, fcntl.F_RDLCK)
             elif drop:
@@ -49,12 +51,13 @@ def check(fd: int, perm: Perm, shared: Perm) -> None:
     Raises:
         QmpError: Somebody does.
     """
+    held, shares = int(perm), int(shared)
     for number, bit in _BITS:
-        if perm & bit and _is_locked(fd, _SHARED_BASE + number):
-            raise QmpError(f'Failed to get "{perm_names(bit)}" lock')
+        if held & bit and _is_locked(fd, _SHARED_BASE + number):
+            raise QmpError(f'Failed to get "{perm_names(Perm(bit))}" lock')
     for number, bit in _BITS:
-        if not shared & bit and _is_locked(fd, _PERM_BASE + number):
-            raise QmpError(f'Failed to get shared "{perm_names(bit)}" lock')
+        if not shares & bit and _is_locked(fd, _PERM_BASE + number):
+            raise QmpError(f'Failed to get shared "{perm_names(Perm(bit))}" lock')
 
 
 def _lock(fd: int, byte: int, kind: int) -> None:

@@ -272,7 +272,8 @@ def _protect(image: Image) -> None:
     )
     places.add(overlap.SNAPSHOTS, header.snapshots_offset, image.snapshot_table_bytes)
     places.add_many(overlap.ACTIVE_L2, {word & OFFSET_MASK for word in image.l1} - {0})
-    table = image.refcounts.table
+    # Most entries are 0, and a set of them is made fast.
+    table = set(image.refcounts.table)
     places.add_many(overlap.REFBLOCK, {word & REFBLOCK_MASK for word in table} - {0})
     for snapshot in image.snapshots:
         size = min(snapshot.l1_size * 8, MAX_L1_SIZE)
