@@ -76,6 +76,7 @@ setup_python() {
     # "compat": a path, not an import hook that would cost each start of a program 15 ms.
     $VENV/bin/python -m pip install -q --disable-pip-version-check \
         --config-settings editable_mode=compat -e "$what"
+    $VENV/bin/python -m compileall -q qmpfleece # the first start is then as fast as the others
     touch "$VENV/.$1"
     if [ "$1" = dev ]; then touch "$VENV/.run"; fi
 }
