@@ -55,6 +55,11 @@ async def set_read_only(graph: Graph, node: Node, *, read_only: bool) -> None:
     await _change(graph, node, given)
 
 
+def changeable(node: Node) -> frozenset[str]:
+    """Return the options of a node that can have other values."""
+    return _COMMON | (node.driver.mutable_options or frozenset())
+
+
 async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
     """Change some options of a node and keep the others.
 
@@ -69,15 +74,22 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
         QmpError: It can't have them; nothing has changed.
         pydantic.ValidationError: A value is not one of its option.
     """
-    free = _COMMON | (node.driver.mutable_options or frozenset())
+    free = changeable(node)
     old = _flat(node.given, node)
     definition = node.given.to_wire()
     for name, value in options.items():
+        if name in _REPLACEABLE and graph.get(value) is None:
+            raise QmpError(f"Cannot find device='' nor node-name='{value}'")
+        child = node.children.get(name)
+        if child is not None and value == child.node.name:
+            continue
         if name not in free and old.get(name) != value:
             raise QmpError(f"Cannot change the option '{name}'")
         into, (*path, last) = definition, name.split(".")
         for step in path:
-            into = into.setdefault(step, {})
+            if not isinstance(into.get(step), dict):  # a template, alone or not
+                into[step] = {"template": into[step]} if step in into else {}
+            into = into[step]
         into[last] = value
     given = validate_blockdev(definition)
     if "backing" in node.given.model_fields_set and "backing" not in definition:

@@ -13,7 +13,7 @@ from qmpfleece.control.commands.misc import cont, stop
 from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
 from qmpfleece.control.monitor.lines import BadLineError, Line
-from qmpfleece.control.monitor.output import print_out
+from qmpfleece.control.monitor.output import print_err, print_out
 from qmpfleece.control.qemu_io.run import run_line
 from qmpfleece.control.system import System
 from qmpfleece.qapi.model import Int64
@@ -37,13 +37,13 @@ async def _qemu_io(system: System, text: str) -> str:
         target = _device(system, name) if by_device else _drive_or_node(system, name)
     except QmpError as error:
         return f"Error: {error.desc}\n"
-    replies: list[str] = []
     try:
-        text = await run_line(system.graph, target, words, system.background, replies)
-        await print_out(system.graph.workers, text)
+        said = await run_line(system.graph, target, words, system.background)
     except QmpError as error:
         return f"{error.desc}\n"
-    return "".join(replies)
+    await print_err(system.graph.workers, said.err)
+    await print_out(system.graph.workers, said.out)
+    return said.reply
 
 
 def _device(system: System, name: str) -> Backend:

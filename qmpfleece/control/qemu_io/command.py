@@ -1,6 +1,6 @@
 """What a qemu-io command is, and how a line becomes a call of one."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
@@ -12,6 +12,19 @@ from qmpfleece.control.qemu_io.background import Background
 
 class RefusedError(QmpError):
     """What the monitor says to whoever asks, instead of being output."""
+
+
+class ComplaintError(QmpError):
+    """What goes to the program's standard error instead of its output.
+
+    Args:
+        desc: That.
+        usage: What is output after it.
+    """
+
+    def __init__(self, desc: str, usage: str = "") -> None:
+        super().__init__(desc)
+        self.usage: Final = usage
 
 
 class Call:
@@ -61,6 +74,7 @@ class IoCommand(NamedTuple):
         most: The most of them, None: any number.
         words: The fewest and most arguments that are no options, None: any number.
         perm: What it needs of the node.
+        checks: Functions that refuse wrong values of options, by their letters.
     """
 
     name: str
@@ -71,6 +85,7 @@ class IoCommand(NamedTuple):
     most: int | None = 0
     words: tuple[int, int] | None = None
     perm: Perm = Perm.NONE
+    checks: Mapping[str, Callable[[str], object]] = {}
 
 
 #: Every command by its name and by its short one.
@@ -88,7 +103,7 @@ def find(line: str) -> tuple[IoCommand, list[str]] | None:
     """Return the command of a line and its arguments, None for an empty line.
 
     Raises:
-        QmpError: There is no such command, or the number of arguments is wrong.
+        ComplaintError: There is no such command, or the number of arguments is wrong.
     """
     words = line.split()
     if not words:
@@ -96,7 +111,7 @@ def find(line: str) -> tuple[IoCommand, list[str]] | None:
     name, arguments = words[0], words[1:]
     command = IO_COMMANDS.get(name)
     if command is None:
-        raise QmpError(f'command "{name}" not found')
+        raise ComplaintError(f'command "{name}" not found')
     count, least, most = len(arguments), command.least, command.most
     if count < least or (most is not None and count > most):
         if most is None:
@@ -105,7 +120,7 @@ def find(line: str) -> tuple[IoCommand, list[str]] | None:
             wanted = f"{least}"
         else:
             wanted = f"between {least} and {most}"
-        raise QmpError(f"bad argument count {count} to {name}, expected {wanted} arguments")
+        raise ComplaintError(f"bad argument count {count} to {name}, expected {wanted} arguments")
     return command, arguments
 
 
@@ -128,9 +143,13 @@ def call(
     try:
         pairs, words = getopt.gnu_getopt(arguments, command.letters)
     except getopt.GetoptError as error:
-        given = f"{error.opt}:" in command.letters
+        letter = "-" if error.msg.startswith("option --") else error.opt
+        given = f"{letter}:" in command.letters
         what = "option requires an argument" if given else "invalid option"
-        raise QmpError(f"{command.name}: {what} -- '{error.opt}'\n{usage}") from error
+        raise ComplaintError(f"{command.name}: {what} -- '{letter}'", usage) from error
+    for option, value in pairs:
+        if (check := command.checks.get(option[1:])) is not None:
+            check(value)
     if command.words is not None and not command.words[0] <= len(words) <= command.words[1]:
         raise QmpError(usage)
     options = {letter[1:]: value for letter, value in pairs}

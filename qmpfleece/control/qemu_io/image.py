@@ -13,6 +13,7 @@ from qmpfleece.control.qemu_io.command import IO_COMMANDS, Call, IoCommand, Refu
 from qmpfleece.control.qemu_io.numbers import parse_size, size_text
 from qmpfleece.control.resize import resize
 
+_PREALLOCATION: Final = ("off", "metadata", "falloc", "full")
 #: Runs asked for in one call.
 _LIMIT: Final = 256
 
@@ -133,8 +134,8 @@ async def _alloc(call: Call) -> str:
     offset = parse_size(call.words[0])
     length = parse_size(call.words[1]) if len(call.words) > 1 else SECTOR
     try:
-        inside = max(0, min(length, call.backend.length - offset))
-        runs = await _runs(call, offset, inside)
+        length = max(0, min(length, call.backend.length - offset))
+        runs = await _runs(call, offset, length)
     except OSError as error:
         raise QmpError(f"is_allocated failed: {error.strerror}") from error
     count = sum(run for run, allocated in runs if allocated)
@@ -164,7 +165,10 @@ async def _length(call: Call) -> str:
 
 async def _truncate(call: Call) -> str:
     length = parse_size(call.words[0])
-    if call.options.get("m", "off") != "off":
+    mode = call.options.get("m", "off")
+    if mode not in _PREALLOCATION:
+        raise RefusedError(f"Invalid preallocation mode '{mode}'")
+    if mode != "off":
         raise RefusedError("Preallocation is not supported when resizing")
     if call.backend.node is None:
         raise RefusedError("No medium inserted")
@@ -234,7 +238,7 @@ register(
         "m:",
         least=1,
         most=3,
-        words=(1, 1),
+        words=(1, 3),  # all but the first do nothing
         perm=Perm.WRITE | Perm.RESIZE,
     ),
     "t",

@@ -3,14 +3,19 @@
 Source: QEMU 7.2, observed.
 """
 
+import re
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
+from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
+from qmpfleece.control.option_text import value_of
 from qmpfleece.control.qemu_io.command import Call, IoCommand, RefusedError, register
+from qmpfleece.control.shape import Alternate, Shape, Struct, struct_of
+from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS
 
 #: What the cache modes mean for a node; whether writes go through is its users' affair.
 _CACHE_MODES: Final = {
@@ -21,8 +26,7 @@ _CACHE_MODES: Final = {
     "writethrough": (False, False),
     "unsafe": (False, True),
 }
-#: Options of which ``on`` and ``off`` are words.
-_WORDS: Final = ("detect-zeroes", "discard", "overlap-check")
+_OPTION: Final = re.compile(r"([^=,]*)(?:=((?:[^,]|,,)*))?(?:,|$)", re.DOTALL)
 
 
 async def _reopen(call: Call) -> str:
@@ -30,7 +34,7 @@ async def _reopen(call: Call) -> str:
     node = backend.node
     assert node is not None, "commands have a node to act on"
     try:
-        options = _given(call)
+        options = _given(call, node)
         perm, writes = backend.perm, Perm.WRITE | Perm.WRITE_UNCHANGED
         if options.get("read-only") is True and perm & writes:
             backend.set_perm(perm & ~writes, backend.shared)
@@ -38,11 +42,11 @@ async def _reopen(call: Call) -> str:
     except ValidationError as error:
         raise RefusedError(str(error.errors(include_url=False)[0]["msg"])) from error
     except QmpError as error:
-        raise RefusedError(error.desc) from error
+        raise RefusedError("".join(call.replies) + error.desc) from error
     return ""
 
 
-def _given(call: Call) -> dict[str, Any]:
+def _given(call: Call, node: Node) -> dict[str, Any]:
     """Return the options by their dotted names.
 
     Raises:
@@ -53,9 +57,14 @@ def _given(call: Call) -> dict[str, Any]:
     if call.has("r") and call.has("w"):
         raise QmpError("Only one -r/-w option may be given")
     options: dict[str, Any] = {}
-    for word in filter(None, call.options.get("o", "").split(",")):
-        name, _, value = word.partition("=")
-        options[name] = value if name in _WORDS else _value(value)
+    for name, text in _said(call).items():
+        shape = _shape(struct_of(BLOCKDEV_MODELS[node.driver.driver_name]), name.split("."))
+        try:
+            options[name] = text if shape is None else value_of(shape, name, text)
+        except QmpError:
+            if name in reopen.changeable(node) or name == "force-share":
+                raise
+            options[name] = text  # whatever it is, it can't be changed
     if call.has("r") or call.has("w"):
         if "read-only" in options:
             raise QmpError("Cannot set both -r/-w and 'read-only'")
@@ -68,11 +77,35 @@ def _given(call: Call) -> dict[str, Any]:
     return options
 
 
-def _value(text: str) -> Any:
-    """Return what is meant, as JSON would have it."""
-    if text in {"on", "off"}:
-        return text == "on"
-    return int(text) if text.isdecimal() else text
+def _said(call: Call) -> dict[str, str]:
+    """Return the texts of the options; one without a value is switched on, or off by a ``no``."""
+    found: dict[str, str] = {}
+    text, start = call.options.get("o", ""), 0
+    while start < len(text):
+        match = _OPTION.match(text, start)
+        assert match is not None
+        name, value = match.groups()
+        start = match.end()
+        if value is None:
+            given, value = name, "off" if name.startswith("no") else "on"
+            name = name.removeprefix("no")
+            call.replies.append(
+                f"warning: short-form boolean option '{given}' deprecated\n"
+                f"Please use {name}={value} instead\n"
+            )
+        found[name] = value.replace(",,", ",")
+    return found
+
+
+def _shape(struct: Struct, path: list[str]) -> Shape | None:
+    """Return what an option takes, None if there is no such option."""
+    member = struct.by_wire.get(path[0])
+    shape = None if member is None else member.shape
+    if len(path) == 1 or shape is None:
+        return shape
+    arms = shape.arms if isinstance(shape, Alternate) else (shape,)
+    below = next((arm for arm in arms if isinstance(arm, Struct)), None)
+    return None if below is None else _shape(below, path[1:])
 
 
 register(

@@ -12,7 +12,7 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.block.accounting import FLUSH, READ, WRITE
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.perm import Perm
-from qmpfleece.control.qemu_io.command import Call, IoCommand, register
+from qmpfleece.control.qemu_io.command import Call, ComplaintError, IoCommand, register
 from qmpfleece.control.qemu_io.numbers import dump, parse_pattern, parse_size, report
 
 #: The longest request in bytes. Source: QEMU, BDRV_REQUEST_MAX_BYTES.
@@ -73,13 +73,21 @@ class _Count:
 
 def _total(call: Call, count: _Count | None = None) -> int:
     """Return the sum of the lengths that are given."""
-    words = call.words[1:]
+    total = 0
     try:
-        return sum(_part(word) for word in words)
+        for word in call.words[1:]:
+            total = _sum(total, _part(word))
     except QmpError:
         if count is not None:
             count.invalid()
         raise
+    return total
+
+
+def _sum(total: int, length: int) -> int:
+    if total + length > _MAX_REQUEST:
+        raise QmpError(f"The total number of bytes exceed the maximum size {_MAX_REQUEST}")
+    return total + length
 
 
 def _check_range(call: Call, offset: int, length: int) -> None:
@@ -107,8 +115,6 @@ def _verify(call: Call, data: bytes, offset: int) -> str:
 
 
 async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> str:
-    if call.has("P"):
-        parse_pattern(call.options["P"])
     offset, length = parse_size(call.words[0]), _total(call, count)
     if call.has("P"):
         start = parse_size(call.options.get("s", "0"))
@@ -135,6 +141,7 @@ async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> st
 async def _read(call: Call) -> str:
     if not call.has("P") and (call.has("s") or call.has("l")):
         raise QmpError(f"read {_READ_USAGE}")
+    parse_size(call.words[0])
     _length(call.words[1])
     return await _read_vector(call, "read")
 
@@ -167,7 +174,9 @@ async def _write_vector(
     call: Call, verb: str, *, source: bytes = b"", count: _Count | None = None
 ) -> str:
     pattern = parse_pattern(call.options["P"]) if call.has("P") else _DEFAULT_PATTERN
-    offset, length = parse_size(call.words[0]), _total(call, count)
+    offset = parse_size(call.words[0])
+    # Source: QEMU lets a lone length be beyond what a request may have.
+    length = parse_size(call.words[1]) if call.has("n") else _total(call, count)
     started = time.monotonic()
     try:
         with count.begin(length) if count is not None else contextlib.nullcontext():
@@ -201,6 +210,7 @@ async def _write(call: Call) -> str:
     _check_write(call)
     if sum(call.has(letter) for letter in "zPs") > 1:
         raise QmpError("Only one of -z, -P, and -s can be specified at the same time")
+    parse_size(call.words[0])
     if not call.has("n"):
         _length(call.words[1], " without -n")
     source = b""
@@ -208,9 +218,9 @@ async def _write(call: Call) -> str:
         try:
             source = await asyncio.to_thread(_load, call.options["s"])
         except OSError as error:
-            raise QmpError(f"{call.options['s']}: {error.strerror}") from error
+            raise ComplaintError(f"{call.options['s']}: {error.strerror}") from error
         if not source:
-            raise QmpError(f"{call.options['s']}: file is empty")
+            raise ComplaintError(f"{call.options['s']}: file is empty")
     return await _write_vector(call, "write", source=source)
 
 
@@ -282,22 +292,42 @@ _WRITE_USAGE: Final = (
     "[-bcCfnquz] [-P pattern | -s source_file] off len"
     " -- writes a number of bytes at a specified offset"
 )
-_READV: Final = "[-Cqv] [-P pattern] off len [len..] -- reads bytes into several buffers"
-_WRITEV: Final = "[-Cfq] [-P pattern] off len [len..] -- writes bytes from several buffers"
+_READV: Final = (
+    "[-Cqv] [-P pattern] off len [len..] -- reads a number of bytes at a specified offset"
+)
+_WRITEV: Final = (
+    "[-Cfq] [-P pattern] off len [len..] -- writes a number of bytes at a specified offset"
+)
 _AIO_READ: Final = "[-Ciqv] [-P pattern] off len [len..] -- asynchronously reads a number of bytes"
 _AIO_WRITE: Final = (
     "[-Cfiquz] [-P pattern] off len [len..] -- asynchronously writes a number of bytes"
 )
 _DISCARD: Final = "[-Cq] off len -- discards a number of bytes at a specified offset"
 
-register(IoCommand("read", _read, _READ_USAGE, "bCl:pP:qs:v", 2, None, (2, 2)), "r")
-register(
-    IoCommand("write", _write, _WRITE_USAGE, "bcCfnpP:qs:uz", 2, None, (2, 2), Perm.WRITE), "w"
-)
-register(IoCommand("readv", _readv, _READV, "CP:qv", 2, None, _ANY))
-register(IoCommand("writev", _writev, _WRITEV, "CfqP:", 2, None, _ANY, Perm.WRITE))
-register(IoCommand("aio_read", _aio_read, _AIO_READ, "CP:iqv", 2, None, _ANY))
-register(IoCommand("aio_write", _aio_write, _AIO_WRITE, "CfiP:quz", 2, None, _ANY, Perm.WRITE))
+_PATTERN: Final = {"P": parse_pattern}
+_PART: Final = {"P": parse_pattern, "l": parse_size, "s": parse_size}
+_TWO: Final = (2, 2)
+_W: Final = Perm.WRITE
+
+for _command, _short in (
+    (IoCommand("read", _read, _READ_USAGE, "bCl:pP:qs:v", 2, None, _TWO, checks=_PART), "r"),
+    (
+        IoCommand(
+            "write", _write, _WRITE_USAGE, "bcCfnpP:qs:uz", 2, None, _TWO, _W, checks=_PATTERN
+        ),
+        "w",
+    ),
+    (IoCommand("readv", _readv, _READV, "CP:qv", 2, None, _ANY, checks=_PATTERN), ""),
+    (IoCommand("writev", _writev, _WRITEV, "CfqP:", 2, None, _ANY, _W, checks=_PATTERN), ""),
+    (IoCommand("aio_read", _aio_read, _AIO_READ, "CP:iqv", 2, None, _ANY, checks=_PATTERN), ""),
+    (
+        IoCommand(
+            "aio_write", _aio_write, _AIO_WRITE, "CfiP:quz", 2, None, _ANY, _W, checks=_PATTERN
+        ),
+        "",
+    ),
+):
+    register(_command, _short)
 register(IoCommand("discard", _discard, _DISCARD, "Cq", 2, None, (2, 2), Perm.WRITE), "d")
 register(IoCommand("flush", _flush, " -- flush all in-core file state to disk"), "f")
 register(IoCommand("aio_flush", _aio_flush, " -- completes all outstanding aio requests"))

@@ -1,12 +1,35 @@
 """Running one line of qemu-io on a node."""
 
+from typing import NamedTuple
+
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import import_siblings
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.control.qemu_io.background import Background
-from qmpfleece.control.qemu_io.command import IO_COMMANDS, IoCommand, RefusedError, call, find
+from qmpfleece.control.qemu_io.command import (
+    IO_COMMANDS,
+    ComplaintError,
+    IoCommand,
+    RefusedError,
+    call,
+    find,
+)
+
+
+class Said(NamedTuple):
+    """What a command has to say.
+
+    Attributes:
+        out: To the program's output; also most errors.
+        err: To its standard error, before that.
+        reply: To whoever has asked.
+    """
+
+    out: str = ""
+    err: str = ""
+    reply: str = ""
 
 
 async def run_line(
@@ -14,9 +37,8 @@ async def run_line(
     target: Node | Backend,
     line: str,
     background: Background | None = None,
-    replies: list[str] | None = None,
-) -> str:
-    """Run a command and return its output, which may be what went wrong.
+) -> Said:
+    """Run a command and return what it says, which may be what went wrong.
 
     Args:
         graph: Where the node lives.
@@ -25,7 +47,6 @@ async def run_line(
         line: The command with its arguments.
         background: Takes the requests of aio_read and aio_write through a handle that stays:
             they go on after the command. Without it they end before.
-        replies: Takes what is to be said to whoever asks, besides the output.
 
     Raises:
         QmpError: The node can't be used so, or not resized: to be told to whoever asks.
@@ -34,18 +55,18 @@ async def run_line(
         import_siblings("qmpfleece.control.qemu_io")
     try:
         found = find(line)
-    except QmpError as error:
-        return f"{error.desc}\n"
+    except ComplaintError as error:
+        return Said(err=f"{error.desc}\n")
     if found is None:
-        return ""
+        return Said()
     command, arguments = found
     if isinstance(target, Backend):
         target.set_perm(target.perm | command.perm, target.shared)
-        return await _run(command, arguments, target, background, replies)
+        return await _run(command, arguments, target, background)
     backend = Backend(graph, perm=command.perm)
     try:
         backend.attach(target)
-        return await _run(command, arguments, backend, None, replies)
+        return await _run(command, arguments, backend, None)
     finally:
         await backend.let_go()
 
@@ -55,15 +76,14 @@ async def _run(
     arguments: list[str],
     backend: Backend,
     background: Background | None,
-    replies: list[str] | None,
-) -> str:
+) -> Said:
     try:
         made = call(command, arguments, backend, background)
         text = await command.handler(made)
     except RefusedError:
         raise
+    except ComplaintError as error:
+        return Said(f"{error.usage}\n" if error.usage else "", f"{error.desc}\n")
     except QmpError as error:
-        return f"{error.desc}\n"
-    if replies is not None:
-        replies += made.replies
-    return text
+        return Said(f"{error.desc}\n")
+    return Said(text, reply="".join(made.replies))

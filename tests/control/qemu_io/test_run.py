@@ -23,7 +23,7 @@ async def desk(tmp_path):
 @pytest.fixture
 def io(desk):
     async def io(line, node="disk"):
-        return await run_line(desk.graph, desk.graph.find(node), line)
+        return (await run_line(desk.graph, desk.graph.find(node), line)).out
 
     return io
 

@@ -1,0 +1,95 @@
+"""Options of a node that were said as text: in a -drive, or to qemu-io's reopen.
+
+Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2. Sizes have units, numbers don't.
+"""
+
+import re
+from typing import Any, Final
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.control.qemu_io.numbers import parse_size
+from qmpfleece.control.shape import Alternate, Builtin, Enum, Integer, Shape, Struct
+
+#: Options that are numbers; all others are sizes.
+_NUMBERS: Final = frozenset({"cache-clean-interval", "latency-ns"})
+_NUMBER: Final = re.compile(
+    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|(?P<octal>0[0-7]*)|[1-9][0-9]*)", re.IGNORECASE
+)
+_TOO_LARGE: Final = re.compile(r"\s*\+?[0-9]+(\.[0-9]*)?[bkmgtpe]?", re.IGNORECASE)
+_NO_SIZE: Final = (
+    "Parameter '{}' expects a non-negative number below 2^64\n"
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+    "and exabytes, respectively."
+)
+_MAX: Final = (1 << 63) - 1
+_UNITS: Final = "bkmgtpe"
+_SWITCH: Final = {
+    **dict.fromkeys(("on", "yes", "true", "y"), True),
+    **dict.fromkeys(("off", "no", "false", "n"), False),
+}
+_DISCARD: Final = {"off": "ignore", "ignore": "ignore", "on": "unmap", "unmap": "unmap"}
+
+
+def value_of(shape: Shape, name: str, text: str) -> Any:
+    """Return what ``text`` means for an option.
+
+    Args:
+        shape: What the option takes; that of a text is returned as it is.
+        name: The option, with dots.
+        text: What was said.
+
+    Raises:
+        QmpError: It is no value of this option.
+    """
+    if isinstance(shape, Alternate):
+        arms = [arm for arm in shape.arms if not isinstance(arm, Struct)]
+        shape = next((arm for arm in arms if arm == Builtin("str")), arms[0])
+    if isinstance(shape, Enum):
+        return _choice(shape, name, text)
+    if isinstance(shape, Integer):
+        return _number(shape, name, text) if name in _NUMBERS else _size(name, text)
+    if isinstance(shape, Builtin) and shape.name == "bool":
+        if text not in _SWITCH:
+            raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
+        return _SWITCH[text]
+    return text
+
+
+def _choice(shape: Enum, name: str, text: str) -> str:
+    if name == "discard":
+        if text not in _DISCARD:
+            raise QmpError("Invalid discard option")
+        return _DISCARD[text]
+    if text in shape.values:
+        return text
+    if name in {"overlap-check", "overlap-check.template"}:
+        raise QmpError(
+            f"Unsupported value '{text}' for qcow2 option 'overlap-check'."
+            f" Allowed are any of the following: {', '.join(shape.values)}"
+        )
+    raise QmpError(f"invalid parameter value: {text}")
+
+
+def _number(shape: Integer, name: str, text: str) -> int:
+    """Read a number as C does: it wraps around."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise QmpError(f"Parameter '{name}' expects a number")
+    value = int(match["digits"], 8 if match["octal"] else 0)
+    if value >> 64:
+        raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
+    value = -value % (1 << 64) if match["sign"] == "-" else value
+    return value - (1 << 64) if shape.signed and value > _MAX else value
+
+
+def _size(name: str, text: str) -> int:
+    """Read a size; the largest stands for those that only QEMU can hold."""
+    try:
+        return parse_size(text)
+    except QmpError as error:
+        if _TOO_LARGE.fullmatch(text) is None:
+            raise QmpError(_NO_SIZE.format(name)) from error
+        unit = _UNITS.find(text[-1].lower()) if text[-1].isalpha() else 0
+        if float(text.rstrip(_UNITS + _UNITS.upper())) * (1 << 10 * unit) < 1 << 64:
+            return _MAX
+        raise QmpError(f"Value '{text}' is out of range for parameter '{name}'") from error
