@@ -64,6 +64,11 @@ class Chardev:
         self.taken = False
 
     @property
+    def qom_type(self) -> str:
+        """Its type in the object tree."""
+        return f"chardev-{self.shown if self.shown in {'null', 'stdio'} else 'socket'}"
+
+    @property
     def frontend_open(self) -> bool:
         """Whether somebody serves whoever is at the other end."""
         return self.taken

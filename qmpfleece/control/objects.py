@@ -131,9 +131,14 @@ class UserObject:
 
 
 class Objects:
-    """The objects by their ids, in the order of their making."""
+    """The objects by their ids, in the order of their making.
+
+    Attributes:
+        used: There has been one.
+    """
 
     def __init__(self) -> None:
+        self.used = False
         self._objects: dict[str, UserObject] = {}
 
     def get(self, name: str) -> UserObject | None:
@@ -162,6 +167,7 @@ class Objects:
             )
         await made.complete()
         self._objects[options.id] = made
+        self.used = True
 
     def remove(self, name: str) -> None:
         """Forget an object. Source: QAPI ``object-del``.

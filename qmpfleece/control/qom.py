@@ -5,17 +5,21 @@
     /objects/ID                            what object-add has made
     /machine/peripheral/ID                 devices
     /machine/peripheral-anon/device[N]     devices without an id
+    /machine/unattached/device[N]          those of the board
     .../virtio-backend                     the device inside a virtio disk or controller
 
 Nothing is kept here: the tree is drawn up when somebody asks, which is seldom.
 
-Source: ``qom-list`` and ``qom-get`` of QEMU 7.2, which has more below /machine.
+Source: ``qom-list`` and ``qom-get`` of QEMU 7.2. Differs: what only emulates something is listed,
+but has no properties, and those of the machine can't be read.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.control import qom_listing
+from qmpfleece.control.devices.board import UNATTACHED
 from qmpfleece.control.devices.device import ANONYMOUS, PERIPHERAL, Device
 from qmpfleece.control.devices.manager import not_found
 from qmpfleece.control.devices.models import MODELS, DeviceModel
@@ -51,6 +55,9 @@ class QomObject(Protocol):
     def properties(self) -> Mapping[str, str]:
         """Return the types of the properties by their names, children left out."""
 
+    def order(self) -> list[str]:
+        """Return the names of the properties and children in QEMU's order."""
+
     def get(self, name: str) -> Any:
         """Return the value of one of the properties, as JSON."""
 
@@ -82,12 +89,44 @@ class _Container:
     def properties(self) -> Mapping[str, str]:
         return {"type": "string"}
 
+    def order(self) -> list[str]:
+        return ["type", *qom_listing.hashed(self._children)]
+
     def get(self, name: str) -> Any:
         assert name == "type"
         return self.qom_type
 
     async def set(self, name: str, value: Any) -> None:
         raise AssertionError("a container has nothing to set")
+
+
+class _Machine(_Container):
+    """The machine, whose own properties are only listed."""
+
+    def __init__(self, children: Mapping[str, QomObject], qom_type: str) -> None:
+        listed = qom_listing.machine_properties(qom_type)
+        shown: dict[str, QomObject] = {
+            name: _Container(f"/machine/{name}", {}, kind[6:-1])
+            for name, kind in listed.items()
+            if kind.startswith("child<")
+        }
+        super().__init__("/machine", shown | dict(children), qom_type)
+        self._listed: Final = listed
+
+    def properties(self) -> Mapping[str, str]:
+        own = {name: kind for name, kind in self._listed.items() if name not in self._children}
+        return {"type": "string"} | own
+
+    def order(self) -> list[str]:
+        return ["type", *(self._listed or self._children)]
+
+    def get(self, name: str) -> Any:
+        if name != "type":
+            raise QmpError(f"Property '{self.qom_type}.{name}' is not readable")
+        return self.qom_type
+
+    async def set(self, name: str, value: Any) -> None:
+        raise QmpError(f"Property '{self.qom_type}.{name}' is not writable")
 
 
 class _Made:
@@ -103,6 +142,9 @@ class _Made:
 
     def properties(self) -> Mapping[str, str]:
         return {"type": "string"} | dict(self._made.properties)
+
+    def order(self) -> list[str]:
+        return qom_listing.sort(self.qom_type, self.properties())
 
     def get(self, name: str) -> Any:
         return self._made.get_property(name)
@@ -123,12 +165,22 @@ class _DeviceObject:
         self.path: Final = device.inner_path if inner else device.path
 
     def children(self) -> Mapping[str, QomObject]:
-        if self._inner or not self._device.model.inner:
-            return {}
-        return {"virtio-backend": _DeviceObject(self._system, self._device, inner=True)}
+        found: dict[str, QomObject] = {}
+        for name in qom_listing.LISTED.get(self.qom_type, ()):
+            if kind := qom_listing.inner_child(name):
+                found[name] = _Container(f"{self.path}/{name}", {}, kind)
+        if self._inner:
+            if (bus := self._device.offers) is not None:
+                found[bus.name] = _Container(f"{self.path}/{bus.name}", {}, bus.kind)
+        elif self._device.model.inner:
+            found["virtio-backend"] = _DeviceObject(self._system, self._device, inner=True)
+        return found
 
     def properties(self) -> Mapping[str, str]:
-        return properties_of_model(self._device.model)
+        return properties_of_model(self._device.model, self.qom_type)
+
+    def order(self) -> list[str]:
+        return qom_listing.sort(self.qom_type, [*self.properties(), *self.children()])
 
     def get(self, name: str) -> Any:
         device = self._device
@@ -141,9 +193,11 @@ class _DeviceObject:
                 return True
             case "hotplugged":
                 return device.hotplugged
+            case "legacy-addr":
+                return f"{device.slot >> 3:02x}.{device.slot & 7:x}"
             case "drive":
                 return _drive_name(device)
-            case "iothread":
+            case "iothread" | "legacy-iothread":
                 found = device.value("iothread")
                 return f"/objects/{found}" if found else ""
         return device.shown(name)
@@ -164,9 +218,12 @@ class _DeviceObject:
         await device.backend.replace(node)
 
 
-def properties_of_model(model: DeviceModel) -> dict[str, str]:
-    """Return the types of a device's properties by their names."""
-    return _OF_DEVICES | {item.name: item.kind for item in model.properties}
+def properties_of_model(model: DeviceModel, typename: str) -> dict[str, str]:
+    """Return the types of the properties of a device, or of the one inside it, by their names."""
+    found = _OF_DEVICES | {item.name: item.kind for item in model.properties}
+    listed = qom_listing.LISTED.get(typename, ())
+    found |= {name: "str" for name in listed if name.startswith("legacy-")}
+    return {name: found[name] for name in listed if name in found} or found
 
 
 #: The types that can be made, with their parents. Source: ``qom-list-types`` of QEMU 7.2.
@@ -201,10 +258,11 @@ def properties_of_type(system: System, typename: str) -> dict[str, str]:
         raise QmpError(f"Class '{typename}' not found", ErrorClass.DEVICE_NOT_FOUND)
     made = OBJECT_TYPES.get(typename)
     if made is not None:
-        return {"type": "string"} | dict(made.properties)
+        found = {"type": "string"} | dict(made.properties)
+        return {name: found[name] for name in qom_listing.sort(typename, found)}
     for model in MODELS.values():
         if typename in {model.name, model.inner}:
-            return properties_of_model(model)
+            return properties_of_model(model, typename)
     return {"type": "string"}
 
 
@@ -219,20 +277,54 @@ def _drive_name(device: Device) -> str:
 
 
 def _root(system: System) -> QomObject:
-    objects = {name: _Made(name, made) for name, made in system.objects.items()}
-    below: dict[str, QomObject] = {"objects": _Container("/objects", objects)}
+    below: dict[str, QomObject] = {}
+    objects: dict[str, QomObject] = {}
     if system.has_machine:
-        machine: dict[str, QomObject] = {}
-        for place in (PERIPHERAL, ANONYMOUS):
-            found = {
-                device.path.removeprefix(f"{place}/"): _DeviceObject(system, device)
-                for device in system.devices.all()
-                if device.path.startswith(f"{place}/")
-            }
-            machine[place.rpartition("/")[2]] = _Container(place, found)
-        kind = system.devices.machine.type
-        below["machine"] = _Container("/machine", machine, kind)
+        below["machine"] = _machine(system)
+        if system.devices.machine.root is not None:
+            objects["pc.ram"] = _Container("/objects/pc.ram", {}, "memory-backend-ram")
+    below["chardevs"] = _Container(
+        "/chardevs",
+        {
+            name: _Container(f"/chardevs/{name}", {}, device.qom_type)
+            for name, device in system.chardevs.items()
+        },
+    )
+    objects |= {name: _Made(name, made) for name, made in system.objects.items()}
+    if objects or system.objects.used:
+        below["objects"] = _Container("/objects", objects)
     return _Container("/", below)
+
+
+def _machine(system: System) -> QomObject:
+    devices = system.devices
+    machine: dict[str, QomObject] = {}
+    for place in (PERIPHERAL, ANONYMOUS, UNATTACHED):
+        found: dict[str, QomObject] = {
+            device.path.removeprefix(f"{place}/"): _DeviceObject(system, device)
+            for device in devices.all()
+            if device.path.startswith(f"{place}/")
+        }
+        if place == UNATTACHED:
+            found = _parts(system, found)
+        machine[place.rpartition("/")[2]] = _Container(place, found)
+    return _Machine(machine, devices.machine.type)
+
+
+def _parts(system: System, disks: Mapping[str, QomObject]) -> dict[str, QomObject]:
+    """Return all that the board is made of, the disks that it was given among them."""
+    parts = system.devices.board.parts
+    kinds = {part.path.rpartition("/")[2]: part.typename for part in parts if _numbered(part.path)}
+    kinds |= {name: disk.qom_type for name, disk in disks.items()}
+    devices = [kinds[f"device[{number}]"] for number in range(len(kinds))]
+    return {
+        name: disks.get(name) or _Container(f"{UNATTACHED}/{name}", {}, kind)
+        for name, kind in qom_listing.unattached(devices).items()
+    }
+
+
+def _numbered(path: str) -> bool:
+    return path.startswith(f"{UNATTACHED}/device[")
 
 
 def resolve(system: System, path: str) -> QomObject:
@@ -280,7 +372,8 @@ def _everything(start: QomObject) -> list[QomObject]:
 def list_properties(found: QomObject) -> dict[str, str]:
     """Return the types of an object's properties, its children among them."""
     children = {name: f"child<{child.qom_type}>" for name, child in found.children().items()}
-    return dict(found.properties()) | children
+    everything = dict(found.properties()) | children
+    return {name: everything[name] for name in found.order()}
 
 
 def get_property(found: QomObject, name: str) -> Any:

@@ -43,6 +43,10 @@ class CharacterDevice(Protocol):
     """What is told of a channel to the outside."""
 
     @property
+    def qom_type(self) -> str:
+        """The type of it as an object."""
+
+    @property
     def filename(self) -> str:
         """What it is."""
 
