@@ -140,7 +140,8 @@ async def ask(desk, capfd, line):
     capfd.readouterr()
     name, arguments = commands(line)
     reply = await desk.dispatcher.call(name, arguments)
-    return reply, capfd.readouterr().out
+    captured = capfd.readouterr()
+    return reply, captured.err + captured.out
 
 
 async def test_every_line_is_answered_and_printed_as_by_qemu(desk, tmp_path, capfd):
