@@ -56,8 +56,11 @@ class Session(Workspace):
 
     # -- the daemon -------------------------------------------------------------------------
 
-    def start(self, *args: str, monitor: bool = True) -> None:
-        """Start the daemon with the given options; connect to its monitor if it has one."""
+    def start(self, *args: str, monitor: bool = True, fds: tuple[int, ...] = ()) -> None:
+        """Start the daemon with the given options; connect to its monitor if it has one.
+
+        ``fds`` are descriptors that it inherits.
+        """
         self._started = True
         socket_path = self.path("qmp.sock")
         own = ["--chardev", f"socket,id=m,path={socket_path},server=on,wait=off"]
@@ -78,6 +81,7 @@ class Session(Workspace):
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=stderr,
+                pass_fds=fds,
             )
         if monitor and self._wait_for(self.path(ready)):
             self._monitor = Monitor(socket_path)

@@ -1,0 +1,102 @@
+"""Images that are opened by descriptors which the program inherits."""
+
+import os
+from collections.abc import Callable
+
+from tests.oracle.scenario import Scenario, system_scenario
+from tests.oracle.scenarios.qemu_io_reopen import io
+from tests.oracle.session import Session
+
+#: Where descriptors are put, so that both programs get the same numbers.
+_RAW_RW, _RAW_RO, _IMAGE_RW, _IMAGE_RO = 61, 62, 63, 64
+
+
+def inheriting(d: Session, *options: str, monitor: bool = True) -> None:
+    """Start with descriptors of a raw disk and of an image, to read or to write."""
+    raw, image = d.file("disk.raw"), d.path("disk.qcow2")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+    opened = (
+        (_RAW_RW, raw, os.O_RDWR),
+        (_RAW_RO, raw, os.O_RDONLY),
+        (_IMAGE_RW, image, os.O_RDWR),
+        (_IMAGE_RO, image, os.O_RDONLY),
+    )
+    try:
+        for number, name, flags in opened:
+            fd = os.open(name, flags)
+            os.dup2(fd, number)
+            os.close(fd)
+        d.start(*options, monitor=monitor, fds=tuple(number for number, _, _ in opened))
+    finally:
+        for number, _, _ in opened:
+            os.close(number)
+
+
+def sets(*numbers: int) -> list[str]:
+    """Return the options that put descriptors into set 1."""
+    return [word for number in numbers for word in ("-add-fd", f"fd={number},set=1")]
+
+
+def refused(name: str, *options: str) -> None:
+    """Make a scenario of a start that fails."""
+
+    def run(d: Session) -> None:
+        inheriting(d, *options, monitor=False)
+        d.exited()
+
+    run.__name__ = name
+    system_scenario(run)
+
+
+def opened(name: str, *options: str, then: Callable[[Session], None]) -> Scenario:
+    """Make a scenario of a start that succeeds."""
+
+    def run(d: Session) -> None:
+        inheriting(d, *options)
+        d.qmp("query-named-block-nodes", flat=True)
+        then(d)
+        io(d, "d", "read -q 0 512")
+
+    run.__name__ = name
+    return system_scenario(run)
+
+
+def write(d: Session) -> None:
+    io(d, "d", "write -q -P 5 0 512")
+    io(d, "d", "read -P 5 0 512")
+
+
+def become_writable(d: Session) -> None:
+    io(d, "d", "reopen -w")
+    io(d, "d", "write 0 512")
+
+
+_DRIVE = "if=none,id=d,file=/dev/fdset/1"
+_FILE = "driver=file,node-name=f,filename=/dev/fdset/1"
+_AUTO = ("-blockdev", f"{_FILE},auto-read-only=on")
+
+opened("fdset_of_a_drive", *sets(_RAW_RW, _RAW_RO), "-drive", f"{_DRIVE},format=raw", then=write)
+opened("fdset_of_a_probed_image", *sets(_IMAGE_RO, _IMAGE_RW), "-drive", _DRIVE, then=write)
+opened(
+    "fdset_to_read_a_drive", *sets(_RAW_RO), "-drive", f"{_DRIVE},format=raw,readonly=on",
+    then=become_writable,
+)  # fmt: skip
+opened("fdset_below_a_snapshot", *sets(_IMAGE_RO), "-drive", f"{_DRIVE},snapshot=on", then=write)
+opened(
+    "fdset_of_a_node", *sets(_RAW_RW, _RAW_RO), *_AUTO, "-blockdev",
+    "driver=raw,file=f,node-name=d", then=write,
+)  # fmt: skip
+opened(
+    "fdset_of_an_image", *sets(_IMAGE_RW, _IMAGE_RO), *_AUTO, "-blockdev",
+    "driver=qcow2,file=f,node-name=d", then=write,
+)  # fmt: skip
+opened(
+    "fdset_to_read_a_node", *sets(_RAW_RO), *_AUTO, "-blockdev",
+    "driver=raw,file=f,node-name=d,read-only=on", then=become_writable,
+)  # fmt: skip
+
+refused("fdset_without_one_to_read", *sets(_RAW_RW), "-drive", f"{_DRIVE},format=raw")
+refused("fdset_without_one_to_write", *sets(_RAW_RO), "-blockdev", _FILE)
+refused("fdset_that_is_not_there", "-drive", _DRIVE)
+refused("fdset_that_is_no_number", "-drive", "if=none,format=raw,file=/dev/fdset/x")
+refused("fdset_of_another_cache_mode", *sets(_RAW_RW), "-drive", f"{_DRIVE},cache=none")
