@@ -414,7 +414,7 @@ async def test_client_sends_thousands_of_requests_and_others_have_their_turn(ser
 
     monkeypatch.setattr(served.disk, "pread", counted)
     for _ in range(5000):
-        client.request(const.CMD_CACHE, 0, 512)
+        client.request(const.CMD_READ, 0, 512)
     await client.finish(*client.in_flight.values())
     assert sum(per_turn) == 5000
     # uvloop may read once more between two callbacks

@@ -9,7 +9,7 @@ from tests.oracle.scenarios.nodes import null
 from tests.oracle.scenarios.objects import change, group
 from tests.oracle.session import Session
 
-READ, WRITE, DISCONNECT, FLUSH, TRIM, _, ZEROES = range(7)
+READ, WRITE, DISCONNECT, FLUSH, TRIM, CACHE, ZEROES = range(7)
 
 
 def limit(d: Session, name: str = "g", /, **limits: int) -> None:
@@ -286,3 +286,13 @@ def throttle_limits_lifted_while_requests_wait(d: Session) -> None:
     client.replies(1)
     d.qmp("transaction", actions=[])
     client.replies(2)
+
+
+@scenario
+def throttle_does_not_count_caching_as_reading(d: Session) -> None:
+    burst(d, 8, CACHE, iops_read=1, bps_read=1)
+
+
+@scenario
+def throttle_does_not_count_caching_at_all(d: Session) -> None:
+    burst(d, 8, CACHE, 1 << 22, iops_total=1, bps_total=1)
