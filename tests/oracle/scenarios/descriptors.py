@@ -99,4 +99,4 @@ refused("fdset_without_one_to_read", *sets(_RAW_RW), "-drive", f"{_DRIVE},format
 refused("fdset_without_one_to_write", *sets(_RAW_RO), "-blockdev", _FILE)
 refused("fdset_that_is_not_there", "-drive", _DRIVE)
 refused("fdset_that_is_no_number", "-drive", "if=none,format=raw,file=/dev/fdset/x")
-refused("fdset_of_another_cache_mode", *sets(_RAW_RW), "-drive", f"{_DRIVE},cache=none")
+refused("fdset_of_another_cache_mode", *sets(_RAW_RW), "-drive", f"{_DRIVE},format=raw,cache=none")
