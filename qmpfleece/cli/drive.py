@@ -17,7 +17,7 @@ from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.cli import keyval
-from qmpfleece.cli.drive_node import define, remember
+from qmpfleece.cli.drive_node import define, remember, texts_of, with_template
 from qmpfleece.cli.qemu_board import number
 from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.scan import Option
@@ -198,7 +198,8 @@ class Drives:
             node = await self._open_snapshot(options, filename, aio)
         else:
             node = await self._open_node(options, filename, aio)
-        remember(node, {} if snapshot else keyval.tree_of(options.items()))
+        remember(node, {} if snapshot else texts_of(filename))
+        remember(node, {} if snapshot else keyval.tree_of(with_template(options).items()))
         # Not checked against ``discard``, as it would be for a node.
         node.options.detect_zeroes = zeroes
         try:
@@ -223,7 +224,7 @@ class Drives:
         graph = self.system.graph
         read_only = options.get("read-only") == "on"
         base = await self._open_node(options | {"read-only": "on"}, filename, aio)
-        remember(base, keyval.tree_of(options.items()))
+        remember(base, keyval.tree_of(with_template(options).items()))
         try:
             temporary = _temporary_file()
             file = {"driver": "file", "filename": temporary}

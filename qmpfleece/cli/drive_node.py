@@ -19,8 +19,8 @@ from qmpfleece.cli import keyval, options
 from qmpfleece.cli.keyval import Tree
 from qmpfleece.cli.typed import typed
 from qmpfleece.control import describe, images
-from qmpfleece.control.qemu_io.numbers import parse_size
-from qmpfleece.control.shape import Alternate, Enum, Integer, Shape, Struct, struct_of
+from qmpfleece.control.option_text import value_of
+from qmpfleece.control.shape import Alternate, Shape, Struct, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 
@@ -28,11 +28,7 @@ _JSON: Final = "json:"
 _REFS: Final = frozenset({"BlockdevRef", "BlockdevRefOrNull"})
 #: Children that are files; all others have a format.
 _FILES: Final = frozenset({"file", "image", "data-file"})
-_NO_NUMBER: Final = (
-    "Parameter '{}' expects a non-negative number below 2^64\n"
-    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-    "and exabytes, respectively."
-)
+_TEMPLATE: Final = "overlap-check.template"
 
 
 async def define(
@@ -49,7 +45,7 @@ async def define(
     Raises:
         QmpError: They don't fit, or an image can't be looked at.
     """
-    tree = keyval.tree_of(flat.items())
+    tree = keyval.tree_of(with_template(flat).items())
     if isinstance(tree.get("file"), dict) and "filename" in tree["file"] and filename is not None:
         raise QmpError("Can't specify 'file' and 'filename' options at the same time")
     if filename is not None and filename.startswith(_JSON):
@@ -61,6 +57,25 @@ async def define(
         _set_aio(complete, aio)
     given: BlockdevOptions = visit(_shape(complete["driver"]), complete)
     return given, probed
+
+
+def with_template(flat: dict[str, str]) -> dict[str, str]:
+    """Return the options with a template of the overlap checks beside exceptions from it.
+
+    Raises:
+        QmpError: There are two.
+    """
+    template = flat.get("overlap-check")
+    if template is None or not any(key.startswith("overlap-check.") for key in flat):
+        return flat
+    other = flat.get(_TEMPLATE, template)
+    if other != template:
+        raise QmpError(
+            f"Conflicting values for qcow2 options 'overlap-check' ('{template}') and"
+            f" '{_TEMPLATE}' ('{other}')"
+        )
+    rest = {key: value for key, value in flat.items() if key != "overlap-check"}
+    return rest | {_TEMPLATE: template}
 
 
 def remember(node: Node, said: Mapping[str, Tree]) -> None:
@@ -157,21 +172,41 @@ def _from_json(text: str) -> dict[str, Tree]:
         value = options.json_object(text)
     except QmpError as error:
         raise QmpError(f"Could not parse the JSON options: {error.desc}") from error
+    if not isinstance(value, dict):
+        raise QmpError("Invalid JSON object given")
+    for key in ("driver", "file"):
+        if isinstance(value.get(key), int | float):  # Source: QEMU takes no number for a name
+            del value[key]
     flat: dict[str, str] = {}
     _flatten(value, "", flat)
     return keyval.tree_of(flat.items())
 
 
-def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
+def texts_of(filename: str | None) -> dict[str, Tree]:
+    """Return the options in a file name that is JSON, as far as they are texts there."""
+    if filename is None or not filename.startswith(_JSON):
+        return {}
+    flat: dict[str, str] = {}
+    _flatten(options.json_object(filename.removeprefix(_JSON)), "", flat, only_texts=True)
+    return keyval.tree_of(flat.items())
+
+
+def _flatten(value: Any, path: str, flat: dict[str, str], *, only_texts: bool = False) -> None:
     """Write JSON down as options have it."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            _flatten(item, f"{path}.{key}" if path else str(key), flat)
+            _flatten(item, f"{path}.{key}" if path else str(key), flat, only_texts=only_texts)
+    elif only_texts and not isinstance(value, str):
+        return
     elif isinstance(value, bool):
         flat[path] = "on" if value else "off"
-    else:
-        flat[path] = "" if value is None else str(value)
+    elif value is not None:
+        flat[path] = str(value)
+    elif (
+        path.rpartition(".")[2] == "backing"
+    ):  # that there is none; else null is as good as unsaid
+        flat[path] = ""
 
 
 async def _node(graph: Graph, tree: dict[str, Tree]) -> dict[str, Any]:
@@ -181,25 +216,62 @@ async def _node(graph: Graph, tree: dict[str, Tree]) -> dict[str, Any]:
         raise QmpError(f"Unknown driver '{driver}'")
     members = _shape(driver).by_wire
     complete: dict[str, Any] = {}
+    if driver == "raw":  # it looks at its own options first
+        own = {key: value for key, value in tree.items() if key in members}
+        _values(driver, own, complete)
     for key, member in members.items():
         if member.required and key not in tree and _is_ref(member.shape):
             raise QmpError(f'A block device must be specified for "{key}"')
     for key, value in tree.items():
-        if key not in members:
-            raise _unexpected(driver, key, value)
-        shape = members[key].shape
-        if _is_ref(shape):
+        if key in members and _is_ref(members[key].shape):
             complete[key] = await _child(graph, complete, tree, key)
-        elif isinstance(shape, Enum) and isinstance(value, str) and value not in shape.values:
-            raise _no_such_value(driver, key, value)
-        elif isinstance(shape, Integer) and isinstance(value, str):
-            complete[key] = _size(key, value)
         else:
-            complete[key] = typed(shape, value, key)
+            _values(driver, {key: value}, complete)
     for key, member in members.items():
         if member.required and key not in complete:
             raise QmpError(f"Parameter '{key}' is missing")
     return complete
+
+
+def _values(driver: str, tree: dict[str, Tree], complete: dict[str, Any]) -> None:
+    """Give the options that are no children their types."""
+    members = _shape(driver).by_wire
+    for key, value in tree.items():
+        if key == "encrypt" and driver == "qcow2":
+            _check_plain(value)
+        elif key not in members:
+            raise _unexpected(driver, key, value)
+        elif not _is_ref(shape := members[key].shape):
+            complete[key] = _value(driver, shape, value, key)
+
+
+def _value(driver: str, shape: Shape, value: Tree, path: str) -> Any:
+    if isinstance(value, str):
+        return value_of(shape, path, value)
+    if isinstance(shape, Alternate):
+        shape = next((arm for arm in shape.arms if isinstance(arm, Struct)), shape)
+    if not isinstance(shape, Struct) or not isinstance(value, dict):
+        return typed(shape, value, path)
+    found: dict[str, Any] = {}
+    for key, below in value.items():
+        if key not in shape.by_wire:
+            raise _unexpected(driver, f"{path}.{key}", below)
+        found[key] = _value(driver, shape.by_wire[key].shape, below, f"{path}.{key}")
+    return found
+
+
+def _check_plain(encryption: Tree) -> None:
+    """Refuse what says that an image is encrypted; no image that we open is.
+
+    Raises:
+        QmpError: Its format is given. Source: QEMU lets the rest pass.
+    """
+    if not isinstance(encryption, dict):
+        raise _unexpected("qcow2", "encrypt", encryption)
+    if "format" in encryption:
+        raise QmpError(
+            f"No encryption in image header, but options specified format '{encryption['format']}'"
+        )
 
 
 async def _child(
@@ -260,19 +332,3 @@ def _unexpected(driver: str, key: str, value: Tree) -> QmpError:
 def _is_ref(shape: Shape) -> bool:
     """Tell whether a member is a child."""
     return isinstance(shape, Alternate) and shape.name in _REFS
-
-
-def _no_such_value(driver: str, key: str, value: str) -> QmpError:
-    if driver == "qcow2":
-        return QmpError(
-            f"Unsupported value '{value}' for qcow2 option '{key}'."
-            " Allowed are any of the following: none, constant, cached, all"
-        )
-    return QmpError(f"invalid parameter value: {value}")
-
-
-def _size(key: str, text: str) -> int:
-    try:
-        return parse_size(text)
-    except QmpError as error:
-        raise QmpError(_NO_NUMBER.format(key)) from error

@@ -15,7 +15,7 @@ _NUMBERS: Final = frozenset({"cache-clean-interval", "latency-ns"})
 _NUMBER: Final = re.compile(
     r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|(?P<octal>0[0-7]*)|[1-9][0-9]*)", re.IGNORECASE
 )
-_TOO_LARGE: Final = re.compile(r"\s*\+?[0-9]+(\.[0-9]*)?[bkmgtpe]?", re.IGNORECASE)
+_TOO_LARGE: Final = re.compile(r"\s*\+?[0-9]+(?:\.[0-9]*(?=[kmgtpe]))?[bkmgtpe]?", re.IGNORECASE)
 _NO_SIZE: Final = (
     "Parameter '{}' expects a non-negative number below 2^64\n"
     "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
