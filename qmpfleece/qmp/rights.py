@@ -7,7 +7,7 @@ the bytes are read from a second descriptor of the same socket.
 import asyncio
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 _MOST: Final = 16
 
@@ -18,6 +18,16 @@ class _WriteOnly(asyncio.StreamReaderProtocol):
     def __init__(self) -> None:
         super().__init__(asyncio.StreamReader())
         self.early = b""
+        self._both_ways: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._both_ways = transport
+
+    def read_no_more(self) -> None:
+        """Leave what the client sends to others."""
+        if self._both_ways is not None:
+            self._both_ways.pause_reading()
 
     def data_received(self, data: bytes) -> None:
         self.early += data
@@ -104,12 +114,18 @@ async def open_streams(sock: socket.socket) -> tuple[RightsReader, asyncio.Strea
     loop = asyncio.get_running_loop()
     second = sock.dup()
     second.setblocking(False)
+    protocol = _WriteOnly()
+    connecting = loop.create_task(loop.create_connection(lambda: protocol, sock=sock))
     try:
-        transport, protocol = await loop.create_connection(_WriteOnly, sock=sock)
+        # The task has begun then: in its next turn the loop tells the protocol of the
+        # connection, may begin to read, and stops, before it has looked what there is. A read
+        # of the loop would lose the descriptors of a client that does not wait for the greeting.
+        await asyncio.sleep(0)
+        loop.call_soon(protocol.read_no_more)
+        transport, _ = await connecting
     except BaseException:
+        connecting.cancel()
         second.close()
         raise
-    # Not earlier: a loop may begin to read after it has told the protocol of the connection.
-    transport.pause_reading()
     reader = RightsReader(second, protocol)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

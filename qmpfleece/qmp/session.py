@@ -169,7 +169,12 @@ class Session(AsyncProtocol[Any]):
         fds: list[int] = []
         if isinstance(self._reader, RightsReader):
             fds, self._reader.received = self._reader.received, []
-        await self._requests.put((msg, fds))
+        try:
+            await self._requests.put((msg, fds))
+        except BaseException:  # the queue is full, and the session ends
+            while fds:
+                os.close(fds.pop())
+            raise
 
     def _cb_inbound(self, msg: Any) -> Any:
         return msg

@@ -26,3 +26,18 @@ async def test_bytes_and_descriptors_arrive_and_replies_leave() -> None:
     writer.close()
     for number in (inner, outer):
         os.close(number)
+
+
+async def test_descriptor_of_a_client_that_does_not_wait_is_taken() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    inner, outer = os.pipe()
+    socket.send_fds(theirs, [b"one"], [outer])
+    reader, writer = await open_streams(ours)
+    assert await asyncio.wait_for(reader.read(100), 10) == b"one"
+    assert len(reader.received) == 1
+    theirs.close()
+    reader.close()
+    writer.close()
+    for number in (inner, outer):
+        os.close(number)

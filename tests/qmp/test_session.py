@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import select
 import socket
 from typing import Any, Self
@@ -277,3 +278,22 @@ async def test_cancelling_a_session_that_hangs_up_leaves_nothing(dispatcher, mon
             raw.task.cancel()
         await asyncio.wait({raw.task})
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_no_descriptor_of_a_command_that_never_ran_is_left_open():
+    async def hang(_system):
+        await asyncio.get_running_loop().create_future()
+
+    async with Raw(with_commands(hang=hang)) as raw:
+        await raw.negotiate()
+        inner, outer = os.pipe()
+        os.set_blocking(inner, False)
+        for _ in range(MAX_REQUESTS + 2):  # one runs, one has no room to wait
+            socket.send_fds(raw.sock, [b'{"execute":"hang"}'], [outer])
+        os.close(outer)
+        await until(raw.session._requests.full)
+        await until(lambda: not select.select([raw.session._reader._sock], [], [], 0)[0])
+        raw.task.cancel()
+        await asyncio.wait({raw.task})
+        assert os.read(inner, 1) == b""  # nobody can write any more
+        os.close(inner)
