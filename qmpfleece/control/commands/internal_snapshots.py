@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drain import drained
-from qmpfleece.block.driver import InternalSnapshots
+from qmpfleece.block.driver import BlockDriver, InternalSnapshots
 from qmpfleece.block.node import Node
 from qmpfleece.control import transaction
 from qmpfleece.control.command import command
@@ -25,19 +25,23 @@ class BlockdevSnapshotInternalData(Model):
     name: str
 
 
-def _keeper(node: Node) -> InternalSnapshots | None:
-    """Return who keeps the snapshots of a node: itself, or the only node below it."""
-    while not isinstance(node.driver, InternalSnapshots):
-        below = node.primary_child
-        if below is None or len(node.children) > 1:
-            return None
-        node = below.node
-    return node.driver
+def _keeper(node: Node) -> Node:
+    """Return who keeps the snapshots of a node: itself, or the only node below it.
+
+    It is what has to be drained: it may have other users than the node.
+    """
+    keeper = node
+    while not isinstance(keeper.driver, InternalSnapshots):
+        below = keeper.primary_child
+        if below is None or len(keeper.children) > 1:
+            return node  # nobody does
+        keeper = below.node
+    return keeper
 
 
-def _list(keeper: InternalSnapshots | None) -> list[dict[str, Any]]:
+def _list(keeper: BlockDriver[Any]) -> list[dict[str, Any]]:
     try:
-        if keeper is None:
+        if not isinstance(keeper, InternalSnapshots):
             raise QmpError("Failed to get a snapshot list: Operation not supported")
         return keeper.internal_snapshots()
     except OSError as error:
@@ -55,12 +59,13 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
         """Take it."""
         device, name = self.data.device, self.data.name
         node = self._node = find_root(self.system, device)
-        async with drained(node):
+        below = _keeper(node)
+        async with drained(below):
             node.check_free()
             if node.read_only:
                 raise QmpError(f"Device '{device}' is read only")
-            keeper = _keeper(node)
-            if keeper is None:
+            keeper = below.driver
+            if not isinstance(keeper, InternalSnapshots):
                 raise QmpError(
                     f"Block format '{node.driver.driver_name}' used by device '{device}' does"
                     " not support internal snapshots"
@@ -82,9 +87,10 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
         """Delete it again."""
         if self._made is None:
             return
-        async with drained(self._node):
-            keeper = _keeper(self._node)
-            assert keeper is not None
+        below = _keeper(self._node)
+        async with drained(below):
+            keeper = below.driver
+            assert isinstance(keeper, InternalSnapshots)
             await keeper.delete_snapshot(self._made)
 
 
@@ -106,9 +112,10 @@ async def blockdev_snapshot_delete_internal_sync(
     node = find_root(system, device)
     if id is None and name is None:
         raise QmpError("Name or id must be provided")
-    async with drained(node):
+    below = _keeper(node)
+    async with drained(below):
         node.check_free()
-        keeper = _keeper(node)
+        keeper = below.driver
         found = next(
             (
                 item
@@ -122,7 +129,7 @@ async def blockdev_snapshot_delete_internal_sync(
                 f"Snapshot with id '{'null' if id is None else id}' and name"
                 f" '{'null' if name is None else name}' does not exist on device '{device}'"
             )
-        assert keeper is not None
+        assert isinstance(keeper, InternalSnapshots)
         try:
             await keeper.delete_snapshot(found["id"])
         except OSError as error:

@@ -1,0 +1,37 @@
+"""blockdev-snapshot-internal-sync; its replies are compared with QEMU's by the oracle."""
+
+import asyncio
+import random
+
+from tests.control.commands.test_backup import SIZE
+from tests.control.commands.test_drive_backup import qemu_img
+from tests.tools.disk import check
+
+
+async def test_image_stays_whole_while_others_than_the_device_write_to_it(desk, tmp_path):
+    image = tmp_path / "image"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", image, SIZE)
+    file = {"driver": "file", "filename": str(image)}
+    await desk.say("blockdev-add", driver="qcow2", node_name="image", file=file)
+    await desk.say("blockdev-add", driver="raw", node_name="device", file="image")
+    guest, rnd, ended = desk.guest("image"), random.Random(1), False
+
+    async def write():
+        data = memoryview(bytearray(4096))
+        while not ended:
+            await guest.pwrite(rnd.randrange(SIZE // 4096) * 4096, data)
+            await asyncio.sleep(0)
+
+    writers = [asyncio.create_task(write()) for _ in range(16)]
+    for number in range(4):
+        one = {"device": "device", "name": f"s{number}"}
+        assert await desk.say("blockdev-snapshot-internal-sync", **one) == {}
+        if number % 2:
+            deleted = await desk.say("blockdev-snapshot-delete-internal-sync", **one)
+            assert deleted["name"] == one["name"]
+    ended = True
+    await asyncio.gather(*writers)
+    await guest.detach()
+    await desk.say("blockdev-del", node_name="device")
+    await desk.say("blockdev-del", node_name="image")
+    check(image)
