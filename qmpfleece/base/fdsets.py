@@ -111,10 +111,10 @@ class FdSets:
         """
         if not filename.startswith(_PREFIX):
             return os.open(filename, flags)
-        digits = re.fullmatch(r"\d+", filename.removeprefix(_PREFIX), re.ASCII)
-        if digits is None or int(digits[0]) > _LARGEST:
+        digits = re.fullmatch(r"0*\d{1,19}", filename.removeprefix(_PREFIX), re.ASCII)
+        if digits is None or int(digits[0][-19:]) > _LARGEST:
             raise QmpError(f"Could not parse fdset {filename}")
-        fdset = self._sets.get(int(digits[0]))
+        fdset = self._sets.get(int(digits[0][-19:]))
         code = errno.ENOENT if fdset is None else errno.EACCES
         for item in fdset.members if fdset is not None else ():
             mode = fcntl.fcntl(item.number, fcntl.F_GETFL)
@@ -129,17 +129,19 @@ class FdSets:
 
     def close_copy(self, fd: int) -> None:
         """Close what ``open`` has returned."""
+        self.forget_copy(fd)
         os.close(fd)
+
+    def forget_copy(self, fd: int) -> None:
+        """Take note that what ``open`` has returned is going to be closed: it still is open.
+
+        For those who close on a thread. Afterwards another copy may have its number.
+        """
         for number, fdset in list(self._sets.items()):
             if fd in fdset.copies:
                 fdset.copies.discard(fd)
                 if not fdset.copies:
                     self._clean(number)
-
-    def close_all(self, fds: list[int]) -> None:
-        """Close some of what ``open`` has returned, and other descriptors."""
-        for fd in fds:
-            self.close_copy(fd)
 
     def close(self) -> None:
         """Close all descriptors that were handed over."""

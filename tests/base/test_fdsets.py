@@ -20,6 +20,7 @@ def test_a_copy_is_taken_of_what_was_opened_for_the_same_access(tmp_path: Path) 
         ("0", "Could not dup FD for /dev/fdset/0 flags 2: Permission denied"),
         ("9", "Could not dup FD for /dev/fdset/9 flags 2: No such file or directory"),
         ("x", "Could not parse fdset /dev/fdset/x"),
+        ("9" * 5000, f"Could not parse fdset /dev/fdset/{'9' * 5000}"),
     ):
         with pytest.raises(QmpError) as caught:
             sets.open(f"/dev/fdset/{name}", os.O_RDWR)
@@ -37,3 +38,17 @@ def test_what_is_removed_stays_while_the_guest_stands() -> None:
     sets.remove(3)
     assert [number for number, _ in sets.all()] == [3]
     sets.close()
+
+
+def test_a_copy_is_forgotten_before_its_number_can_be_that_of_another() -> None:
+    sets = FdSets()
+    sets.add(os.open("/dev/null", os.O_RDWR))
+    copy = sets.open("/dev/fdset/0", os.O_RDWR)
+    sets.forget_copy(copy)
+    os.fstat(copy)
+    os.close(copy)
+    sets.add(os.open("/dev/null", os.O_RDWR))
+    assert sets.open("/dev/fdset/0", os.O_RDWR) == copy
+    assert [found.copies for _, found in sets.all()] == [{copy}]
+    sets.close_copy(copy)
+    assert not sets.all()

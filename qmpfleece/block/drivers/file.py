@@ -223,9 +223,10 @@ class File(BlockDriver[FileOptions], name="file"):
         """Close the file."""
         fds = [fd for fd in (self._fd, self._lock_fd) if fd >= 0]
         self._fd = self._lock_fd = -1
+        for fd in fds:
+            self._fdsets.forget_copy(fd)
         if fds:
-            # after the queries in flight
-            await self._queries.submit(self._fdsets.close_all, fds)
+            await self._queries.submit(_close, fds)  # after the queries in flight
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -392,6 +393,11 @@ class File(BlockDriver[FileOptions], name="file"):
 def _open_flags(*, writable: bool, direct: bool) -> int:
     flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
     return flags | os.O_DIRECT if direct else flags
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _open_again(fd: int) -> int:
