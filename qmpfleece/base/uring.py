@@ -50,6 +50,10 @@ _SETUP_CQSIZE: Final = 1 << 3
 #: more than a small write.
 _SETUP_SINGLE_ISSUER: Final = 1 << 12
 _SETUP_DEFER_TASKRUN: Final = 1 << 13
+#: The kernel says in the flags of the submission queue that there is something to deliver.
+_SETUP_TASKRUN_FLAG: Final = 1 << 9
+_SQ_TASKRUN: Final = 1 << 2
+_DEFERRED: Final = _SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN | _SETUP_TASKRUN_FLAG
 _ENTER_GETEVENTS: Final = 1 << 0
 _FEAT_SINGLE_MMAP: Final = 1 << 0
 _FEAT_NODROP: Final = 1 << 1
@@ -64,8 +68,9 @@ _SQE: Final = struct.Struct("=BBHiQQIIQ24x")
 #: struct io_uring_cqe: user data, result, flags.
 _CQE: Final = struct.Struct("=QiI")
 #: struct io_uring_params: entries of both queues, flags, -, features; and where in the shared
-#: memory things are: tail and array of the submission queue; head, tail, entries of the other.
-_PARAMS: Final = struct.Struct("=4I4xI20xI16xI12x2I12xI16x")
+#: memory things are: tail, flags and array of the submission queue; head, tail, entries of the
+#: other.
+_PARAMS: Final = struct.Struct("=4I4xI20xI8xI4xI12x2I12xI16x")
 
 
 class _Write(Resumable[None]):
@@ -153,9 +158,9 @@ class Ring:
             OSError: It refuses.
         """
         params = ctypes.create_string_buffer(_PARAMS.size)
-        for more in (_SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN, 0):
+        for more in (_DEFERRED, 0):
             flags = _SETUP_CQSIZE | more
-            _PARAMS.pack_into(params, 0, 0, _MAX_IN_FLIGHT, flags, 0, 0, 0, 0, 0, 0, 0)
+            _PARAMS.pack_into(params, 0, 0, _MAX_IN_FLIGHT, flags, 0, 0, 0, 0, 0, 0, 0, 0)
             try:
                 self._fd = self._checked(_SETUP, _ENTRIES, params)
             except OSError as error:
@@ -173,7 +178,7 @@ class Ring:
             OSError: ENOSYS: the kernel is older than 5.6.
         """
         (
-            submissions, completions, _, _, features, self._sq_tail_at, array,
+            submissions, completions, _, _, features, self._sq_tail_at, self._sq_flags_at, array,
             self._cq_head_at, self._cq_tail_at, self._cqes_at,
         ) = _PARAMS.unpack(params)  # fmt: skip
         if features & _NEEDED != _NEEDED:
@@ -188,6 +193,7 @@ class Ring:
         self._sq_mask = submissions - 1
         self._cq_mask = completions - 1
         self._sq_tail_at //= 4
+        self._sq_flags_at //= 4
         self._cq_head_at //= 4
         self._cq_tail_at //= 4
         self._sq_tail = self._words[self._sq_tail_at]
@@ -268,10 +274,16 @@ class Ring:
 
     def _completed(self) -> None:
         """Deliver what the kernel has completed."""
-        os.eventfd_read(self._eventfd)
-        if self._deferred:
-            self._syscall(_ENTER, self._fd, 0, 0, _ENTER_GETEVENTS, None, 0)
         words = self._words
+        if self._deferred:
+            # To deliver makes the eventfd ready once more, so it is read afterwards. What came
+            # in between shows in the flags, which may be out of date: they are asked once.
+            self._deliver()
+            os.eventfd_read(self._eventfd)
+            if words[self._sq_flags_at] & _SQ_TASKRUN:
+                self._deliver()
+        else:
+            os.eventfd_read(self._eventfd)
         while (head := self._cq_head) != (tail := words[self._cq_tail_at]):
             while head != tail:
                 at = self._cqes_at + (head & self._cq_mask) * _CQE.size
@@ -293,6 +305,10 @@ class Ring:
                     code = -result or errno.ENOSPC
                     write.settle(None, OSError(code, os.strerror(code)))
         self._submit_rest()
+
+    def _deliver(self) -> None:
+        """Have the kernel put what has ended into the completion queue."""
+        self._syscall(_ENTER, self._fd, 0, 0, _ENTER_GETEVENTS, None, 0)
 
     def _do_otherwise(self, write: _Write) -> None:
         """Make a write that the kernel has no thread for: the limit of processes is reached."""

@@ -186,7 +186,7 @@ def test_there_is_no_ring_where_a_system_call_of_it_is_forbidden(number):
 
 
 async def test_a_kernel_that_knows_no_deferred_completions_writes_as_well(monkeypatch, fd):
-    monkeypatch.setattr(uring, "_SETUP_DEFER_TASKRUN", 1 << 31)  # it refuses what it does not know
+    monkeypatch.setattr(uring, "_DEFERRED", 1 << 31)  # it refuses what it does not know
     ring = uring.Ring(no_thread)
     assert not ring._deferred
     try:
