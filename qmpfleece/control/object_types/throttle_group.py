@@ -82,6 +82,8 @@ class ThrottleGroupObject(UserObject, qom_type="throttle-group"):
 
     async def complete(self) -> None:
         """Let nodes join."""
+        if self.name in self.system.graph.throttle_groups:  # one that a command has made
+            raise QmpError("A group with this name already exists")
         self._limits.check()
         self._group = ThrottleGroup(self.name, self._limits, asyncio.get_running_loop())
         self.system.graph.throttle_groups[self.name] = self._group

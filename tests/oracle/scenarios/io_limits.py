@@ -98,3 +98,19 @@ def requests_under_io_limits(d: Session) -> None:
     hmp(d, 'qemu-io -d sda "aio_write 0 64k"', 'qemu-io -d sda "aio_flush"')
     _limit(d, id="sda")
     hmp(d, 'qemu-io -d sda "read 0 64k"')
+
+
+@system_scenario
+def io_limits_group_of_a_command_keeps_its_name(d: Session) -> None:
+    _start(d)
+    _limit(d, id="sda", group="g", bps=1000)
+    group = {"qom_type": "throttle-group", "id": "g"}
+    d.qmp("object-add", **group)
+    d.qmp("object-add", **group, **{"x-iops-total": 1, "x-iops-read": 2})
+    d.qmp("object-add", **group, limits={"iops-total": 1, "iops-read": 2})
+    _limit(d, id="sda")
+    d.qmp("object-add", **group)
+    _limit(d, id="sda", group="g", bps=1000)
+    d.qmp("object-del", id="g")
+    _limit(d, id="sda")
+    d.qmp("object-del", id="g")
