@@ -40,7 +40,8 @@ def find_disk(system: System, device: str | None, ident: str | None) -> Disk:
     holder = system.devices.find(ident)
     if holder is None:
         raise not_found(ident)
-    if holder.backend is None:
+    outside = holder.model.inner and not ident.endswith("/virtio-backend")
+    if holder.backend is None or outside:
         raise QmpError("Device does not have a block device backend")
     return Disk(holder.backend, holder)
 

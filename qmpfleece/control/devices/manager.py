@@ -98,7 +98,9 @@ class Devices:
 
     def at(self, path: str) -> Device | None:
         """Return the device at a path of the object tree; a virtio disk is at two."""
-        return self._devices.get(path.removesuffix("/virtio-backend"))
+        outside = path.removesuffix("/virtio-backend")
+        device = self._devices.get(outside)
+        return device if device is None or path in {outside, device.inner_path} else None
 
     def find(self, name: str) -> Device | None:
         """Return the device of an id or path."""

@@ -114,3 +114,21 @@ def io_limits_group_of_a_command_keeps_its_name(d: Session) -> None:
     d.qmp("object-del", id="g")
     _limit(d, id="sda")
     d.qmp("object-del", id="g")
+
+
+@system_scenario
+def io_limits_of_a_virtio_disk_are_those_of_the_device_inside(d: Session) -> None:
+    _start(d)
+    d.qmp("device_add", driver="virtio-blk", id="vda", drive="n")
+    null(d, "m")
+    d.qmp("device_add", driver="virtio-blk", id="vdb", drive="m")
+    for which in (
+        "vdb",
+        "/machine/peripheral/vdb",
+        "vdb/virtio-backend",
+        "/machine/peripheral/vdb/virtio-backend",
+        "/machine/peripheral/sda/virtio-backend",
+    ):
+        _limit(d, id=which, bps=1000)
+        d.qmp("eject", id=which)
+    d.qmp("query-block")
