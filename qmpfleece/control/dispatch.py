@@ -82,6 +82,11 @@ class Dispatcher:
         except QmpError as error:
             send(error_reply(error) | extra)
             return
+        except Exception as error:  # the edge: e.g. no descriptor is left to import it by
+            log.exception("a command can't be looked up")
+            why = error.strerror if isinstance(error, OSError) else None
+            send(error_reply(QmpError(why or "Internal error")) | extra)
+            return
         if not command.exclusive:
             await self._run(command, checked, client, lambda reply: send(reply | extra))
             return

@@ -122,6 +122,22 @@ async def test_io_error_becomes_a_generic_error(make_talk):
     assert await talk.refused({"execute": "c"}) == "No space left on device"
 
 
+async def test_command_that_cannot_be_imported_is_answered_and_the_next_one_is_served(
+    system, caplog
+):
+    class OutOfDescriptors(dict):
+        def get(self, name, default=None):
+            if name == "query-jobs":
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().get(name, default)
+
+    dispatcher = Dispatcher(system, OutOfDescriptors(Dispatcher(system).commands))
+    with caplog.at_level(logging.CRITICAL, logger="qmpfleece.control.dispatch"):
+        reply = await dispatcher.call("query-jobs")
+    assert reply == {"error": {"class": "GenericError", "desc": "Too many open files"}}
+    assert await dispatcher.call("query-name") == {"return": {}}
+
+
 async def test_bug_is_logged_and_answered_and_the_next_command_is_served(make_talk, caplog):
     async def handler(_system, *, fail: bool):
         return {"fine": 1 / (not fail)}
