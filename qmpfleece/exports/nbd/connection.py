@@ -45,8 +45,10 @@ _HIGH_WATER: Final = 1 * MIB
 #: What makes a reply so large that sending it takes longer than waking up, in bytes.
 _LARGE: Final = 64 * KIB
 _HANDSHAKE_BUFFER: Final = 16 * KIB
-#: Most requests begun in one turn of the event loop; then others have their turn.
+#: Most requests begun, and bytes read by them, in one turn of the event loop; then others have
+#: their turn.
 _MAX_BATCH: Final = 512
+_MAX_READ: Final = 512 * KIB
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
 
@@ -235,10 +237,9 @@ class Connection(asyncio.BufferedProtocol):
         assert client is not None
         assert outgoing is not None
         self._serving = True
-        unsent = 0
-        begun = 0
+        begun = read = 0
         while self._phase is _Phase.TRANSMISSION:
-            if begun == _MAX_BATCH:
+            if begun == _MAX_BATCH or read >= _MAX_READ:
                 self._pause_reading()
                 self._schedule_wake()
                 break
@@ -263,13 +264,10 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self._begin(client, request)
             begun += 1
-            unsent += request.length if request.type == const.CMD_READ else 0
-            if unsent >= _HIGH_WATER:
-                outgoing.send(paused=self._writing_paused)
-                unsent = 0
+            read += request.length if request.type == const.CMD_READ else 0
         self._serving = False
         outgoing.send(paused=self._writing_paused)
-        if begun == 1 and unsent < _LARGE and not self._in_flight:
+        if begun == 1 and read < _LARGE and not self._in_flight:
             self._server.vigil.prolong()  # it seems to wait for each reply
         if self._phase is _Phase.CLOSING and not self._in_flight:
             assert self._transport is not None

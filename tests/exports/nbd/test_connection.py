@@ -400,7 +400,12 @@ async def test_memory_of_replies_is_used_again_while_the_stream_goes_on(served, 
     await until(lambda: not any(buffer.users for buffer in taken))
 
 
-async def test_client_sends_thousands_of_requests_and_others_have_their_turn(served, monkeypatch):
+@pytest.mark.parametrize(
+    ("count", "length", "most"), [(5000, 512, 512), (60, 256 << 10, 2)], ids=["many", "large"]
+)
+async def test_client_asks_for_much_and_others_have_their_turn(
+    served, monkeypatch, count, length, most
+):
     client = await served.enter()
     loop = asyncio.get_running_loop()
     per_turn = [0]
@@ -413,9 +418,9 @@ async def test_client_sends_thousands_of_requests_and_others_have_their_turn(ser
         return original(offset, buf)
 
     monkeypatch.setattr(served.disk, "pread", counted)
-    for _ in range(5000):
-        client.request(const.CMD_READ, 0, 512)
+    for _ in range(count):
+        client.request(const.CMD_READ, 0, length)
     await client.finish(*client.in_flight.values())
-    assert sum(per_turn) == 5000
+    assert sum(per_turn) == count
     # uvloop may read once more between two callbacks
-    assert max(per_turn) <= 2 * 512
+    assert max(per_turn) <= 2 * most
