@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -258,6 +259,18 @@ class Session(Workspace):
             if "event" not in message:
                 raise StoppedError(f"a reply came where event {text} was due")
             self._events.append(line)
+
+    def until_told(self, query: str, wanted: Callable[[Any], bool]) -> None:
+        """Ask a query, which is not written down, until its answer is the one that is wanted."""
+        assert self._monitor is not None
+        deadline = time.monotonic() + PATIENCE_S
+        answer = None
+        while answer is None or (not wanted(answer) and time.monotonic() < deadline):
+            self._monitor.send(json.dumps({"execute": query}).encode())
+            while "event" in (message := json.loads(line := self._monitor.receive())):
+                self._events.append(line)
+                self.transcript.add(f"<- {line}", is_event=True)
+            answer = message["return"]
 
     def pretty(self, *commands: str) -> None:
         """Execute commands on a monitor of its own that answers on many lines."""
