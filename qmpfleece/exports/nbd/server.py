@@ -5,6 +5,7 @@ accepting, so further clients wait in the kernel's queue, as with QEMU.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Iterable, Sequence
@@ -134,7 +135,8 @@ class NbdServer:
                 log.warning("can't accept an NBD client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
-            _prepare(sock)
+            with contextlib.suppress(OSError):  # it works without, and others must be accepted
+                _prepare(sock)
             connection = Connection(self)
             self._connections.add(connection)
             self._idle.clear()
