@@ -240,6 +240,15 @@ class GranularBits:
         twin._or(self)
         return twin
 
+    def part(self, offset: int, length: int) -> tuple[Self, int]:
+        """Return a copy of the granules that a range touches, and where the first begins."""
+        first = offset >> self._shift
+        start = first << self._shift
+        twin = type(self)(offset + length - start, self.granularity)
+        twin._bits[: twin._size] = self._bits[first : first + twin._size]
+        twin._ones = twin._bits.count(1)
+        return twin, start
+
     def merge(self, other: "GranularBits") -> None:
         """Set everything that is set in ``other``, rounded out to our granules.
 

@@ -345,10 +345,10 @@ class BlockCopy:
             return False
         try:
             if ahead is not None:
-                length, flags = await ahead.get(req.offset, req.length)
+                extent = await ahead.get(req.offset, req.length)
             else:
                 extent = (await self._ask(self.source.node, req.offset, req.length, 1))[0]
-                length, flags = extent.length, extent.flags
+            length, flags = extent.length, extent.flags
         except OSError:
             length, flags = 0, Status.DATA | Status.ALLOCATED
         except BaseException:

@@ -128,6 +128,19 @@ class BitsAgainstSets(RuleBasedStateMachine):
         assert twin == self.bits
         assert twin.count == self.bits.count
 
+    @rule(data=st.data())
+    def part_is_a_copy_of_what_a_range_touches(self, data):
+        offset, length = self.span(data)
+        part, start = self.bits.part(offset, length)
+        granules = self.granules(offset, length)
+        assert start == granules[0] * self.granularity
+        assert part.length == offset + length - start
+        got = [part.get(index * self.granularity) for index in range(len(granules))]
+        assert got == [granule in self.model for granule in granules]
+        assert part.count == sum(got) * self.granularity
+        part.clear()
+        assert self.bits.count == len(self.model) * self.granularity
+
     @rule()
     def copy_is_equal_and_independent(self):
         twin = self.bits.copy()

@@ -40,7 +40,7 @@ def test_it_tells_what_asking_would_wherever_it_is_asked(units, places):
         ahead = lookahead.Lookahead(disk, disk.status)
         for place, length in places:
             offset = place % (len(units) * UNIT)
-            got, flags = await ahead.get(offset, length)
+            got, flags, *_ = await ahead.get(offset, length)
             assert flags == units[offset // UNIT]
             assert 0 < got <= length
             assert (offset + got - 1) // UNIT == offset // UNIT
@@ -49,8 +49,8 @@ def test_it_tells_what_asking_would_wherever_it_is_asked(units, places):
 
 
 async def test_rising_offsets_are_asked_for_once_a_stretch():
-    disk = Disk([index % 2 for index in range(lookahead._EXTENTS * 3)])
+    disk = Disk([index % 2 for index in range(lookahead.EXTENTS * 3)])
     ahead = lookahead.Lookahead(disk, disk.status)
     for index in range(len(disk.units)):
-        assert await ahead.get(index * UNIT, UNIT) == (UNIT, index % 2)
+        assert await ahead.get(index * UNIT, UNIT) == Extent(UNIT, index % 2)
     assert disk.asked == 3

@@ -145,6 +145,7 @@ class GateDisk(BlockDriver[BlockdevOptions]):
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         await self._pass("status", offset, length)
+        start = offset
         extents: list[Extent] = []
         end = offset + length
         while offset < end and len(extents) < limit:
@@ -152,6 +153,7 @@ class GateDisk(BlockDriver[BlockdevOptions]):
             flags = Status.ALLOCATED | (Status.DATA if data else Status.ZERO)
             extents.append(Extent(run, flags, offset, self.node))
             offset += run
+        await self._pass("answer", start, length)  # it may be out of date on its way
         return extents
 
     @property

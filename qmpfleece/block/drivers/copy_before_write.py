@@ -39,6 +39,7 @@ from qmpfleece.block.driver import (
     Status,
     fail,
 )
+from qmpfleece.block.patchwork import Patchwork
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
@@ -352,29 +353,20 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """
         extents: list[Extent] = []
         end = offset + length
+        patchwork = Patchwork(self._file.node, self._target.node, self._done.bits, end)
         while offset < end and len(extents) < limit:
             readable, span = self._access.bits.run(offset, end - offset)
             if self.snapshot_error is not None or not readable:
                 if not extents:
                     raise BlockError(errno.EACCES)
                 break
-            done, span = self._done.bits.run(offset, span)
-            if done:
-                node = self._target.node
-                found = await status.status_above(node, offset, span, limit - len(extents))
-            else:
-                found = await self._status_frozen(offset, span, limit - len(extents))
-            for extent in found:
-                extents.append(extent._replace(flags=extent.flags | Status.ALLOCATED))
-                offset += extent.length
+            extent = patchwork.known(offset, span)
+            if extent is None:
+                await patchwork.look(offset, limit - len(extents))
+                continue
+            extents.append(extent._replace(flags=extent.flags | Status.ALLOCATED))
+            offset += extent.length
         return extents
-
-    async def _status_frozen(self, offset: int, length: int, limit: int) -> list[Extent]:
-        frozen = self._frozen.add(offset, length)
-        try:
-            return await status.status_above(self._file.node, offset, length, limit)
-        finally:
-            frozen.remove()
 
 
 def _find_bitmap(opener: Opener, reference: BlockDirtyBitmap) -> DirtyBitmap:

@@ -6,7 +6,6 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import Status
 from qmpfleece.block.perm import Perm
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
-from tests.tools.gate import settle
 
 SIZE = 8 * CLUSTER
 DATA = pattern(2 * CLUSTER) + bytes(4 * CLUSTER) + pattern(2 * CLUSTER)
@@ -56,17 +55,38 @@ async def test_block_status_gives_no_more_extents_than_asked_for(fleece):
     assert len(await fleece.client.block_status(0, SIZE, 2)) == 2
 
 
-async def test_guest_write_waits_for_a_status_request_of_the_disk(fleece):
+async def test_guest_write_does_not_wait_for_a_status_request_nor_change_its_answer(fleece):
     await fleece.start()
     fleece.disk.stop("status")
-    request = await fleece.started(fleece.client.block_status(0, 512, 1))
+    request = await fleece.started(fleece.client.block_status(0, SIZE, 100))
     fleece.disk.stop()
-    write = await fleece.started(fleece.guest.pwrite_zeroes(0, 512))
-    await settle()
-    assert not write.done()
+    await fleece.guest.pwrite_zeroes(0, CLUSTER)
+    await fleece.write(2 * CLUSTER, b"x" * CLUSTER)
     fleece.disk.release()
-    assert kinds(await request) == [(512, False)]
-    await write
+    expected = [(2 * CLUSTER, False), (4 * CLUSTER, True), (2 * CLUSTER, False)]
+    assert kinds(await request) == expected
+
+
+async def test_what_is_saved_while_the_target_is_asked_for_its_status_is_asked_for_again(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    fleece.temp.stop("answer")
+    request = await fleece.started(fleece.client.block_status(0, 2 * CLUSTER, 100))
+    await fleece.write(CLUSTER, b"x")
+    fleece.temp.release()
+    assert kinds(await request) == [(2 * CLUSTER, False)]
+    assert len(fleece.temp.seen("status")) == 2
+
+
+async def test_status_of_many_saved_clusters_takes_one_question_to_each_image(fleece):
+    await fleece.start()
+    for cluster in (0, 2, 5, 7):
+        await fleece.write(cluster * CLUSTER, b"x")
+    fleece.disk.log.clear()
+    fleece.temp.log.clear()
+    expected = [(2 * CLUSTER, False), (4 * CLUSTER, True), (2 * CLUSTER, False)]
+    assert kinds(await fleece.client.block_status(0, SIZE, 100)) == expected
+    assert len(fleece.disk.seen("status")) == len(fleece.temp.seen("status")) == 1
 
 
 async def test_writing_is_not_supported(fleece):
