@@ -276,6 +276,12 @@ class Backend:
             return self._later(lambda root: status.status_above(root.node, offset, length, limit))
         return status.status_above(self._root.node, offset, length, limit)
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell, without looking, whether all of the range is data, now that nothing is drained."""
+        if self._detour or self._root is None:
+            return False
+        return self._root.node.driver.is_known_data(offset, length)
+
     def allocation_depth(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[tuple[int, int]]]:

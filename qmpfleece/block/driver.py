@@ -422,6 +422,10 @@ class SnapshotSource(Protocol):
         """Return the block status of the snapshot; see ``BlockDriver.block_status``."""
         ...
 
+    def snapshot_is_known_data(self, offset: int, length: int) -> bool:
+        """Tell, without looking, whether all of the range can be read and is data."""
+        ...
+
 
 @runtime_checkable
 class PersistentBitmaps(Protocol):

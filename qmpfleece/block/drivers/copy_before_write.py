@@ -214,6 +214,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """Return the status of the active disk."""
         return status.block_status(self._file.node, offset, length, limit)
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell what is known of the active disk."""
+        return self._file.node.driver.is_known_data(offset, length)
+
     def _may_pass(self, offset: int, length: int) -> bool:
         """Tell whether a write has nothing to save and nobody to wait for."""
         if offset + length > self._length:  # what a format on top adds is not in the snapshot
@@ -367,6 +371,19 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             extents.append(extent._replace(flags=extent.flags | Status.ALLOCATED))
             offset += extent.length
         return extents
+
+    def snapshot_is_known_data(self, offset: int, length: int) -> bool:
+        """Tell what is known of whoever has the clusters."""
+        if self.snapshot_error is not None or not self._access.bits.all(offset, length):
+            return False
+        while length:
+            done, span = self._done.bits.run(offset, length)
+            edge = self._target if done else self._file
+            if not edge.node.driver.is_known_data(offset, span):
+                return False
+            offset += span
+            length -= span
+        return True
 
 
 def _find_bitmap(opener: Opener, reference: BlockDirtyBitmap) -> DirtyBitmap:

@@ -32,9 +32,9 @@ from qmpfleece.block.driver import (
     ReqFlags,
 )
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.hostfile import allocation, creation, locks, mounts, transfer
+from qmpfleece.block.hostfile import allocation, creation, extents, locks, mounts, transfer
 from qmpfleece.block.hostfile.counters import Discards
-from qmpfleece.block.hostfile.known_data import KnownData
+from qmpfleece.block.hostfile.known_data import GRANULE, KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
 from qmpfleece.qapi.model import Int64, Size
@@ -188,7 +188,9 @@ class File(BlockDriver[FileOptions], name="file"):
         except (OSError, ValueError) as error:
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
         self._check_type(os.fstat(self._fd))
-        self._is_local = mounts.is_local(self._fd)
+        kind = mounts.kind_of(self._fd)
+        self._is_local = mounts.is_local(kind)
+        self._tells_extents = mounts.tells_extents(kind)
         if self._use_locks:
             self._lock_fd = _open_again(self._fd)
         self._writable = writable
@@ -248,6 +250,8 @@ class File(BlockDriver[FileOptions], name="file"):
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; under FUA it is stable on return."""
+        if len(buf) >= GRANULE:
+            self._known_data.written(offset, len(buf))
         if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
             return self._queue.submit(self._write, self._fd, buf, offset, os.RWF_DSYNC)
         if self._ring is not None and not buf.readonly and buf:
@@ -263,12 +267,13 @@ class File(BlockDriver[FileOptions], name="file"):
             unmap=bool(flags & ReqFlags.MAY_UNMAP),
             fast=bool(flags & ReqFlags.NO_FALLBACK),
         )
-        await self._making_holes(self._queue.submit(zero, self._fd, offset, length))
+        call = self._queue.submit(zero, self._fd, offset, length)
+        await self._making_holes(call, offset, length)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Deallocate."""
         call = self._queue.submit(allocation.discard, self._fd, offset, length)
-        await self._making_holes(self._discards.count(length, call))
+        await self._making_holes(self._discards.count(length, call), offset, length)
 
     async def flush(self) -> None:
         """Call fdatasync. After a failed one the page cache is unreliable: all later ones fail."""
@@ -283,21 +288,24 @@ class File(BlockDriver[FileOptions], name="file"):
 
     async def truncate(self, length: int) -> None:
         """Cut or extend the file, sparsely."""
-        await self._making_holes(self._queue.submit(os.ftruncate, self._fd, length))
+        call = self._queue.submit(os.ftruncate, self._fd, length)
+        await self._making_holes(call, length)
 
     def is_known_data(self, offset: int, length: int) -> bool:
-        """Tell whether the range lies in the run of data that was last found."""
+        """Tell whether all of the range has been found to be data, or been written."""
         return self._known_data.covers(offset, length)
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return data and holes as the file system tells them."""
         if self.is_known_data(offset, length):
-            return [Extent(length, allocation.DATA, offset, self.node)]
+            return [Extent(length, extents.DATA, offset, self.node)]
         token = self._known_data.ask()
-        runs = await self._queue.submit(allocation.extents, self._fd, offset, length, limit)
+        find = partial(extents.find, mapped=self._tells_extents)
+        runs = await self._queue.submit(find, self._fd, offset, length, limit)
+        for start, flags, end in runs:
+            if flags == extents.DATA and end < extents.FAR:
+                self._known_data.learn(token, start, end)
         start, flags, end = runs[-1]
-        if flags == allocation.DATA and end < allocation.FAR:
-            self._known_data.learn(token, start, end)
         runs[-1] = (start, flags, min(end, offset + length))
         return [Extent(end - start, flags, start, self.node) for start, flags, end in runs]
 
@@ -317,12 +325,14 @@ class File(BlockDriver[FileOptions], name="file"):
         """The path."""
         return self.options.filename
 
-    async def _making_holes(self, call: Awaitable[None]) -> None:
-        self._known_data.forget()
+    async def _making_holes(
+        self, call: Awaitable[None], offset: int, length: int | None = None
+    ) -> None:
+        self._known_data.forget(offset, length)
         try:
             await call
         finally:
-            self._known_data.forget()
+            self._known_data.forget(offset, length)
 
     # -- permissions --------------------------------------------------------------------------
 

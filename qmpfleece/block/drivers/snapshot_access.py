@@ -90,6 +90,11 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
         source = self._source()
         return source.snapshot_block_status(offset, length, limit) if source else _no_status()
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell what is known of the snapshot."""
+        source = self._source()
+        return source is not None and source.snapshot_is_known_data(offset, length)
+
     def exact_filename(self) -> str:
         """The child's, as QEMU says."""
         return self._file.node.exact_filename

@@ -115,6 +115,10 @@ class Throttle(BlockDriver[ThrottleOptions], name="throttle"):
         await self._group.admit(self._member, length, write=True)
         await pipeline.pdiscard(self._file, offset, length)
 
+    def is_known_data(self, offset: int, length: int) -> bool:
+        """Tell what is known below."""
+        return self._file.node.driver.is_known_data(offset, length)
+
     async def _pread_later(self, offset: int, buf: memoryview) -> None:
         await self._group.admit(self._member, len(buf), write=False)
         await pipeline.pread(self._file, offset, buf)

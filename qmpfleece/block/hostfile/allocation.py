@@ -1,4 +1,4 @@
-"""Holes in files: finding them, making them, writing zeroes cheaply. Blocking calls only."""
+"""Holes in files: making them, and writing zeroes cheaply. Blocking calls only."""
 
 import errno
 import fcntl
@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, Final
 
 from qmpfleece.base.errors import BlockError
-from qmpfleece.block.driver import Status
 
 # linux/falloc.h
 _KEEP_SIZE: Final = 0x01
@@ -25,12 +24,6 @@ _NOT_SUPPORTED: Final = {
     errno.EINVAL,
     errno.ENODEV,
 }
-
-#: The status of data in a file.
-DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
-#: Where a run ends whose end is not known.
-FAR: Final = 1 << 63
-_ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
 
 
 @cache
@@ -95,37 +88,6 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool =
         # tmpfs among others: drop the range, then allocate it again.
         fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
         fallocate(fd, 0, offset, length)
-
-
-def extents(fd: int, offset: int, length: int, limit: int) -> list[tuple[int, int, int]]:
-    """Return up to ``limit`` runs ``(start, status flags, end)`` from ``offset`` on.
-
-    The last one may reach past the range asked for; its end is ``FAR`` if nobody knows it.
-    """
-    end = offset + length
-    runs: list[tuple[int, int, int]] = []
-    while offset < end and len(runs) < limit:
-        flags, until = _run(fd, offset)
-        runs.append((offset, flags, until))
-        offset = until
-    return runs
-
-
-def _run(fd: int, offset: int) -> tuple[int, int]:
-    """Return the status at ``offset`` and where it ends, for all we know."""
-    try:
-        data = os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a hole up to the end of the file, or past it
-            return _ZERO, FAR
-        return DATA, FAR
-    if data > offset:
-        return _ZERO, data
-    try:
-        hole = os.lseek(fd, offset, os.SEEK_HOLE)
-    except OSError:  # the file has become shorter
-        return DATA, FAR
-    return DATA, hole if hole > offset else FAR
 
 
 def _punch(fd: int, offset: int, length: int) -> bool:

@@ -1,25 +1,36 @@
 """What is known to be data in a file, so that the file system need not be asked again.
 
-A guest write under copy-before-write asks for the status of each cluster before it is copied;
-in a disk full of data the answer is nearly always the same run. Data only becomes a hole by
-zeroing, discarding or truncating, which forget the run; that another program makes a hole
-beneath us goes unnoticed, and costs no more than reading zeroes.
+A guest write under copy-before-write asks for the status of each cluster before it is copied, and
+an NBD server looks for holes before large reads. In a disk full of data the answer is nearly
+always the same. Data only becomes a hole by zeroing, discarding or truncating, which forget
+it; that another program makes a hole beneath us goes unnoticed, and costs no more than reading
+zeroes.
 """
+
+from typing import Final
+
+from qmpfleece.base.units import GIB, KIB, align_down, align_up
+from qmpfleece.bitmap.bits import GranularBits
+
+#: What is known is known of whole granules, in bytes.
+GRANULE: Final = 64 * KIB
+#: The most that is learnt at once, in bytes: to note it takes 2 KiB of memory.
+_MOST: Final = GIB
 
 
 class KnownData:
-    """One run of bytes that are data, the last one found."""
+    """Granules of a file that are data."""
 
-    __slots__ = ("_changes", "_end", "_start")
+    __slots__ = ("_bits", "_changes")
 
     def __init__(self) -> None:
-        self._start = 0
-        self._end = 0
+        self._bits = GranularBits(0, GRANULE)
         self._changes = 0
 
     def covers(self, offset: int, length: int) -> bool:
-        """Tell whether the whole range is known to be data."""
-        return self._start <= offset and offset + length <= self._end
+        """Tell whether the whole range, not empty, is known to be data."""
+        bits = self._bits
+        return offset + length <= bits.length and bits.all(offset, length)
 
     def ask(self) -> int:
         """Return a token for ``learn``, before the file system is asked."""
@@ -28,9 +39,23 @@ class KnownData:
     def learn(self, token: int, start: int, end: int) -> None:
         """Remember a run, unless holes may have been made since the token was given."""
         if token == self._changes:
-            self._start, self._end = start, end
+            self.written(start, min(end - start, _MOST))
 
-    def forget(self) -> None:
-        """Forget all: holes are being made. To be called before and after."""
-        self._start = self._end = 0
+    def written(self, offset: int, length: int) -> None:
+        """Remember that the file has data in a range, or will have in a moment."""
+        start, end = align_up(offset, GRANULE), align_down(offset + length, GRANULE)
+        if start >= end:
+            return
+        if end > self._bits.length:
+            self._bits.resize(max(end, 2 * self._bits.length))
+        self._bits.set(start, end - start)
+
+    def forget(self, offset: int, length: int | None = None) -> None:
+        """Forget a range, without ``length`` up to the end: holes are being made.
+
+        To be called before and after.
+        """
         self._changes += 1
+        end = self._bits.length if length is None else min(offset + length, self._bits.length)
+        if offset < end:
+            self._bits.reset_touched(offset, end - offset)

@@ -1,16 +1,29 @@
-"""What kind of file system a file lies in."""
+"""What kind of file system a file lies in, and what that means."""
 
 from typing import Final
 
 #: File systems of this machine that keep the attributes of open files in memory: asking for
 #: them waits for no disk and no other machine.
 _LOCAL: Final = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs"})
+#: Those whose FIEMAP leaves out nothing that is data. (XFS leaves out what is in memory only and
+#: to be written to a fork for copies.)
+_MAPPED: Final = frozenset({"ext4"})
 
 
-def is_local(fd: int) -> bool:
-    """Tell whether ``fstat`` of an open file can't hang.
+def is_local(kind: str) -> bool:
+    """Tell whether ``fstat`` of a file that is open can't hang; no when in doubt."""
+    return kind in _LOCAL
 
-    Source: proc(5), ``/proc/self/fdinfo`` and ``/proc/self/mountinfo``. No when in doubt.
+
+def tells_extents(kind: str) -> bool:
+    """Tell whether FIEMAP can be trusted; no when in doubt."""
+    return kind in _MAPPED
+
+
+def kind_of(fd: int) -> str:
+    """Return the kind of the file system that an open file lies in, ``""`` if it can't be told.
+
+    Source: proc(5), ``/proc/self/fdinfo`` and ``/proc/self/mountinfo``.
     """
     try:
         with open(f"/proc/self/fdinfo/{fd}") as info:
@@ -20,7 +33,7 @@ def is_local(fd: int) -> bool:
             for line in mounts:
                 words = line.split()
                 if words[0] == mount:
-                    return words[words.index("-") + 1] in _LOCAL
+                    return words[words.index("-") + 1]
     except (OSError, KeyError, ValueError, IndexError):
-        return False
-    return False
+        return ""
+    return ""

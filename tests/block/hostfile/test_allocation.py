@@ -8,17 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qmpfleece.block.driver import Status
-from qmpfleece.block.hostfile import allocation
+from qmpfleece.block.hostfile import allocation, extents
 from tests.tools.hostfile import occupied
 
 BLOCK = 4096
 SIZE = 16 * BLOCK
-DATA = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
-ZERO = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
 
 
 @pytest.fixture(params=["disk", "tmpfs"])
@@ -82,48 +77,6 @@ def test_zeroes_of_any_bytes_leave_their_neighbours(path, fd):
     assert path.read_bytes() == data
 
 
-def test_extents_are_the_files_data_and_holes(path, fd):
-    allocation.discard(fd, 0, BLOCK)
-    allocation.discard(fd, 4 * BLOCK, 2 * BLOCK)
-    os.ftruncate(fd, 2 * SIZE)
-    assert allocation.extents(fd, 0, 2 * SIZE, 100) == [
-        (0, ZERO, BLOCK),
-        (BLOCK, DATA, 4 * BLOCK),
-        (4 * BLOCK, ZERO, 6 * BLOCK),
-        (6 * BLOCK, DATA, SIZE),
-        (SIZE, ZERO, allocation.FAR),
-    ]
-    assert allocation.extents(fd, 10, 3, 100) == [(10, ZERO, BLOCK)]
-    assert allocation.extents(fd, BLOCK + 1, 1, 100) == [(BLOCK + 1, DATA, 4 * BLOCK)]
-    assert len(allocation.extents(fd, 0, 2 * SIZE, 2)) == 2
-    assert allocation.extents(fd, 10 * SIZE, 512, 1) == [(10 * SIZE, ZERO, allocation.FAR)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.booleans(), min_size=1, max_size=12),
-    st.integers(0, 14 * BLOCK),
-    st.integers(1, 14 * BLOCK),
-    st.integers(1, 6),
-)
-def test_extents_are_without_gap_and_say_zero_only_of_zeroes(blocks, offset, length, limit):
-    with tempfile.TemporaryFile() as file:
-        for number, full in enumerate(blocks):
-            if full:
-                os.pwrite(file.fileno(), b"x" * BLOCK, number * BLOCK)
-        content = os.pread(file.fileno(), SIZE, 0).ljust(2 * SIZE, b"\0")
-        at = offset
-        runs = allocation.extents(file.fileno(), offset, length, limit)
-        assert 1 <= len(runs) <= limit
-        for start, flags, end in runs:
-            assert start == at
-            assert end > start
-            assert bool(flags & Status.ZERO) == (b"x" not in content[start:end])
-            at = end
-        assert all(start < offset + length for start, _, _ in runs)
-        assert len(runs) == limit or at >= offset + length
-
-
 def test_error_carries_its_number(tmp_path):
     with (tmp_path / "image").open("wb") as file:
         file.truncate(SIZE)
@@ -179,7 +132,7 @@ def test_block_devices_are_discarded_and_zeroed(loop_device):
         with pytest.raises(OSError, match="not supported"):  # not whole sectors
             allocation.write_zeroes(fd, 100, 100, unmap=False)
         os.fsync(fd)
-        assert allocation.extents(fd, 0, 1 << 20, 10) == [(0, DATA, allocation.FAR)]
+        assert extents.find(fd, 0, 1 << 20, 10, mapped=False) == [(0, extents.DATA, extents.FAR)]
     finally:
         os.close(fd)
     assert image.read_bytes() == bytes(262144) + b"x" * ((1 << 20) - 262144)

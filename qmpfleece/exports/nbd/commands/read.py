@@ -79,6 +79,8 @@ def _looks_for_holes(client: Client, request: Request) -> bool:
     """Whether asking for the block status first is likely to pay."""
     if not request.length or request.flags & const.CMD_FLAG_DF:
         return False
+    if client.backend.is_known_data(request.offset, request.length):
+        return False
     client.unasked += request.length
     return client.fruitless < _PATIENCE or client.unasked >= _RETRY
 

@@ -1,0 +1,143 @@
+"""Where a file has data, and where holes. Blocking calls only.
+
+There are two ways to ask. SEEK_DATA and SEEK_HOLE work everywhere and take a call or two for each
+run; on a worker thread each of them also passes the interpreter to and fro, at the cost of whoever
+has it. FIEMAP tells many extents with one call. What it does not tell is whether there is data
+in the page cache of an extent that is not written on disk: of these the first way is asked.
+
+Source: lseek(2); Linux, Documentation/filesystems/fiemap.rst.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from qmpfleece.block.driver import Status
+
+#: A run of equal status: start, status flags, end.
+Run = tuple[int, int, int]
+
+#: The status of data in a file, and of a hole.
+DATA: Final = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+ZERO: Final = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
+#: Where a run ends whose end is not known.
+FAR: Final = 1 << 63
+
+# linux/fiemap.h: _IOWR('f', 11, struct fiemap)
+_FIEMAP: Final = 0xC020660B
+#: struct fiemap: start, length, flags, number of extents found, room for so many, -.
+_HEAD: Final = struct.Struct("=QQIIII")
+#: struct fiemap_extent: offset, place on disk, length, -, flags, -.
+_EXTENT: Final = struct.Struct("=QQQ16xI12x")
+_LAST: Final = 0x1
+_UNWRITTEN: Final = 0x800
+#: Extents to ask for at once.
+_LEAST: Final = 16
+_MOST: Final = 512
+
+
+def find(fd: int, offset: int, length: int, limit: int, *, mapped: bool) -> list[Run]:
+    """Return up to ``limit`` runs from ``offset`` on, which follow each other without gap.
+
+    The last one may reach past the range asked for, and its status go on behind its end, which
+    is ``FAR`` if nobody knows it.
+
+    Args:
+        fd: The file or block device.
+        offset: Bytes.
+        length: Bytes, more than 0.
+        limit: More than 0.
+        mapped: Whether FIEMAP can be trusted, see ``mounts.tells_extents``.
+    """
+    if mapped:
+        try:
+            return _cut(_told(fd, offset, min(max(limit, _LEAST), _MOST)), offset + length, limit)
+        except OSError:
+            pass  # this one can't do it after all
+    return _cut(_sought(fd, offset), offset + length, limit)
+
+
+def _cut(found: Iterable[Run], end: int, limit: int) -> list[Run]:
+    """Take ``limit`` runs that begin before ``end``, neighbours of equal status being one."""
+    runs: list[Run] = []
+    for start, flags, until in found:
+        if start >= end:
+            break
+        if runs and runs[-1][1] == flags:
+            runs[-1] = (runs[-1][0], flags, until)
+        elif len(runs) == limit:
+            break
+        else:
+            runs.append((start, flags, until))
+    return runs
+
+
+def _told(fd: int, offset: int, count: int) -> Iterator[Run]:
+    """Yield runs from ``offset`` on by FIEMAP, ``count`` extents at a time."""
+    size = os.fstat(fd).st_size
+    last = False
+    while not last:
+        extents, last = _extents(fd, offset, count)
+        for begin, end, unwritten in extents:
+            start, until = max(begin, offset), min(end, size)
+            if start >= until:  # space that is reserved past the end of the file
+                last = True
+                break
+            if offset < start:
+                yield offset, ZERO, start
+            if unwritten:
+                yield from _within(_sought(fd, start), until)
+            else:
+                yield start, DATA, until
+            offset = until
+    yield offset, ZERO, FAR
+
+
+def _extents(fd: int, offset: int, count: int) -> tuple[list[tuple[int, int, int]], bool]:
+    """Return extents ``(start, end, not written)`` from ``offset`` on, and if these are all."""
+    memory = bytearray(_HEAD.size + count * _EXTENT.size)
+    _HEAD.pack_into(memory, 0, offset, FAR - 1 - offset, 0, 0, count, 0)
+    fcntl.ioctl(fd, _FIEMAP, memory)
+    found = _HEAD.unpack_from(memory)[3]
+    last = found < count
+    extents = []
+    with memoryview(memory)[_HEAD.size : _HEAD.size + found * _EXTENT.size] as told:
+        for start, _, length, flags in _EXTENT.iter_unpack(told):
+            extents.append((start, start + length, flags & _UNWRITTEN))
+            last = last or bool(flags & _LAST)
+    return extents, last
+
+
+def _within(runs: Iterable[Run], end: int) -> Iterator[Run]:
+    for start, flags, until in runs:
+        yield start, flags, min(until, end)
+        if until >= end:
+            break
+
+
+def _sought(fd: int, offset: int) -> Iterator[Run]:
+    """Yield runs from ``offset`` on by SEEK_DATA and SEEK_HOLE."""
+    while offset < FAR:
+        flags, until = _run(fd, offset)
+        yield offset, flags, until
+        offset = until
+
+
+def _run(fd: int, offset: int) -> tuple[int, int]:
+    """Return the status at ``offset`` and where it ends, for all we know."""
+    try:
+        data = os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a hole up to the end of the file, or past it
+            return ZERO, FAR
+        return DATA, FAR
+    if data > offset:
+        return ZERO, data
+    try:
+        hole = os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError:  # the file has become shorter
+        return DATA, FAR
+    return DATA, hole if hole > offset else FAR
