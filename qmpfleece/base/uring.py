@@ -224,18 +224,15 @@ class Ring:
             offset: Bytes.
         """
         write = _Write(self._loop, fd, buf, offset)
-        self._begin(write)
-        return write
-
-    def _begin(self, write: _Write) -> None:
         if not self._free or self._unsubmitted == _ENTRIES:
             self._waiting.append(write)
-            return
+            return write
         self._prepare(write)
         if self._unsubmitted == _BATCH:
             self._submit()
         elif self._submit_later is None:
             self._submit_later = self._loop.call_soon(self._submit_rest)
+        return write
 
     def _prepare(self, write: _Write) -> None:
         slot = self._free.pop()
@@ -298,7 +295,7 @@ class Ring:
                     write.settle(None, None)
                 elif result > 0:
                     write.advance(result)
-                    self._begin(write)
+                    self._waiting.append(write)
                 elif result == -errno.ECANCELED:
                     self._do_otherwise(write)
                 else:

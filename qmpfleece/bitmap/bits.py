@@ -123,6 +123,23 @@ class GranularBits:
             self._ones -= self._bits.count(1, first, last)
             self._bits[first:last] = 0
 
+    def take(self, offset: int, end: int, max_length: int) -> tuple[int, int] | None:
+        """Clear the first set area in [offset, end), and return it as (start, length).
+
+        Of one that is longer than ``max_length`` as much as that is taken.
+        """
+        first = offset >> self._shift
+        if end - 1 >> self._shift == first:
+            if not self._bits[first]:
+                return None
+            self._bits[first] = 0
+            self._ones -= 1
+            return offset, min(end - offset, max_length)
+        area = self._find(1, offset, end, max_length)
+        if area is not None:
+            self.reset_touched(*area)
+        return area
+
     def set_all(self) -> None:
         """Set every granule."""
         self._bits[: self._size] = 1
@@ -214,13 +231,6 @@ class GranularBits:
     def next_clear(self, offset: int, length: int) -> tuple[int, int] | None:
         """Return (start, length) of the first clear area inside the range, cut to the range."""
         return self._find(0, offset, offset + length, length)
-
-    def dirty_area(self, offset: int, end: int, max_length: int) -> tuple[int, int] | None:
-        """Return (start, length) of the first set area in [offset, end).
-
-        The length is at most ``max_length``, but may go on behind it.
-        """
-        return self._find(1, offset, end, max_length)
 
     def areas(self, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (start, length) of every set area in [offset, end), in order.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from qmpfleece.base import together
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.units import KIB, MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
@@ -211,7 +212,10 @@ class BlockCopy:
         # The cluster that a small write touches needs no more than a claim of its own.
         alone = end - start <= self.cluster_size and throttle is None
         if alone and (req := self._claim(start, end)) is not None:
-            await self._copy_claimed(req)
+            if self.source.node.driver.is_known_data(req.offset, req.length):
+                await self._transfer(req, zero=False)
+            else:
+                await self._copy_claimed(req)
             return
         while True:
             if self.bitmap.bits.any(start, end - start):
@@ -308,12 +312,12 @@ class BlockCopy:
 
     def _claim(self, offset: int, end: int) -> Req | None:
         """Take the next dirty clusters. No await inside: nobody else can take them."""
-        area = self.bitmap.bits.dirty_area(offset, end, self._max_chunk)
+        area = self.bitmap.bits.take(offset, end, self._max_chunk)
         if area is None:
             return None
-        self.bitmap.bits.reset_touched(*area)
-        self._claimed += align_up(area[1], self.cluster_size)
-        return self.in_flight.add(*area)
+        start, length = area
+        self._claimed += align_up(length, self.cluster_size)
+        return self.in_flight.add(start, length)
 
     def _unclaim(self, req: Req) -> None:
         """Make the clusters of a failed copy dirty again, and wake those who wait for it."""
@@ -382,7 +386,8 @@ class BlockCopy:
                 for offset in range(req.offset, end, piece):
                     part = buf[: end - offset]
                     is_read = True
-                    await pipeline.pread(self.source, offset, part)
+                    if (io := pipeline.pread(self.source, offset, part)) is not DONE:
+                        await io
                     is_read = False
                     if self._compresses:
                         await pipeline.pwrite_compressed(self.target, offset, part)

@@ -52,7 +52,8 @@ class Buffers:
         if self._kept + length <= _KEPT:
             self._kept += length
             self._spare.setdefault(length, []).append(buffer)
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)

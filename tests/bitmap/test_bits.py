@@ -99,10 +99,18 @@ class BitsAgainstSets(RuleBasedStateMachine):
                     expected = (start, self.run(start, offset + length - start))
                     break
             assert find(offset, length) == expected
-            if value and expected:
-                limit = data.draw(st.integers(1, 2 * self.granularity))
-                got = self.bits.dirty_area(offset, offset + length, limit)
-                assert got == (expected[0], min(expected[1], limit))
+
+    @rule(data=st.data())
+    def take(self, data):
+        offset, length = self.span(data)
+        limit = data.draw(st.integers(1, 2 * self.granularity))
+        expected = self.bits.next_dirty(offset, length)
+        got = self.bits.take(offset, offset + length, limit)
+        if expected is None:
+            assert got is None
+        else:
+            assert got == (expected[0], min(expected[1], limit))
+            self.model.difference_update(self.granules(*got))
 
     def run(self, offset, length):
         state = offset // self.granularity in self.model
@@ -207,7 +215,8 @@ def test_16_tib_at_fine_granularity_is_searched_at_once():
     bits = GranularBits(16 * TIB, 64 * KIB)
     bits.set(16 * TIB - 1, 1)
     assert bits.next_dirty(0, 16 * TIB) == (16 * TIB - 64 * KIB, 64 * KIB)
-    assert bits.dirty_area(5, 16 * TIB, 512) == (16 * TIB - 64 * KIB, 512)
+    assert bits.take(5, 16 * TIB, 512) == (16 * TIB - 64 * KIB, 512)
+    assert bits.count == 0
     bits.set_all()
     assert bits.count == 16 * TIB
     assert bits.next_clear(0, 16 * TIB) is None

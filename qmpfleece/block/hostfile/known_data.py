@@ -9,7 +9,7 @@ zeroes.
 
 from typing import Final
 
-from qmpfleece.base.units import GIB, KIB, align_down, align_up
+from qmpfleece.base.units import GIB, KIB
 from qmpfleece.bitmap.bits import GranularBits
 
 #: What is known is known of whole granules, in bytes.
@@ -43,12 +43,13 @@ class KnownData:
 
     def written(self, offset: int, length: int) -> None:
         """Remember that the file has data in a range, or will have in a moment."""
-        start, end = align_up(offset, GRANULE), align_down(offset + length, GRANULE)
+        start, end = -(-offset // GRANULE) * GRANULE, (offset + length) // GRANULE * GRANULE
         if start >= end:
             return
-        if end > self._bits.length:
-            self._bits.resize(max(end, 2 * self._bits.length))
-        self._bits.set(start, end - start)
+        bits = self._bits
+        if end > bits.length:
+            bits.resize(max(end, 2 * bits.length))
+        bits.set(start, end - start)
 
     def forget(self, offset: int, length: int | None = None) -> None:
         """Forget a range, without ``length`` up to the end: holes are being made.

@@ -405,7 +405,8 @@ class _Running(eager.Stepper):
         request: Request,
         size: int,
     ) -> None:
-        super().__init__(coro, connection.loop)
+        self._coro = coro  # at once: this is made for every request that waits
+        self._loop = connection.loop
         self._connection = connection
         self._client = client
         self._known = known
