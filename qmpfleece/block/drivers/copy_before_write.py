@@ -309,16 +309,32 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
             return self._pread_spans(offset, buf)
         if done:
             return pipeline.pread(self._target, offset, buf)
-        io = pipeline.pread(self._file, offset, buf)
-        return io if io is DONE else self._frozen_until_read(offset, length, io)
+        return self._pread_disk(offset, buf)
 
-    async def _pread_spans(self, offset: int, buf: memoryview) -> None:
+    def _pread_disk(self, offset: int, buf: memoryview) -> Io:
+        """Read the active disk, which holds writes to the range back."""
+        io = pipeline.pread(self._file, offset, buf)
+        return io if io is DONE else self._frozen_until_read(offset, len(buf), io)
+
+    def _pread_spans(self, offset: int, buf: memoryview) -> Io:
         """Read span by span; each is decided when it is its turn."""
         while buf:
-            _, span = self._done.bits.run(offset, len(buf))
-            await self.snapshot_pread(offset, buf[:span])
+            done, span = self._done.bits.run(offset, len(buf))
+            part, buf = buf[:span], buf[span:]
+            io = (
+                pipeline.pread(self._target, offset, part)
+                if done
+                else self._pread_disk(offset, part)
+            )
             offset += span
-            buf = buf[span:]
+            if io is not DONE:
+                return self._pread_rest(io, offset, buf)
+        return DONE
+
+    async def _pread_rest(self, io: Io, offset: int, buf: memoryview) -> None:
+        """Read what follows the span of ``io``, if it may still be read then."""
+        await io
+        await self.snapshot_pread(offset, buf)
 
     async def _frozen_until_read(self, offset: int, length: int, io: Io) -> None:
         """Hold writes to the range back while the active disk is read."""

@@ -40,15 +40,16 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT: Final = 32
 #: No more requests are begun while those in flight have this much payload, in bytes.
 MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
-#: Above this much unsent data a client gets no more requests begun, in bytes.
-_HIGH_WATER: Final = 1 * MIB
+#: Above this much unsent data a client gets no more requests begun, in bytes. Besides, uvloop
+#: sends more than that at once, and less at the end of the loop's turn.
+_HIGH_WATER: Final = 64 * KIB
 #: What makes a reply so large that sending it takes longer than waking up, in bytes.
 _LARGE: Final = 64 * KIB
 _HANDSHAKE_BUFFER: Final = 16 * KIB
 #: Most requests begun, and bytes read by them, in one turn of the event loop; then others have
 #: their turn.
 _MAX_BATCH: Final = 512
-_MAX_READ: Final = 512 * KIB
+_MAX_READ: Final = 256 * KIB
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
 
@@ -264,7 +265,11 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self._begin(client, request)
             begun += 1
-            read += request.length if request.type == const.CMD_READ else 0
+            if request.type == const.CMD_READ:
+                read += request.length
+                if request.length >= _LARGE:
+                    # While it lies in the processor's cache.
+                    outgoing.send(paused=self._writing_paused)
         self._serving = False
         outgoing.send(paused=self._writing_paused)
         if begun == 1 and read < _LARGE and not self._in_flight:

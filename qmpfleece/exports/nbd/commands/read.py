@@ -11,6 +11,7 @@ from qmpfleece.block.driver import Io, Status
 from qmpfleece.exports.nbd.client import POOLED_READ, Client
 from qmpfleece.exports.nbd.command import Rest, command
 from qmpfleece.nbdproto import const, transmission
+from qmpfleece.nbdproto.buffers import Buffer
 from qmpfleece.nbdproto.transmission import Request
 
 #: Most extents of one read; behind them everything is sent as data.
@@ -48,25 +49,12 @@ def read(client: Client, request: Request) -> Rest:
         return DONE
     header = client.header
     reply = client.room(header + length)
+    client.pack_header(reply, request.cookie, request.offset, length, _DONE)
     io = client.backend.pread(request.offset, reply[header:])
     if io is not DONE:
-        return _read_later(client, request, reply, io)
-    client.pack_header(reply, request.cookie, request.offset, length, _DONE)
+        return _send_later(client, reply, client.detach(len(reply)), io)
     client.keep(header + length)
     return DONE
-
-
-async def _read_later(client: Client, request: Request, reply: memoryview, io: Io) -> None:
-    """Answer when the data is there."""
-    buffer = client.detach(len(reply))
-    try:
-        await io
-    except BaseException:
-        buffer.release()
-        raise
-    client.pack_header(reply, request.cookie, request.offset, request.length, _DONE)
-    client.out.append(reply)
-    client.lent.append(buffer)
 
 
 def _nothing(client: Client, request: Request) -> bytes:
@@ -122,16 +110,28 @@ async def _read_sparse(client: Client, request: Request) -> None:
         offset += length
 
 
-async def _read_pooled(
-    client: Client, request: Request, offset: int, length: int, flags: int
-) -> None:
+def _read_pooled(client: Client, request: Request, offset: int, length: int, flags: int) -> Rest:
     """Read one run into pooled memory and send it from there."""
     whole, payload, buffer = client.payload_buffer(length)
+    client.pack_header(whole, request.cookie, offset, length, flags)
     try:
-        await client.backend.pread(offset, payload)
+        io = client.backend.pread(offset, payload)
     except BaseException:
         buffer.release()
         raise
-    client.pack_header(whole, request.cookie, offset, length, flags)
+    if io is not DONE:
+        return _send_later(client, whole, buffer, io)
     client.out.append(whole)
+    client.lent.append(buffer)
+    return DONE
+
+
+async def _send_later(client: Client, reply: memoryview, buffer: Buffer, io: Io) -> None:
+    """Answer when the payload of a reply is there."""
+    try:
+        await io
+    except BaseException:
+        buffer.release()
+        raise
+    client.out.append(reply)
     client.lent.append(buffer)
