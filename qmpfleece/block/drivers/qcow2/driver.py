@@ -5,12 +5,13 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 
-from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.eager import DONE
+from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Opener, Reopening, ReqFlags, fail
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, Reopening, ReqFlags, fail
 from qmpfleece.block.drivers.qcow2 import extensions, info, opening, settings
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
@@ -187,22 +188,32 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
 
     # -- requests -------------------------------------------------------------------------
 
-    async def _guard(self, request: Coroutine[Any, Any, None]) -> None:
-        """Run a request; after corruption was found, mark the image and refuse the rest."""
+    def _guard(self, request: Coroutine[Any, Any, None]) -> Io:
+        """Run a request, unless corruption was found before."""
         if self.image.dead:
             request.close()
-            raise BlockError(errno.ENOMEDIUM)
+            return fail(errno.ENOMEDIUM)
+        return self._watch(request)
+
+    async def _watch(self, io: Io) -> None:
+        """Await a request; when it finds corruption, mark the image."""
         try:
-            await request
+            await io
         except OSError:
             await self.image.mark_corrupt()
             raise
 
-    def pread(self, offset: int, buf: memoryview) -> Coroutine[Any, Any, None]:
+    def pread(self, offset: int, buf: memoryview) -> Io:
         """Read; see ``Reader.pread``."""
-        return self._guard(self._reader.pread(offset, buf))
+        if self.image.dead:
+            return fail(errno.ENOMEDIUM)
+        try:
+            io = self._reader.pread(offset, buf)
+        except OSError as error:
+            return self._watch(fail(errno_of(error)))
+        return io if io is DONE else self._watch(io)
 
-    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Coroutine[Any, Any, None]:
+    def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; see ``Writer.pwrite``."""
         if offset + len(buf) > self.image.size:
             return self._guard(self._grow_and_write(offset, buf))
@@ -213,25 +224,25 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         await self._resizer.truncate(align_up(offset + len(buf), SECTOR))
         await self._writer.pwrite(offset, buf)
 
-    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Coroutine[Any, Any, None]:
+    def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes; see ``Discarder.pwrite_zeroes``."""
         if offset + length > self.image.size:
             return fail(errno.ENOTSUP)
         return self._guard(self._discarder.pwrite_zeroes(offset, length, flags))
 
-    def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:
+    def pdiscard(self, offset: int, length: int) -> Io:
         """Discard; see ``Discarder.pdiscard``."""
         return self._guard(self._discarder.pdiscard(offset, length))
 
-    def flush(self) -> Coroutine[Any, Any, None]:
+    def flush(self) -> Io:
         """Write all metadata; see ``Journal``. The file is flushed afterwards."""
         return self._guard(self.image.journal.flush())
 
-    def truncate(self, length: int) -> Coroutine[Any, Any, None]:
+    def truncate(self, length: int) -> Io:
         """Resize; see ``Resizer.truncate``."""
         return self._guard(self._resizer.truncate(length))
 
-    def pwrite_compressed(self, offset: int, buf: memoryview) -> Coroutine[Any, Any, None]:
+    def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
         """Write whole clusters compressed; see ``Compressor.pwrite``."""
         return self._guard(self._compressor.pwrite(offset, buf))
 

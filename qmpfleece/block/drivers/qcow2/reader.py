@@ -3,10 +3,12 @@
 import errno
 from typing import TYPE_CHECKING
 
+from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.workers import WorkerQueue
+from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import Extent, Status
+from qmpfleece.block.driver import Extent, Io, Status
 from qmpfleece.block.drivers.qcow2 import compression
 from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind, Run
 from qmpfleece.block.drivers.qcow2.image import read_padded
@@ -44,13 +46,44 @@ class Reader:
         """The backing file."""
         return self._image.node.children.get("backing")
 
-    async def pread(self, offset: int, buf: memoryview) -> None:
+    def pread(self, offset: int, buf: memoryview) -> Io:
         """Fill ``buf`` from ``offset``.
 
         Raises:
             OSError: EIO: the image is corrupt; else what the file or the backing file says.
         """
-        image, clusters = self._image, self._clusters
+        length = len(buf)
+        run = self._clusters.lookup(offset, length) if length else None
+        if run is not None and run.kind == Kind.NORMAL and run.length == length:
+            return self._read_data(run.host, buf)
+        return self._read_runs(offset, buf)
+
+    def _read_data(self, host: int, buf: memoryview) -> Io:
+        """Read clusters that lie one behind the other, which keep their place meanwhile."""
+        image = self._image
+        if image.debug is not None or host + len(buf) > image.data.node.length:
+            return self._holding_places(self._read_told(host, buf))
+        io = pipeline.pread(image.data, host, buf)
+        return io if io is DONE else self._holding_places(io)
+
+    async def _holding_places(self, io: Io) -> None:
+        epoch = self._image.journal.epoch
+        epoch.users += 1
+        try:
+            await io
+        finally:
+            epoch.users -= 1
+
+    async def _read_told(self, host: int, buf: memoryview) -> None:
+        """Read what reaches past the end of the file, or once who listens knows of it."""
+        image = self._image
+        if image.debug is not None:
+            await image.debug("read_aio")
+        await read_padded(image.data, host, buf)
+
+    async def _read_runs(self, offset: int, buf: memoryview) -> None:
+        """Read run by run."""
+        clusters = self._clusters
         position, length = 0, len(buf)
         while position < length:
             run = clusters.lookup(offset + position, length - position)
@@ -60,14 +93,7 @@ class Reader:
             kind, host, part, _ = run
             view = buf if part == length else buf[position : position + part]
             if kind == Kind.NORMAL:
-                epoch = image.journal.epoch
-                epoch.users += 1
-                try:
-                    if image.debug is not None:
-                        await image.debug("read_aio")
-                    await read_padded(image.data, host, view)
-                finally:
-                    epoch.users -= 1
+                await self._read_data(host, view)
             elif kind == Kind.COMPRESSED:
                 await self._read_compressed(host, offset + position, view)
             elif kind in {Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}:
