@@ -33,6 +33,9 @@ CHUNK_DATA_SIZE: Final = codec.CHUNK_DATA.size
 
 _unpack_request = codec.REQUEST.unpack_from
 _HEADER: Final = codec.REQUEST.size
+_pack_chunk = codec.CHUNK_DATA.pack_into
+_CHUNK_MAGIC: Final = const.STRUCTURED_REPLY_MAGIC
+_OFFSET_DATA: Final = const.REPLY_TYPE_OFFSET_DATA
 
 
 class BadMagicError(NbdProtocolError):
@@ -219,16 +222,7 @@ def pack_simple_data(
 
 def pack_data(reply: memoryview, cookie: int, offset: int, length: int, flags: int) -> None:
     """Put the header of a data chunk (28 bytes) in front of its payload of ``length`` bytes."""
-    codec.CHUNK_DATA.pack_into(
-        reply,
-        0,
-        const.STRUCTURED_REPLY_MAGIC,
-        flags,
-        const.REPLY_TYPE_OFFSET_DATA,
-        cookie,
-        length + 8,
-        offset,
-    )
+    _pack_chunk(reply, 0, _CHUNK_MAGIC, flags, _OFFSET_DATA, cookie, length + 8, offset)
 
 
 def pack_hole(cookie: int, offset: int, length: int, flags: int) -> bytes:

@@ -535,6 +535,25 @@ async def test_block_status_is_the_files(attach, tmp_path):
     assert all(extent.node is backend.node for extent in extents)
 
 
+async def test_what_was_found_or_written_is_known_to_be_data_until_it_is_dropped(attach, tmp_path):
+    path = tmp_path / "sparse"
+    path.write_bytes(b"x" * 128 * KIB)
+    os.truncate(path, 1 << 20)
+    backend = await attach(path, discard="unmap", perm=ALL)
+    assert not backend.is_known_data(0, 1)
+    await backend.block_status(0, 1 << 20, 10)
+    assert backend.is_known_data(0, 128 * KIB)
+    assert not backend.is_known_data(128 * KIB, 1)
+    await backend.pwrite(256 * KIB, memoryview(bytearray(b"y" * 64 * KIB)))
+    assert backend.is_known_data(256 * KIB, 64 * KIB)
+    await backend.pdiscard(64 * KIB, 4 * KIB)
+    assert backend.is_known_data(0, 64 * KIB)
+    assert not backend.is_known_data(64 * KIB, 64 * KIB)
+    await backend.node.driver.truncate(4 * KIB)
+    assert not backend.is_known_data(0, 64 * KIB)
+    assert not backend.is_known_data(256 * KIB, 64 * KIB)
+
+
 @pytest.mark.parametrize("hole", ["discard", "zeroes", "truncate"])
 async def test_block_status_knows_of_holes_made_since_it_was_last_asked(attach, image, hole):
     os.sync()

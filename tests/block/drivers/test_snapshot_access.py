@@ -89,6 +89,27 @@ async def test_status_of_many_saved_clusters_takes_one_question_to_each_image(fl
     assert len(fleece.disk.seen("status")) == len(fleece.temp.seen("status")) == 1
 
 
+async def test_known_to_be_data_is_what_whoever_has_the_clusters_knows(fleece, monkeypatch):
+    for disk, clusters in ((fleece.disk, {0, 1, 2}), (fleece.temp, {1})):
+        monkeypatch.setattr(
+            disk,
+            "is_known_data",
+            lambda offset, length, known=clusters: known.issuperset(
+                range(offset // CLUSTER, (offset + length - 1) // CLUSTER + 1)
+            ),
+        )
+    fleece.add_bitmap("b").mark(0, 3 * CLUSTER)
+    await fleece.start(bitmap={"node": "disk", "name": "b"})
+    assert fleece.client.is_known_data(0, 3 * CLUSTER)
+    assert not fleece.client.is_known_data(3 * CLUSTER, 1), "it is not accessible"
+    await fleece.write(CLUSTER, b"x")
+    assert fleece.client.is_known_data(0, 3 * CLUSTER)
+    await fleece.write(2 * CLUSTER, b"x")
+    assert fleece.client.is_known_data(0, 2 * CLUSTER)
+    assert not fleece.client.is_known_data(0, 3 * CLUSTER), "the target does not know it"
+    assert fleece.guest.is_known_data(0, 3 * CLUSTER)
+
+
 async def test_writing_is_not_supported(fleece):
     await fleece.start()
     for request in (fleece.client.pwrite(0, memoryview(b"x")), fleece.client.pwrite_zeroes(0, 1)):

@@ -168,6 +168,10 @@ async def test_everything_else_passes(desk):
     assert node.driver.filtered_child is not None
     extents = await status.block_status(node, 0, 64 * KIB, 10)
     assert [extent.length for extent in extents] == [64 * KIB]
+    below = desk.graph.find("disk").driver
+    below.is_known_data = lambda offset, length: (offset, length) == (5, 6)
+    assert node.driver.is_known_data(5, 6)
+    assert not node.driver.is_known_data(5, 7)
     assert not node.driver.compresses
     backend = Backend(desk.graph, perm=Perm.WRITE, shared=Perm.ALL & ~Perm.WRITE)
     backend.attach(node)

@@ -57,6 +57,21 @@ async def test_reads_of_data_stop_asking_for_holes(served):
     assert len(served.disk.seen("status")) == 16
 
 
+async def test_reads_of_what_is_known_to_be_data_do_not_ask_for_holes(served, monkeypatch):
+    known = 1 << 20
+    monkeypatch.setattr(
+        served.disk, "is_known_data", lambda offset, length: offset + length <= known
+    )
+    client = await served.enter()
+    for _ in range(20):
+        assert await client.read(0, known) == served.data[:known]
+    assert not served.disk.seen("status")
+    served.disk.log.clear()
+    for _ in range(8):
+        assert await client.read(2 << 20, known) == bytes(known)
+    assert served.disk.seen("status")
+
+
 async def test_reads_of_holes_are_noticed_again(served):
     client = await served.enter()
     for _ in range(16):

@@ -67,10 +67,14 @@ def _looks_for_holes(client: Client, request: Request) -> bool:
     """Whether asking for the block status first is likely to pay."""
     if not request.length or request.flags & const.CMD_FLAG_DF:
         return False
-    if client.backend.is_known_data(request.offset, request.length):
-        return False
     client.unasked += request.length
-    return client.fruitless < _PATIENCE or client.unasked >= _RETRY
+    if client.fruitless >= _PATIENCE and client.unasked < _RETRY:
+        return False
+    if client.backend.is_known_data(request.offset, request.length):
+        client.fruitless += 1
+        client.unasked = 0
+        return False
+    return True
 
 
 async def _read_sparse(client: Client, request: Request) -> None:
