@@ -5,7 +5,7 @@ them. What was told must then still be true when it is used: of clusters that ar
 copied it is, because before such a cluster changes it is copied.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -14,8 +14,8 @@ from qmpfleece.block.driver import Extent
 from qmpfleece.block.node import Node
 
 #: How far to look, in bytes, and how many extents to ask for.
-STRETCH: Final = 256 * MIB
-EXTENTS: Final = 128
+_STRETCH: Final = 256 * MIB
+_EXTENTS: Final = 128
 
 Ask = Callable[[Node, int, int, int], Awaitable[list[Extent]]]
 
@@ -43,23 +43,22 @@ class Lookahead:
         Raises:
             OSError: The status can't be found out.
         """
-        while (known := self.known(offset, length)) is None:
-            await self.look(offset, STRETCH, EXTENTS)
-        return known
+        while not (known := self.known(offset, length)):
+            await self.look(offset, _STRETCH, _EXTENTS)
+        return known[0]
 
-    def known(self, offset: int, length: int) -> Extent | None:
-        """Return the extent at ``offset``, cut to ``length``; None where nobody has looked."""
+    def known(self, offset: int, length: int) -> list[Extent]:
+        """Return what is known of a range, from ``offset`` on; empty where nobody has looked."""
         ends = self._ends
         if not ends or not self._start <= offset < ends[-1]:
-            return None
-        index = bisect_right(ends, offset)
-        extent = self._extents[index]
-        into = extent.length - (ends[index] - offset)
-        host_offset = extent.host_offset
-        return extent._replace(
-            length=min(ends[index] - offset, length),
-            host_offset=host_offset if host_offset < 0 else host_offset + into,
-        )
+            return []
+        first, last = bisect_right(ends, offset), bisect_left(ends, offset + length)
+        part = self._extents[first : last + 1]
+        if last < len(ends):
+            part[-1] = part[-1]._replace(length=part[-1].length - ends[last] + offset + length)
+        start = ends[first] - self._extents[first].length
+        part[0] = _without(part[0], offset - start)
+        return part
 
     async def look(self, offset: int, length: int, limit: int) -> None:
         """Remember up to ``limit`` extents from ``offset`` on, instead of what was known.
@@ -73,3 +72,12 @@ class Lookahead:
             end += extent.length
             ends.append(end)
         self._start, self._extents, self._ends = offset, extents, ends
+
+
+def _without(extent: Extent, count: int) -> Extent:
+    """Return an extent without its first ``count`` bytes."""
+    host_offset = extent.host_offset
+    return extent._replace(
+        length=extent.length - count,
+        host_offset=host_offset if host_offset < 0 else host_offset + count,
+    )

@@ -13,7 +13,7 @@ from typing import Final
 from qmpfleece.bitmap.bits import GranularBits
 from qmpfleece.block import status
 from qmpfleece.block.driver import Extent
-from qmpfleece.block.lookahead import STRETCH, Lookahead
+from qmpfleece.block.lookahead import Lookahead
 from qmpfleece.block.node import Node
 
 
@@ -38,18 +38,16 @@ class Patchwork:
         self._held: GranularBits | None = None
         self._held_from = 0
 
-    def known(self, offset: int, length: int) -> Extent | None:
-        """Return the extent at ``offset``, cut to ``length``; None if it must be looked for."""
+    def known(self, offset: int, length: int) -> list[Extent]:
+        """Return what is known of a range, from ``offset`` on; empty if one must look there."""
         done, length = self._done.run(offset, length)
         if not done:
             return self._disk.known(offset, length)
-        if self._held is None or offset < self._held_from:
-            return None
         into = offset - self._held_from
-        if into >= self._held.length:
-            return None
+        if self._held is None or not 0 <= into < self._held.length:
+            return []
         held, length = self._held.run(into, min(length, self._held.length - into))
-        return self._target.known(offset, length) if held else None
+        return self._target.known(offset, length) if held else []
 
     async def look(self, offset: int, limit: int) -> None:
         """Ask whoever has the cluster at ``offset`` about up to ``limit`` extents from there on.
@@ -57,7 +55,7 @@ class Patchwork:
         Raises:
             OSError: The status can't be found out.
         """
-        length = min(self._end - offset, STRETCH)
+        length = self._end - offset
         if self._done.get(offset):
             self._held, self._held_from = self._done.part(offset, length)
             await self._target.look(offset, length, limit)

@@ -33,7 +33,10 @@ async def status_above(node: Node, offset: int, length: int, limit: int) -> list
     extents: list[Extent] = []
     node.work_begin()  # a drain waits for the walk through the layers below, too
     try:
-        for extent in await block_status(node, offset, length, limit):
+        found = await block_status(node, offset, length, limit)
+        if all(extent.flags & Status.ALLOCATED for extent in found):
+            return found[:limit]
+        for extent in found:
             if len(extents) >= limit:
                 break
             if extent.flags & Status.ALLOCATED:

@@ -49,7 +49,7 @@ def test_it_tells_what_asking_would_wherever_it_is_asked(units, places):
 
 
 async def test_rising_offsets_are_asked_for_once_a_stretch():
-    disk = Disk([index % 2 for index in range(lookahead.EXTENTS * 3)])
+    disk = Disk([index % 2 for index in range(lookahead._EXTENTS * 3)])
     ahead = lookahead.Lookahead(disk, disk.status)
     for index in range(len(disk.units)):
         assert await ahead.get(index * UNIT, UNIT) == Extent(UNIT, index % 2)

@@ -380,13 +380,17 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
                 if not extents:
                     raise BlockError(errno.EACCES)
                 break
-            extent = patchwork.known(offset, span)
-            if extent is None:
+            found = patchwork.known(offset, span)
+            if not found:
                 await patchwork.look(offset, limit - len(extents))
-                continue
-            extents.append(extent._replace(flags=extent.flags | Status.ALLOCATED))
-            offset += extent.length
-        return extents
+            for extent in found:
+                extents.append(
+                    extent
+                    if extent.flags & Status.ALLOCATED
+                    else extent._replace(flags=extent.flags | Status.ALLOCATED)
+                )
+                offset += extent.length
+        return extents[:limit]
 
     def snapshot_is_known_data(self, offset: int, length: int) -> bool:
         """Tell what is known of whoever has the clusters."""

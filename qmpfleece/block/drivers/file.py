@@ -303,7 +303,7 @@ class File(BlockDriver[FileOptions], name="file"):
         find = partial(extents.find, mapped=self._tells_extents)
         runs = await self._queue.submit(find, self._fd, offset, length, limit)
         for start, flags, end in runs:
-            if flags == extents.DATA and end < extents.FAR:
+            if flags == extents.DATA and GRANULE <= end - start < extents.FAR - start:
                 self._known_data.learn(token, start, end)
         start, flags, end = runs[-1]
         runs[-1] = (start, flags, min(end, offset + length))

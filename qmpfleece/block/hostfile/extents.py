@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from qmpfleece.base.units import MIB
 from qmpfleece.block.driver import Status
 
 #: A run of equal status: start, status flags, end.
@@ -32,8 +33,9 @@ _FIEMAP: Final = 0xC020660B
 _HEAD: Final = struct.Struct("=QQIIII")
 #: struct fiemap_extent: offset, place on disk, length, -, flags, -.
 _EXTENT: Final = struct.Struct("=QQQ16xI12x")
-_LAST: Final = 0x1
 _UNWRITTEN: Final = 0x800
+#: Where to look at least, in bytes: what is learnt besides saves the next question.
+_WINDOW: Final = 64 * MIB
 #: Extents to ask for at once.
 _LEAST: Final = 16
 _MOST: Final = 512
@@ -52,12 +54,14 @@ def find(fd: int, offset: int, length: int, limit: int, *, mapped: bool) -> list
         limit: More than 0.
         mapped: Whether FIEMAP can be trusted, see ``mounts.tells_extents``.
     """
+    end = offset + length
     if mapped:
+        window, count = max(length, _WINDOW), min(max(limit, _LEAST), _MOST)
         try:
-            return _cut(_told(fd, offset, min(max(limit, _LEAST), _MOST)), offset + length, limit)
+            return _cut(_told(fd, offset, window, count), end, limit)
         except OSError:
             pass  # this one can't do it after all
-    return _cut(_sought(fd, offset), offset + length, limit)
+    return _cut(_sought(fd, offset), end, limit)
 
 
 def _cut(found: Iterable[Run], end: int, limit: int) -> list[Run]:
@@ -75,16 +79,16 @@ def _cut(found: Iterable[Run], end: int, limit: int) -> list[Run]:
     return runs
 
 
-def _told(fd: int, offset: int, count: int) -> Iterator[Run]:
-    """Yield runs from ``offset`` on by FIEMAP, ``count`` extents at a time."""
+def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
+    """Yield runs from ``offset`` on by FIEMAP: ``count`` extents of ``window`` bytes at a time."""
     size = os.fstat(fd).st_size
-    last = False
-    while not last:
-        extents, last = _extents(fd, offset, count)
+    while offset < size:
+        stop = min(offset + window, size)
+        extents = _extents(fd, offset, window, count)
         for begin, end, unwritten in extents:
             start, until = max(begin, offset), min(end, size)
             if start >= until:  # space that is reserved past the end of the file
-                last = True
+                stop = size
                 break
             if offset < start:
                 yield offset, ZERO, start
@@ -93,22 +97,28 @@ def _told(fd: int, offset: int, count: int) -> Iterator[Run]:
             else:
                 yield start, DATA, until
             offset = until
+        else:
+            if len(extents) == count:
+                continue  # there may be more in the window
+        if stop == size:
+            break
+        if offset < stop:
+            yield offset, ZERO, stop
+            offset = stop
     yield offset, ZERO, FAR
 
 
-def _extents(fd: int, offset: int, count: int) -> tuple[list[tuple[int, int, int]], bool]:
-    """Return extents ``(start, end, not written)`` from ``offset`` on, and if these are all."""
+def _extents(fd: int, offset: int, window: int, count: int) -> list[tuple[int, int, int]]:
+    """Return extents ``(start, end, not written)`` from ``offset`` on."""
     memory = bytearray(_HEAD.size + count * _EXTENT.size)
-    _HEAD.pack_into(memory, 0, offset, FAR - 1 - offset, 0, 0, count, 0)
+    _HEAD.pack_into(memory, 0, offset, window, 0, 0, count, 0)
     fcntl.ioctl(fd, _FIEMAP, memory)
     found = _HEAD.unpack_from(memory)[3]
-    last = found < count
-    extents = []
     with memoryview(memory)[_HEAD.size : _HEAD.size + found * _EXTENT.size] as told:
-        for start, _, length, flags in _EXTENT.iter_unpack(told):
-            extents.append((start, start + length, flags & _UNWRITTEN))
-            last = last or bool(flags & _LAST)
-    return extents, last
+        return [
+            (start, start + length, flags & _UNWRITTEN)
+            for start, _, length, flags in _EXTENT.iter_unpack(told)
+        ]
 
 
 def _within(runs: Iterable[Run], end: int) -> Iterator[Run]:
