@@ -19,6 +19,7 @@ import mmap
 import os
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -32,6 +33,11 @@ _MAX_IN_FLIGHT: Final = 4096
 #: So many writes are submitted at once rather than at the end of the loop's turn, so that the
 #: kernel's threads work while the loop does.
 _BATCH: Final = 8
+
+#: So few writes in flight are watched, for so long, before the loop goes to sleep: to be woken
+#: takes longer than most of them. What waits for more of them has no haste.
+_FEW: Final = 2
+_PATIENCE_NS: Final = 200_000
 
 #: After what time the kernel is asked again when it could not take a submission.
 _RETRY_S: Final = 0.001
@@ -149,6 +155,8 @@ class Ring:
         self._waiting: deque[_Write] = deque()
         self._unsubmitted = 0
         self._submit_later: asyncio.Handle | None = None
+        self._watching: asyncio.Handle | None = None
+        self._until_ns = 0
         self._loop.add_reader(self._eventfd, self._completed)
 
     def _set_up(self) -> "ctypes.Array[ctypes.c_char]":
@@ -204,6 +212,8 @@ class Ring:
         assert len(self._free) == _MAX_IN_FLIGHT
         if self._submit_later is not None:
             self._submit_later.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         self._loop.remove_reader(self._eventfd)
         self._words.release()
         self._rings.close()
@@ -267,7 +277,20 @@ class Ring:
                     self._submit_later = self._loop.call_later(_RETRY_S, self._submit_rest)
                 return False
             self._unsubmitted -= taken
+        if self._deferred and len(self._free) >= _MAX_IN_FLIGHT - _FEW:
+            self._until_ns = time.monotonic_ns() + _PATIENCE_NS
+            if self._watching is None:
+                self._watching = self._loop.call_soon(self._watch)
         return True
+
+    def _watch(self) -> None:
+        """See if the kernel has completed something; if not, let others run and look again."""
+        self._watching = None
+        if self._words[self._sq_flags_at] & _SQ_TASKRUN:
+            self._completed()
+        elif len(self._free) < _MAX_IN_FLIGHT and time.monotonic_ns() < self._until_ns:
+            os.sched_yield()
+            self._watching = self._loop.call_soon(self._watch)
 
     def _completed(self) -> None:
         """Deliver what the kernel has completed."""
@@ -276,11 +299,11 @@ class Ring:
             # To deliver makes the eventfd ready once more, so it is read afterwards. What came
             # in between shows in the flags, which may be out of date: they are asked once.
             self._deliver()
-            os.eventfd_read(self._eventfd)
+            self._read_event()
             if words[self._sq_flags_at] & _SQ_TASKRUN:
                 self._deliver()
         else:
-            os.eventfd_read(self._eventfd)
+            self._read_event()
         while (head := self._cq_head) != (tail := words[self._cq_tail_at]):
             while head != tail:
                 at = self._cqes_at + (head & self._cq_mask) * _CQE.size
@@ -302,6 +325,12 @@ class Ring:
                     code = -result or errno.ENOSPC
                     write.settle(None, OSError(code, os.strerror(code)))
         self._submit_rest()
+
+    def _read_event(self) -> None:
+        try:
+            os.eventfd_read(self._eventfd)
+        except BlockingIOError:
+            return  # it was seen without
 
     def _deliver(self) -> None:
         """Have the kernel put what has ended into the completion queue."""

@@ -86,6 +86,34 @@ async def test_a_cancelled_task_ends_with_its_write(ring, fd):
     assert os.pread(fd, 512, 0) == bytes(block(7))
 
 
+async def test_the_end_of_a_few_writes_is_seen_without_sleep(ring, fd, monkeypatch):
+    if not ring._deferred:
+        pytest.skip("this kernel does not say when there is something to deliver")
+    monkeypatch.setattr(uring, "_PATIENCE_NS", 60 * 10**9)
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(ring._eventfd)  # nothing else can tell of it
+    for count in range(1, uring._FEW + 1):
+        await asyncio.wait_for(
+            asyncio.gather(*(ring.pwrite(fd, block(i), 0) for i in range(count))), 20
+        )
+    assert ring._watching is None
+    loop.add_reader(ring._eventfd, ring._completed)
+
+
+async def test_the_loop_sleeps_while_many_or_slow_writes_are_made(ring, fd, monkeypatch):
+    many = [ring.pwrite(fd, block(index), index * 512) for index in range(uring._FEW + 1)]
+    ring._submit_rest()
+    assert ring._watching is None
+    await asyncio.gather(*many)
+    monkeypatch.setattr(uring, "_PATIENCE_NS", 0)
+    slow = ring.pwrite(fd, block(1), 0)
+    ring._submit_rest()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ring._watching is None
+    await slow
+
+
 async def test_a_closed_ring_leaves_no_file_open():
     before = os.listdir("/proc/self/fd")
     ring = uring.Ring(no_thread)
