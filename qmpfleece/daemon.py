@@ -27,7 +27,7 @@ from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.shape import Shape
 from qmpfleece.control.system import System
 from qmpfleece.exports.manager import ExportManager
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from qmpfleece.qmp.listener import QmpServer
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -7,11 +7,8 @@ order it is listed, does not depend on what was imported before.
 """
 
 import importlib
-import pkgutil
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +43,8 @@ class Folder:
     def load(self) -> None:
         """Import every module, also those of packages inside."""
         if not self._loaded:
+            import pkgutil
+
             prefix = f"{self.package}."
             for found in pkgutil.walk_packages(self._path, prefix):
                 importlib.import_module(found.name)
@@ -67,11 +66,16 @@ class Folder:
     @cached_property
     def _modules(self) -> dict[str, int]:
         """The modules directly inside the package, with their places."""
+        import pkgutil
+
         return {info.name: place for place, info in enumerate(pkgutil.iter_modules(self._path))}
 
     @cached_property
     def _index(self) -> dict[str, list[str]]:
         """Which modules show a name; empty where there are no sources."""
+        import re
+        from pathlib import Path
+
         found: dict[str, list[str]] = {}
         for place in self._path:
             for file in sorted(Path(place).rglob("*.py")):
@@ -157,6 +161,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
 def import_siblings(package: str) -> None:
     """Import every module directly inside ``package``, so that it registers itself."""
+    import pkgutil
+
     module = importlib.import_module(package)
     for info in pkgutil.iter_modules(module.__path__):
         importlib.import_module(f"{package}.{info.name}")

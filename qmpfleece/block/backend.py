@@ -10,7 +10,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import grants, pipeline, status
@@ -22,13 +22,15 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
-from qmpfleece.qapi.blockdev import BlockdevOptions
+
+if TYPE_CHECKING:
+    from qmpfleece.qapi.blockdev import BlockdevOptions
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def using(graph: Graph, ref: str | BlockdevOptions, perm: Perm) -> AsyncIterator[Child]:
+async def using(graph: Graph, ref: "str | BlockdevOptions", perm: Perm) -> AsyncIterator[Child]:
     """Find or open a node and hold it with these permissions; others share everything.
 
     Raises:

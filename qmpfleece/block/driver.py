@@ -31,8 +31,8 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
-from qmpfleece.qapi.blockdev import DRIVER_FILES, BlockdevOptions
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
+from qmpfleece.qapi.drivers import DRIVER_FILES
 
 if TYPE_CHECKING:
     from qmpfleece.base.fdsets import FdSets
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from qmpfleece.block.graph import Graph
     from qmpfleece.block.node import Node, NodeOptions
     from qmpfleece.block.throttle_group import ThrottleGroup
+    from qmpfleece.qapi.blockdev import BlockdevOptions
 
-O = TypeVar("O", bound=BlockdevOptions)  # noqa: E741 - the customary name of the parameter
+O = TypeVar("O", bound="BlockdevOptions")  # noqa: E741 - the customary name of the parameter
 
 #: An I/O verb in progress, or over: DONE.
 Io = Awaitable[None]
@@ -174,7 +175,7 @@ class BlockDriver(Generic[O]):
     """
 
     driver_name: ClassVar[str]
-    options_model: ClassVar[type[BlockdevOptions]]
+    options_model: "ClassVar[type[BlockdevOptions]]"
     #: A filter shows the data of its ``filtered_child`` unchanged.
     is_filter: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
@@ -204,7 +205,7 @@ class BlockDriver(Generic[O]):
         cls,
         *,
         name: str = "",
-        options: type[BlockdevOptions] | None = None,
+        options: "type[BlockdevOptions] | None" = None,
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)

@@ -9,8 +9,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from random import randrange
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.fdsets import FdSets
@@ -22,8 +21,10 @@ from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup
-from qmpfleece.qapi.blockdev import BlockdevOptions
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.qapi.blockdev import BlockdevOptions
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Graph:
 
     # -- opening ------------------------------------------------------------------------------
 
-    async def add(self, given: BlockdevOptions) -> Node:
+    async def add(self, given: "BlockdevOptions") -> Node:
         """Open a node and keep it until it is deleted. Source: QAPI ``blockdev-add``.
 
         Raises:
@@ -98,7 +99,7 @@ class Graph:
 
     async def open(
         self,
-        given: BlockdevOptions,
+        given: "BlockdevOptions",
         parent: NodeOptions | None = None,
         *,
         probed: bool = False,
@@ -119,7 +120,7 @@ class Graph:
 
     async def _open(
         self,
-        given: BlockdevOptions,
+        given: "BlockdevOptions",
         parent: NodeOptions | None,
         above: "dict[str, Node]",
         *,
@@ -132,10 +133,10 @@ class Graph:
         # A nested ``file`` is opened, named and listed before the node itself.
         below = getattr(given, "file", None)
         try:
-            if isinstance(below, BlockdevOptions):
-                opener.opened["file"] = await self._open(below, options, above)
-            elif isinstance(below, str):
+            if isinstance(below, str):
                 opener.find(below)
+            elif below is not None:
+                opener.opened["file"] = await self._open(below, options, above)
             node = Node(self._make_name(given.node_name), given, options)
         except BaseException:
             await opener.undo()
@@ -169,6 +170,8 @@ class Graph:
 
     def _make_name(self, node_name: str | None) -> str:
         if node_name is None:
+            from random import randrange
+
             # QEMU appends two random digits so that nobody relies on the number.
             name = f"#block{self._names_made}{randrange(100):02d}"  # noqa: S311
             self._names_made += 1
@@ -380,7 +383,7 @@ class _Opener:
         self._graph = graph
         self._options = options
 
-    async def open_child(self, name: str, ref: str | BlockdevOptions, role: Role) -> Child:
+    async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> Child:
         """Open or find a child, and attach it."""
         if isinstance(ref, str):
             below = self.find(ref)
@@ -403,7 +406,9 @@ class _Opener:
             await self._graph.release(node)
 
 
-def check_options(given: BlockdevOptions, options: NodeOptions, *, reopened: bool = False) -> None:
+def check_options(
+    given: "BlockdevOptions", options: NodeOptions, *, reopened: bool = False
+) -> None:
     """Check the options that every node has against each other.
 
     Raises:

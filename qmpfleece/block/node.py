@@ -12,11 +12,11 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.block.child import Child
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.reqlist import ReqList
-from qmpfleece.qapi.blockdev import BlockdevOptions, DetectZeroes
 
 if TYPE_CHECKING:
     from qmpfleece.bitmap.dirty import DirtyBitmap
     from qmpfleece.block.driver import BlockDriver
+    from qmpfleece.qapi.blockdev import BlockdevOptions, DetectZeroes
 
 #: Told, in the words of QAPI ``BlkdebugEvent``, what is about to happen.
 Listener: TypeAlias = Callable[[str], Awaitable[None]]
@@ -46,7 +46,7 @@ class NodeOptions:
         "unmap",
     )
 
-    def __init__(self, given: BlockdevOptions, parent: "NodeOptions | None" = None) -> None:
+    def __init__(self, given: "BlockdevOptions", parent: "NodeOptions | None" = None) -> None:
         cache = given.cache
 
         def pick(value: bool | None, name: str) -> bool:  # noqa: FBT001 - a value, no switch
@@ -142,7 +142,7 @@ class Node:
 
     driver: "BlockDriver[Any]"
 
-    def __init__(self, name: str, given: BlockdevOptions, options: NodeOptions) -> None:
+    def __init__(self, name: str, given: "BlockdevOptions", options: NodeOptions) -> None:
         self.name = name
         self.given = given
         self.said: dict[str, str] = {}
@@ -192,7 +192,7 @@ class Node:
                 return child
         return None
 
-    def take_options(self, given: BlockdevOptions, options: NodeOptions) -> None:
+    def take_options(self, given: "BlockdevOptions", options: NodeOptions) -> None:
         """Put other options in force; the caller sees to it that the driver can."""
         fields = {name.replace("-", "_") for name in self.said}
         before, after = self.given.given(fields), given.given(fields)

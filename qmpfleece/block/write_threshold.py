@@ -6,7 +6,8 @@ Source: QAPI ``block-set-write-threshold``, ``BLOCK_WRITE_THRESHOLD``.
 """
 
 from qmpfleece.block.node import Node
-from qmpfleece.qapi.events import Event, EventBus
+from qmpfleece.qapi.bus import EventBus
+from qmpfleece.qapi.events import Event
 from qmpfleece.qapi.model import Uint64
 
 

@@ -7,10 +7,10 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
@@ -215,7 +215,7 @@ def _client_name(connection: socket.socket) -> str:
 
 def absolute(path: str) -> str:
     """Return the name of a socket file for ever after."""
-    return str(Path(path).absolute())
+    return os.path.join(os.getcwd(), path)
 
 
 def _address(options: dict[str, str]) -> Address:

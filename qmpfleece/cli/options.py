@@ -6,9 +6,8 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import keyval
 from qmpfleece.cli.scan import Spec
 from qmpfleece.cli.typed import typed
-from qmpfleece.control.shape import Shape, struct_of
+from qmpfleece.control.shape import Shape
 from qmpfleece.control.visitor import visit
-from qmpfleece.qapi.model import Model
 from qmpfleece.qmp.framer import Framer, Malformed
 
 SPECS: Final = (
@@ -77,13 +76,12 @@ def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
     return typed(shape, keyval.parse(text, implied))
 
 
-def parse_as(model: type[Model], text: str, implied: str | None = None) -> Any:
-    """Return an option's argument as a model.
+def parse_as(shape: Shape, text: str, implied: str | None = None) -> Any:
+    """Return what an option's argument makes.
 
     Raises:
         QmpError: It does not fit; QEMU's words.
     """
-    shape = struct_of(model)
     return visit(shape, structured(text, shape, implied))
 
 

@@ -6,9 +6,9 @@ as it was written, and exit status 1.
 Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
@@ -18,23 +18,14 @@ from qmpfleece.cli.object_help import object_help
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
+from qmpfleece.control.shape import struct_of, struct_of_parameters
 from qmpfleece.control.visitor import visit
 from qmpfleece.daemon import Daemon
-from qmpfleece.qapi.model import Model
-
-
-class MonitorOptions(Model):
-    """QAPI ``MonitorOptions``."""
-
-    id: str | None = None
-    mode: Literal["readline", "control"] | None = None
-    pretty: bool | None = None
-    chardev: str
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the daemon and return its exit status."""
-    program = program or Path(sys.argv[0]).name
+    program = program or os.path.basename(sys.argv[0])
     given: list[Option] = []
     try:
         for option in scan(sys.argv[1:] if argv is None else argv, options.SPECS):
@@ -120,7 +111,7 @@ class _Start(Start):
     async def _nbd_server(self, option: Option) -> None:
         from qmpfleece.cli.nbd_server import NbdServerOptions
 
-        given: NbdServerOptions = options.parse_as(NbdServerOptions, option.value)
+        given: NbdServerOptions = options.parse_as(struct_of(NbdServerOptions), option.value)
         if given.tls_creds is not None:
             raise QmpError(f"No TLS credentials with id '{given.tls_creds}'")
         if given.tls_authz is not None:
@@ -138,10 +129,22 @@ class _Start(Start):
         await self.make_chardev(option, chardev.parse(option.value))
 
     async def _monitor(self, option: Option) -> None:
-        given = options.parse_as(MonitorOptions, option.value, "chardev")
-        if given.mode == "readline" and given.chardev in self.chardevs:
+        shape = struct_of_parameters(self._add_monitor)
+        self._add_monitor(**options.parse_as(shape, option.value, "chardev"))
+
+    def _add_monitor(
+        self,
+        *,
+        id_: str | None = None,
+        mode: Literal["readline", "control"] | None = None,
+        pretty: bool | None = None,
+        chardev: str,
+    ) -> None:
+        """QAPI ``MonitorOptions``: no model, for a monitor should greet soon."""
+        del id_
+        if mode == "readline" and chardev in self.chardevs:
             raise QmpError("Only QMP is supported")
-        self.make_monitor(given.chardev, pretty=bool(given.pretty))
+        self.make_monitor(chardev, pretty=bool(pretty))
 
     async def _object(self, option: Option) -> None:
         shape = self.daemon.arguments_of("object-add")

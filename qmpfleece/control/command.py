@@ -28,15 +28,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pydantic import create_model
-
 from qmpfleece.base.registry import Folder, Registry
-from qmpfleece.control.shape import Shape, shape_of, struct_of
+from qmpfleece.control.shape import Shape, shape_of, struct_of, struct_of_parameters
 from qmpfleece.control.visitor import visit
-from qmpfleece.qapi.model import Model
 
 if TYPE_CHECKING:
     from qmpfleece.control.system import System
+    from qmpfleece.qapi.model import Model
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -48,7 +46,7 @@ class Unchecked:
         model: What the schema says of it.
     """
 
-    def __init__(self, model: type[Model]) -> None:
+    def __init__(self, model: "type[Model]") -> None:
         self.model: Final = model
 
 
@@ -99,7 +97,7 @@ class Command:
         return None
 
     @cached_property
-    def unchecked(self) -> tuple[str, type[Model]] | None:
+    def unchecked(self) -> "tuple[str, type[Model]] | None":
         """The parameter that takes the arguments object as it is, and what should be in it."""
         for parameter in self._parameters:
             for mark in getattr(self._hints[parameter.name], "__metadata__", ()):
@@ -114,12 +112,7 @@ class Command:
             return struct_of(self.unchecked[1])
         if self.boxed is not None:
             return shape_of(self._hints[self.boxed])
-        fields: dict[str, Any] = {}
-        for parameter in self._parameters:
-            required = parameter.default is inspect.Parameter.empty
-            hint = self._hints[parameter.name]
-            fields[parameter.name] = (hint, ... if required else parameter.default)
-        return struct_of(create_model(f"{self.name}-arguments", __base__=Model, **fields))
+        return struct_of_parameters(self.handler, skip=1)
 
     @cached_property
     def result(self) -> Any:
@@ -134,10 +127,8 @@ class Command:
         """
         if self.unchecked is not None:
             return {self.unchecked[0]: dict(arguments)}
-        model = visit(self.arguments, arguments)
-        if self.boxed is not None:
-            return {self.boxed: model}
-        return {p.name: getattr(model, p.name) for p in self._parameters}
+        given = visit(self.arguments, arguments)
+        return given if self.boxed is None else {self.boxed: given}
 
 
 #: Every command by its name.

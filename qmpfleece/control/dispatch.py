@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.control.command import Command, commands_of
 from qmpfleece.control.system import RECEIVED, RUNNING, AfterReply, System
-from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
 
 log = logging.getLogger(__name__)
@@ -165,10 +164,10 @@ def error_reply(error: QmpError) -> Reply:
 
 def to_wire(result: Any) -> Any:
     """Return what a handler returned as a JSON value."""
-    if isinstance(result, Model):
-        return result.to_wire()
     if isinstance(result, list | tuple):
         return [to_wire(item) for item in result]
+    if hasattr(result, "to_wire"):  # a model; not asked for by its class, which need not be there
+        return result.to_wire()
     return {} if result is None else result
 
 

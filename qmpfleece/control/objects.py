@@ -7,23 +7,20 @@ file of its own in ``object_types/``.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
-
-from pydantic import ConfigDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Folder, Registry
-from qmpfleece.qapi.model import Model
 from qmpfleece.qapi.order import ordered
 
 if TYPE_CHECKING:
+    from qmpfleece.control.object_options import ObjectOptions
     from qmpfleece.control.system import System
 
-_FOLDER: Final = Folder("qmpfleece.control.object_types", r'\bqom_type="([\w-]+)"')
+#: Where they are, each with its model.
+OBJECT_FILES: Final = Folder("qmpfleece.control.object_types", r'\bqom_type="([\w-]+)"')
 #: Every type of object by its QAPI ``ObjectType``.
-OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object", _FOLDER)
-#: The model of what each is made from, by the same name.
-OBJECT_MODELS: Final[Registry[type["ObjectOptions"]]] = Registry("object options model", _FOLDER)
+OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object", OBJECT_FILES)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
@@ -36,21 +33,6 @@ def check_id(name: str) -> None:
     """
     if not _WELL_FORMED.fullmatch(name):
         raise QmpError("Parameter 'id' expects an identifier")
-
-
-class ObjectOptions(Model):
-    """QAPI ``ObjectOptions``. The model of each type narrows ``qom_type`` to a literal."""
-
-    model_config = ConfigDict(frozen=True)
-
-    qom_type: str
-    id: str
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        for name in get_args(cls.model_fields["qom_type"].annotation):
-            OBJECT_MODELS.add(name, cls, cls.__module__)
 
 
 class UserObject:
@@ -149,7 +131,7 @@ class Objects:
         """Return all ids with their objects, the oldest first."""
         return list(self._objects.items())
 
-    async def create(self, system: "System", options: ObjectOptions) -> None:
+    async def create(self, system: "System", options: "ObjectOptions") -> None:
         """Make an object. Source: QAPI ``object-add``.
 
         Raises:

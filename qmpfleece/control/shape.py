@@ -1,8 +1,8 @@
 """The QAPI shape of Python annotations: struct, union, alternate, enum, array, builtin.
 
 The pydantic models are the only description of what is said. This module reads them once,
-lazily, into the few kinds of type that QAPI knows; ``visitor`` checks input against shapes,
-``introspect`` prints them for query-qmp-schema.
+when they are needed, into the few kinds of type that QAPI knows; ``visitor`` checks input against
+shapes, ``introspect`` prints them for query-qmp-schema.
 
 ====================================================  =========================================
 annotation                                            shape
@@ -19,24 +19,38 @@ a ``Model``                                           Struct
 ``Annotated[A | B, Alternate("Name")]``               Alternate
 ``X | None``                                          X, the member is optional
 ====================================================  =========================================
+
+The parameters of a function make a Struct, too. Where there is no model in them pydantic, which
+takes long to import, is not: what is special about models and their fields is told by what they
+have, not by their classes.
 """
 
 import enum
+import inspect
 import types
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    get_args,
+    get_origin,
+)
 from typing import Union as TypingUnion
 
-import annotated_types
-from pydantic.fields import FieldInfo
-
 from qmpfleece.base.registry import Derived
-from qmpfleece.block.creating import CREATE_MODELS, BlockdevCreateOptions
-from qmpfleece.control.objects import OBJECT_MODELS, ObjectOptions
-from qmpfleece.control.transaction import ACTION_MODELS, TransactionAction
-from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
-from qmpfleece.qapi.model import Model, kebab
+from qmpfleece.qapi.names import kebab
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from qmpfleece.qapi.model import Model
 
 
 class Builtin(NamedTuple):
@@ -94,20 +108,30 @@ class Member(NamedTuple):
 
 
 class Struct:
-    """An object with fixed members; they are read when first asked for, so types may recurse."""
+    """An object with fixed members; they are read when first asked for, so types may recurse.
 
-    def __init__(self, model: type[Model]) -> None:
-        self.model: Final = model
+    Args:
+        read: Returns the members in schema order.
+        make: Takes the values that were given, by their names on the wire, and returns what
+            they make.
+        open_ended: Whether there may be others.
+    """
 
-    @property
-    def name(self) -> str:
-        """The name of the model."""
-        return self.model.__name__
+    def __init__(
+        self,
+        read: Callable[[], tuple[Member, ...]],
+        make: Callable[..., Any],
+        *,
+        open_ended: bool = False,
+    ) -> None:
+        self._read: Final = read
+        self.make: Final = make
+        self.open_ended: Final = open_ended
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """The members in schema order."""
-        return tuple(_member(name, info) for name, info in self.model.model_fields.items())
+        return self._read()
 
     @cached_property
     def by_wire(self) -> Mapping[str, Member]:
@@ -124,7 +148,7 @@ class Union:
         variants: The model for each tag value.
     """
 
-    def __init__(self, name: str, tag: str, variants: Mapping[str, type[Model]]) -> None:
+    def __init__(self, name: str, tag: str, variants: "Mapping[str, type[Model]]") -> None:
         self.name: Final = name
         self.tag: Final = tag
         self._variants: Final = variants
@@ -172,23 +196,60 @@ _INTEGERS: Final[Mapping[tuple[int, int], Integer]] = {
 }
 
 
-#: What is said to create an image of each driver; of most there is nothing to say.
-_CREATE: Final[Mapping[str, type[Model]]] = Derived(
-    BLOCKDEV_MODELS, lambda name: CREATE_MODELS.get(name, BlockdevCreateOptions)
-)
-#: Unions to which each file of a package adds a variant: tag and models by tag value.
-_OPEN_UNIONS: Final[Mapping[type[Model], Union]] = {
-    BlockdevOptions: Union("BlockdevOptions", "driver", BLOCKDEV_MODELS),
-    BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", _CREATE),
-    ObjectOptions: Union("ObjectOptions", "qom-type", OBJECT_MODELS),
-    TransactionAction: Union("TransactionAction", "type", ACTION_MODELS),
-}
+@cache
+def _open_unions() -> "Mapping[type[Model], Union]":
+    """Return the unions to which each file of a package adds a variant."""
+    from qmpfleece.block.creating import CREATE_MODELS, BlockdevCreateOptions
+    from qmpfleece.control.object_options import OBJECT_MODELS, ObjectOptions
+    from qmpfleece.control.transaction import ACTION_MODELS, TransactionAction
+    from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
+
+    # What is said to create an image of each driver; of most there is nothing to say.
+    create: Mapping[str, type[Model]] = Derived(
+        BLOCKDEV_MODELS, lambda name: CREATE_MODELS.get(name, BlockdevCreateOptions)
+    )
+    return {
+        BlockdevOptions: Union("BlockdevOptions", "driver", BLOCKDEV_MODELS),
+        BlockdevCreateOptions: Union("BlockdevCreateOptions", "driver", create),
+        ObjectOptions: Union("ObjectOptions", "qom-type", OBJECT_MODELS),
+        TransactionAction: Union("TransactionAction", "type", ACTION_MODELS),
+    }
 
 
 @cache
-def struct_of(model: type[Model]) -> Struct:
-    """Return the one shape of a model."""
-    return Struct(model)
+def struct_of(model: "type[Model]") -> Struct:
+    """Return the one shape of a model; it makes instances."""
+    # All is checked by then: pydantic need not, and never has to build a validator for it.
+    return Struct(
+        lambda: tuple(_member(name, info) for name, info in model.model_fields.items()),
+        model.model_construct,
+        open_ended=model.model_config.get("extra") == "allow",
+    )
+
+
+def struct_of_parameters(function: Callable[..., Any], *, skip: int = 0) -> Struct:
+    """Return the shape of what a function is told by name; it makes keyword arguments.
+
+    Args:
+        function: Its annotations have a shape; a parameter with a default is optional.
+        skip: How many parameters come before.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = [*inspect.signature(function).parameters.values()][skip:]
+    names = {kebab(parameter.name): parameter.name for parameter in parameters}
+    required = {item.name for item in parameters if item.default is inspect.Parameter.empty}
+    defaults = {item.name: item.default for item in parameters if item.name not in required}
+
+    def read() -> tuple[Member, ...]:
+        return tuple(
+            Member(name, wire, shape_of(hints[name]), name in required)
+            for wire, name in names.items()
+        )
+
+    def make(**given: Any) -> dict[str, Any]:
+        return defaults | {names[wire]: value for wire, value in given.items()}
+
+    return Struct(read, make)
 
 
 def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
@@ -197,8 +258,8 @@ def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
     Raises:
         TypeError: QAPI has nothing like it; a mistake in a model of ours.
     """
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        return _OPEN_UNIONS.get(annotation) or struct_of(annotation)
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        return _open_unions().get(annotation) or struct_of(annotation)
     if annotation is int:
         return _integer(metadata)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
@@ -224,12 +285,11 @@ def _flat(metadata: "list[Any]") -> list[Any]:
     found = []
     for item in metadata:
         found.append(item)
-        if isinstance(item, FieldInfo):
-            found.extend(item.metadata)
+        found.extend(getattr(item, "metadata", ()))
     return found
 
 
-def _member(name: str, info: FieldInfo) -> Member:
+def _member(name: str, info: "FieldInfo") -> Member:
     metadata: tuple[Any, ...] = tuple(info.metadata)
     if info.discriminator is not None:
         metadata = (*metadata, info)
@@ -240,10 +300,10 @@ def _member(name: str, info: FieldInfo) -> Member:
 def _integer(metadata: tuple[Any, ...]) -> Integer:
     low, high = INT64.low, INT64.high
     for item in metadata:
-        if isinstance(item, annotated_types.Ge) and isinstance(item.ge, int):
-            low = item.ge
-        elif isinstance(item, annotated_types.Lt) and isinstance(item.lt, int):
-            high = item.lt - 1
+        if isinstance(bound := getattr(item, "ge", None), int):
+            low = bound
+        elif isinstance(bound := getattr(item, "lt", None), int):
+            high = bound - 1
     return _INTEGERS.get((low, high), INT64)
 
 
@@ -255,12 +315,12 @@ def _union(arms: tuple[Any, ...], metadata: tuple[Any, ...]) -> Shape:
     if len(present) == 1:
         return shape_of(present[0], metadata)
     for item in metadata:
-        if isinstance(item, FieldInfo) and isinstance(item.discriminator, str):
-            return _closed_union(present, item.discriminator)
+        if isinstance(field := getattr(item, "discriminator", None), str):
+            return _closed_union(present, field)
     raise TypeError(f"{arms!r}: neither optional, nor an Alternate, nor discriminated")
 
 
-def _closed_union(models: list[type[Model]], field: str) -> Union:
+def _closed_union(models: "list[type[Model]]", field: str) -> Union:
     variants = {
         value: model
         for model in models

@@ -16,7 +16,7 @@ from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
 from qmpfleece.control.qemu_io.background import Background
 from qmpfleece.jobs.manager import JobManager
-from qmpfleece.qapi.events import Event, EventBus
+from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.block.graph import Graph
@@ -30,13 +30,6 @@ ShutdownCause: TypeAlias = Literal["host-qmp-quit", "host-signal"]
 RunState: TypeAlias = Literal["prelaunch", "inmigrate", "running", "paused"]
 #: What is to be done once a reply is out; may be a coroutine function.
 Follow = Callable[[], Awaitable[None] | None]
-
-
-class Shutdown(Event, name="SHUTDOWN"):
-    """The program ends because it was asked to."""
-
-    guest: bool
-    reason: ShutdownCause
 
 
 class CharacterDevice(Protocol):
@@ -171,5 +164,7 @@ class System:
     def end(self, reason: ShutdownCause) -> None:
         """Ask the program to end; the first reason is told."""
         if self.has_machine and not self.shutdown.is_set():
+            from qmpfleece.control.events import Shutdown
+
             self.bus.emit(Shutdown(guest=False, reason=reason))
         self.shutdown.set()

@@ -20,7 +20,6 @@ from qmpfleece.control.shape import (
     Struct,
     Union,
 )
-from qmpfleece.qapi.model import Model
 
 #: How deep objects of known types may be nested, e.g. definitions of nodes. Differs: QEMU takes
 #: what the parser takes, 1024 levels; here each level of a graph costs Python's stack.
@@ -106,7 +105,7 @@ def _enum(shape: Enum, value: Any, path: str, name: str | None) -> str:
     return value
 
 
-def _struct(shape: Struct, value: Any, path: str) -> Model:
+def _struct(shape: Struct, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong_type(path, "object")
     if path.count(".") >= MAX_DEPTH:
@@ -120,17 +119,15 @@ def _struct(shape: Struct, value: Any, path: str) -> Model:
             members[member.wire] = found
         elif member.required:
             raise QmpError(f"Parameter '{full}' is missing")
-    open_ended = shape.model.model_config.get("extra") == "allow"
     for key in value:
         if key not in shape.by_wire:
-            if not open_ended:
+            if not shape.open_ended:
                 raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
             members[key] = value[key]
-    # All is checked: pydantic need not, and never has to build a validator of the model for it.
-    return shape.model.model_construct(**members)
+    return shape.make(**members)
 
 
-def _flat_union(shape: Union, value: Any, path: str) -> Model:
+def _flat_union(shape: Union, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong_type(path, "object")
     full = f"{path}.{shape.tag}" if path else shape.tag

@@ -16,7 +16,6 @@ from qmpfleece.base.registry import Registry
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
-from qmpfleece.qapi.events import Event
 
 if TYPE_CHECKING:
     from qmpfleece.exports.nbd.server import NbdServer
@@ -26,12 +25,6 @@ O = TypeVar("O", bound="BlockExportOptions")  # noqa: E741 - the customary name 
 
 #: Every kind of export by its name in ``BlockExportType``.
 KINDS: Final[Registry[type["Export[Any]"]]] = Registry("export kind")
-
-
-class BlockExportDeleted(Event, name="BLOCK_EXPORT_DELETED"):
-    """A block export is gone; its id may be used again."""
-
-    id: str
 
 
 class Host(Protocol):

@@ -13,11 +13,11 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
-from qmpfleece.exports.export import KINDS, BlockExportDeleted, Export
 from qmpfleece.nbdproto import const
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
+    from qmpfleece.exports.export import Export
     from qmpfleece.exports.nbd.server import NbdServer
     from qmpfleece.exports.options import (
         BlockExportInfo,
@@ -50,7 +50,7 @@ class ExportManager:
 
     # -- exports ------------------------------------------------------------------------------
 
-    def exports(self) -> list[Export[Any]]:
+    def exports(self) -> "list[Export[Any]]":
         """Return all exports, newest first, as QEMU lists them."""
         return list(reversed(self._exports.values()))
 
@@ -70,7 +70,7 @@ class ExportManager:
 
     async def add(
         self, options: "BlockExportOptions", backend: Backend | None = None
-    ) -> Export[Any]:
+    ) -> "Export[Any]":
         """Export a node. Source: QAPI ``block-export-add``.
 
         Args:
@@ -80,6 +80,8 @@ class ExportManager:
         Raises:
             QmpError: It can't be done; nothing has changed.
         """
+        from qmpfleece.exports.export import KINDS
+
         if not _WELL_FORMED.fullmatch(options.id):
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
@@ -97,7 +99,7 @@ class ExportManager:
 
     async def add_nbd(
         self, options: "NbdServerAddOptions", node: Node, backend: Backend | None = None
-    ) -> Export[Any]:
+    ) -> "Export[Any]":
         """Export a node over NBD, its name being the id. Source: QAPI ``nbd-server-add``.
 
         Unlike ``add``, a node that is read-only is exported read-only without a word.
@@ -129,7 +131,7 @@ class ExportManager:
             backend,
         )
 
-    def begin_delete(self, export_id: str, mode: "RemoveMode" = "safe") -> Export[Any]:
+    def begin_delete(self, export_id: str, mode: "RemoveMode" = "safe") -> "Export[Any]":
         """Start to remove an export; ``finish_delete`` is what follows the reply.
 
         Raises:
@@ -146,25 +148,27 @@ class ExportManager:
         export.shut_down()
         return export
 
-    async def finish_delete(self, export: Export[Any]) -> None:
+    async def finish_delete(self, export: "Export[Any]") -> None:
         """Delete an export, unless requests still run: then it goes when they have ended."""
         self._held.discard(export)
         if not export.users and self._exports.get(export.id) is export:
             await self._deletion(export)
 
-    def export_unused(self, export: Export[Any]) -> None:
+    def export_unused(self, export: "Export[Any]") -> None:
         """Delete an export whose last client has gone; ``close`` waits for it."""
         if export not in self._held:
             _ = self._deletion(export)
 
-    def _deletion(self, export: Export[Any]) -> "asyncio.Task[None]":
+    def _deletion(self, export: "Export[Any]") -> "asyncio.Task[None]":
         task = self._deleting.get(export)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._close(export))
             self._deleting[export] = task
         return task
 
-    async def _close(self, export: Export[Any]) -> None:
+    async def _close(self, export: "Export[Any]") -> None:
+        from qmpfleece.exports.options import BlockExportDeleted
+
         try:
             await export.close()
         finally:
@@ -177,7 +181,7 @@ class ExportManager:
         """Delete the exports of a device's handle; clients are thrown out, requests end."""
         await self._delete([e for e in self._exports.values() if e.backend is backend])
 
-    async def _delete(self, exports: list[Export[Any]]) -> None:
+    async def _delete(self, exports: "list[Export[Any]]") -> None:
         """Delete exports; wait for their requests."""
         ordered = _order_of_events(exports)
         self._held.update(ordered)
@@ -257,7 +261,7 @@ class ExportManager:
             await server.close()
 
 
-def _order_of_events(exports: list[Export[Any]]) -> list[Export[Any]]:
+def _order_of_events(exports: "list[Export[Any]]") -> "list[Export[Any]]":
     """Return exports in the order in which QEMU reports a mass deletion.
 
     It goes through them newest first; those without clients are reported later, the last one

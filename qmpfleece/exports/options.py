@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
+from qmpfleece.qapi.events import Event
 from qmpfleece.qapi.model import Model, Uint16, Uint32
 
 #: QAPI ``BlockExportRemoveMode``.
@@ -163,3 +164,9 @@ class NbdServerStartOptions(Model):
     tls_creds: str | None = None
     tls_authz: str | None = None
     max_connections: Uint32 | None = None
+
+
+class BlockExportDeleted(Event, name="BLOCK_EXPORT_DELETED"):
+    """A block export is gone; its id may be used again."""
+
+    id: str

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.jobs.pausable import Pausable, wake_all
 from qmpfleece.jobs.status import VERBS, JobStatus, JobVerb
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.jobs.txn import JobTxn

@@ -1,14 +1,16 @@
 """All jobs by id. It owns their tasks: whoever closes it leaves none behind."""
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import ErrorClass, QmpError
-from qmpfleece.jobs.block_job import BlockJob
-from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.status import JobStatus
-from qmpfleece.jobs.txn import JobTxn
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
+
+if TYPE_CHECKING:
+    from qmpfleece.jobs.block_job import BlockJob
+    from qmpfleece.jobs.job import Job
+    from qmpfleece.jobs.txn import JobTxn
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
@@ -24,7 +26,7 @@ class JobManager:
         self._bus = bus
         self._jobs: dict[str, Job] = {}
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> "list[Job]":
         """Return all jobs, newest first."""
         self._forget_dismissed()
         return list(reversed(self._jobs.values()))
@@ -41,18 +43,20 @@ class JobManager:
         if job_id in self._jobs:
             raise QmpError(f"Job ID '{job_id}' already in use")
 
-    def add(self, job: Job, txn: JobTxn | None = None) -> None:
+    def add(self, job: "Job", txn: "JobTxn | None" = None) -> None:
         """Take a new job, whose id has been checked, into a transaction; by default its own."""
+        from qmpfleece.jobs.txn import JobTxn
+
         self.check_id(job.id)
         self._jobs[job.id] = job
         job.create(self._bus, txn if txn is not None else JobTxn())
 
-    def discard(self, job: Job) -> None:
+    def discard(self, job: "Job") -> None:
         """Forget a job that has only been created, because something else is wrong."""
         job.txn.jobs.remove(job)
         job.move(JobStatus.NULL)
 
-    async def find(self, job_id: str) -> Job:
+    async def find(self, job_id: str) -> "Job":
         """Return a job for a verb; one that is being concluded is waited for.
 
         Raises:
@@ -64,12 +68,14 @@ class JobManager:
             raise QmpError("Job not found")
         return job
 
-    async def find_block_job(self, device: str) -> BlockJob:
+    async def find_block_job(self, device: str) -> "BlockJob":
         """The same for the commands of block jobs, which know of no others.
 
         Raises:
             QmpError: DeviceNotActive: there is none.
         """
+        from qmpfleece.jobs.block_job import BlockJob
+
         try:
             job = await self.find(device)
         except QmpError:
@@ -99,7 +105,7 @@ class JobManager:
                 if job.txn.settling:
                     await job.txn.settled()
 
-    def _get(self, job_id: str) -> Job | None:
+    def _get(self, job_id: str) -> "Job | None":
         job = self._jobs.get(job_id)
         return job if job is not None and job.status is not JobStatus.NULL else None
 

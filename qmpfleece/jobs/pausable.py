@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.jobs.events import JobStatusChange
 from qmpfleece.jobs.status import TRANSITIONS, JobStatus
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.block.node import Node

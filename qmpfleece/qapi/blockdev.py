@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from qmpfleece.base.registry import Folder, Registry
+from qmpfleece.base.registry import Registry
 from qmpfleece.qapi.alternate import Alternate
+from qmpfleece.qapi.drivers import DRIVER_FILES
 from qmpfleece.qapi.model import Model
 
 #: QAPI ``BlockdevDiscardOptions``.
@@ -25,8 +26,6 @@ OnOffAuto: TypeAlias = Literal["auto", "on", "off"]
 #: QAPI ``BlockdevAioOptions``.
 AioOption: TypeAlias = Literal["threads", "native", "io_uring"]
 
-#: Where the drivers are, each with its model: in the file of its name, or of a relative.
-DRIVER_FILES: Final = Folder("qmpfleece.block.drivers", r'\bname="([\w-]+)"')
 #: The options model of each driver, by the name in ``BlockdevDriver``.
 BLOCKDEV_MODELS: Final[Registry[type["BlockdevOptions"]]] = Registry(
     "driver options model", DRIVER_FILES

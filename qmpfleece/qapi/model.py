@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-def kebab(name: str) -> str:
-    """Return the wire name of a Python field: ``node_name`` -> ``node-name``."""
-    return name.rstrip("_").replace("_", "-")
+from qmpfleece.qapi.names import kebab
 
 
 class Model(BaseModel):

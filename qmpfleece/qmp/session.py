@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qemu.qmp.error import QMPError
 from qemu.qmp.protocol import AsyncProtocol, Runstate
@@ -28,9 +28,11 @@ from qmpfleece.base.units import KIB, MIB
 from qmpfleece.control.dispatch import Client, Dispatcher, error_reply
 from qmpfleece.control.version import greeting
 from qmpfleece.qapi.encode import CRLF, encode
-from qmpfleece.qapi.events import Event
 from qmpfleece.qmp.framer import Framer, Malformed
 from qmpfleece.qmp.rights import RightsReader, open_streams
+
+if TYPE_CHECKING:
+    from qmpfleece.qapi.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +262,7 @@ class Session(AsyncProtocol[Any]):
         if self._unsent > MAX_UNSENT and self._writer is not None:
             self._writer.transport.abort()
 
-    def _on_event(self, event: Event, now_us: int) -> None:
+    def _on_event(self, event: "Event", now_us: int) -> None:
         if not self._client.negotiated:
             return
         seconds, microseconds = divmod(now_us, 1_000_000)

@@ -7,7 +7,7 @@ import pytest
 from qmpfleece.control import command
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 
 class Talk:

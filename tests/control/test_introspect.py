@@ -1,11 +1,15 @@
 import json
+import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
+import qmpfleece
 from qmpfleece.control.command import Boxed, Command, commands_of
 from qmpfleece.control.introspect import schema
 from qmpfleece.control.system import System
@@ -214,3 +218,22 @@ def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
     known = [name for name in commands if name in qemu.entities]
     differ = {pair for name in known for pair in mine.of(name) - qemu.of(name)}
     assert [path for path, _ in differ if not path.endswith(DIFFERENT)] == []
+
+
+def test_events_are_told_also_if_nothing_has_been_imported_yet():
+    script = (
+        "import asyncio\n"
+        "from qmpfleece.daemon import Daemon\n"
+        "async def main():\n"
+        "    async with Daemon() as daemon:\n"
+        "        for entity in await daemon.execute('query-qmp-schema'):\n"
+        "            if entity['meta-type'] == 'event': print(entity['name'])\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", script]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    event = re.compile(r'^class \w+\(Event, name="(\w+)"\)', re.MULTILINE)
+    sources = Path(qmpfleece.__file__).parent.rglob("*.py")
+    written = {name for source in sources for name in event.findall(source.read_text())}
+    assert written
+    assert set(said.stdout.split()) == written

@@ -4,7 +4,8 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.throttling import KINDS, NAMES
-from qmpfleece.control.objects import OBJECT_MODELS, OBJECT_TYPES
+from qmpfleece.control.object_options import OBJECT_MODELS
+from qmpfleece.control.objects import OBJECT_TYPES
 from tests.tools.desk import Desk
 
 

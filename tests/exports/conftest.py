@@ -15,7 +15,7 @@ from qmpfleece.exports.options import NbdExportOptions, UnixSocketAddress
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.client import ClientHandshake, pack_request
 from qmpfleece.nbdproto.replies import Pending, ReplyParser
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from tests.tools.gate import add_disk
 
 SIZE = 4 << 20

@@ -9,7 +9,7 @@ from qmpfleece.base.errors import BlockError
 from qmpfleece.jobs.block_job import BlockJob
 from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.manager import JobManager
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from tests.tools.gate import settle
 
 

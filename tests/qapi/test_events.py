@@ -2,7 +2,8 @@ import time
 
 import pytest
 
-from qmpfleece.qapi.events import EVENTS, Event, EventBus
+from qmpfleece.qapi.bus import EventBus
+from qmpfleece.qapi.events import EVENTS, Event
 
 
 @pytest.fixture

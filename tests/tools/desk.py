@@ -9,7 +9,7 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from tests.tools.gate import GateDisk, add_disk, settle
 
 

@@ -12,7 +12,8 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
-from qmpfleece.qapi.events import Event, EventBus
+from qmpfleece.qapi.bus import EventBus
+from qmpfleece.qapi.events import Event
 
 
 def run(*command: object, may_fail: bool = False) -> str:

@@ -16,7 +16,7 @@ from qemu.qmp import QMPClient
 
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from qmpfleece.qmp.session import Session
 
 

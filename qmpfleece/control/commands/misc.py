@@ -5,19 +5,12 @@ from typing import Any
 from pydantic import Field
 
 from qmpfleece.control.command import command, commands_of
+from qmpfleece.control.events import Resume, Stop
 from qmpfleece.control.system import RunState, System
 from qmpfleece.control.version import PACKAGE, QEMU
-from qmpfleece.qapi.blockdev import DRIVER_FILES
-from qmpfleece.qapi.events import EVENTS, Event
+from qmpfleece.qapi.drivers import DRIVER_FILES
+from qmpfleece.qapi.events import EVENTS
 from qmpfleece.qapi.model import Model
-
-
-class Stop(Event, name="STOP"):
-    """The guest, if there were one, has been stopped."""
-
-
-class Resume(Event, name="RESUME"):
-    """The guest, if there were one, runs again."""
 
 
 class VersionTriple(Model):

@@ -4,8 +4,8 @@ import threading
 from typing import Annotated
 
 from qmpfleece.control.command import Boxed, command
+from qmpfleece.control.object_options import ObjectOptions
 from qmpfleece.control.object_types.iothread import IothreadObject
-from qmpfleece.control.objects import ObjectOptions
 from qmpfleece.control.system import System
 from qmpfleece.qapi.model import Int64, Model
 

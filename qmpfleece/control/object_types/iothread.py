@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.control.objects import ObjectOptions, UserObject
+from qmpfleece.control.object_options import ObjectOptions
+from qmpfleece.control.objects import UserObject
 from qmpfleece.control.shape import INT64
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.model import Int64

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.control.objects import ObjectOptions, UserObject
+from qmpfleece.control.object_options import ObjectOptions
+from qmpfleece.control.objects import UserObject
 from qmpfleece.control.shape import shape_of
 from qmpfleece.control.visitor import visit
 

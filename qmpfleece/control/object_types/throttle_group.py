@@ -9,7 +9,8 @@ from pydantic import create_model
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.block.throttling import NAMES, Limits
-from qmpfleece.control.objects import ObjectOptions, UserObject
+from qmpfleece.control.object_options import ObjectOptions
+from qmpfleece.control.objects import UserObject
 from qmpfleece.control.shape import INT64, struct_of
 from qmpfleece.control.visitor import visit
 from qmpfleece.qapi.model import Int64, Model

@@ -11,7 +11,7 @@ from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
 from qmpfleece.qapi.blockdev import validate_blockdev
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 
 class Monitor:

@@ -7,7 +7,7 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.exports.manager import ExportManager
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 from tests.tools.gate import add_disk
 
 

@@ -9,8 +9,8 @@ from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
+from qmpfleece.qapi.bus import EventBus
 from qmpfleece.qapi.encode import encode
-from qmpfleece.qapi.events import EventBus
 
 
 class Nodes:

@@ -20,7 +20,7 @@ from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
 from qmpfleece.block.drivers.qcow2.tables import TableCache
 from qmpfleece.block.node import Listener, Node
 from qmpfleece.block.reqlist import ReqList
-from qmpfleece.qapi.events import EventBus
+from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
