@@ -155,7 +155,8 @@ class Daemon:
             await self.system.background.close()
             await self.system.exports.close()
             await self.system.jobs.close()
-            await self.system.devices.close()
+            if self.system.has_machine:
+                await self.system.devices.close()
             await self.system.drives.close()
             await self.system.graph.close()
             await self.qmp.close()

@@ -10,7 +10,6 @@ import fcntl
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -19,7 +18,6 @@ _PREFIX: Final = "/dev/fdset/"
 _LARGEST: Final = (1 << 63) - 1
 
 
-@dataclass
 class HandedOver:
     """A descriptor of a set.
 
@@ -29,12 +27,12 @@ class HandedOver:
         removed: It goes as soon as it may.
     """
 
-    number: int
-    opaque: str | None = None
-    removed: bool = False
+    def __init__(self, number: int, opaque: str | None = None) -> None:
+        self.number: Final = number
+        self.opaque: Final = opaque
+        self.removed = False
 
 
-@dataclass
 class FdSet:
     """A set.
 
@@ -43,8 +41,9 @@ class FdSet:
         copies: Those that were made of them and are open.
     """
 
-    members: list[HandedOver] = field(default_factory=list)
-    copies: set[int] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.members: list[HandedOver] = []
+        self.copies: set[int] = set()
 
 
 class FdSets:

@@ -6,12 +6,29 @@ that name is looked up, all of them to count, list or refuse. What can be found,
 order it is listed, does not depend on what was imported before.
 """
 
+import gc
 import importlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """Look for no garbage while modules are imported, when nearly nothing is garbage."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if Folder.lasting:
+            gc.freeze()
+        gc.enable()
 
 
 class Folder:
@@ -22,6 +39,10 @@ class Folder:
         mark: How a name shows in the text of the module that registers it: a regular
             expression with one group, the name. This only says where to look first.
     """
+
+    #: What is imported stays to the end: collections of garbage, which stop all requests, need
+    #: not look at it. To be set by a program that has frozen its other modules.
+    lasting: ClassVar[bool] = False
 
     def __init__(self, package: str, mark: str) -> None:
         self.package: Final = package
@@ -46,8 +67,9 @@ class Folder:
             import pkgutil
 
             prefix = f"{self.package}."
-            for found in pkgutil.walk_packages(self._path, prefix):
-                importlib.import_module(found.name)
+            with _lasting():
+                for found in pkgutil.walk_packages(self._path, prefix):
+                    importlib.import_module(found.name)
             self._loaded = True
 
     def place(self, module: str) -> int:
@@ -56,7 +78,8 @@ class Folder:
         return self._modules.get(stem, len(self._modules))
 
     def _import(self, module: str) -> str:
-        return importlib.import_module(f"{self.package}.{module}").__name__
+        with _lasting():
+            return importlib.import_module(f"{self.package}.{module}").__name__
 
     @cached_property
     def _path(self) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
+from qmpfleece.base.registry import Folder
 from qmpfleece.cli import chardev, options
 from qmpfleece.cli.background import Background
 from qmpfleece.cli.chardev import Chardev
@@ -86,8 +87,10 @@ class Start(ABC):
                 return
             # What exists now stays. Without this a full collection, which stops all
             # requests, takes 20 to 50 ms; with it less than 0.1 ms. (Until now there
-            # may be no collection at all, see ``programs``.)
+            # may be no collection at all, see ``programs``.) So do the modules that
+            # commands import.
             gc.freeze()
+            Folder.lasting = True
             gc.enable()
             for device, pretty, human in self._monitors:
                 await device.serve(self.daemon.qmp, pretty=pretty, human=human)

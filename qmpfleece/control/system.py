@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from qmpfleece.base.fdsets import FdSets
-from qmpfleece.control.devices.manager import Devices
 from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
 from qmpfleece.control.qemu_io.background import Background
@@ -20,6 +20,7 @@ from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.block.graph import Graph
+    from qmpfleece.control.devices.manager import Devices
     from qmpfleece.exports.manager import ExportManager
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,6 @@ class System:
         jobs: The long operations; closed by whoever made the system, before the graph.
         drives: The named backends; closed after the jobs.
         objects: What object-add has made.
-        devices: The guest's disks; closed before the drives.
         background: Requests of qemu-io that go on after their commands; closed first.
         chardevs: The character devices by their ids; those who made them close them.
         fdsets: Descriptors that were handed over, the graph's.
@@ -131,13 +131,19 @@ class System:
         self.jobs: Final = JobManager(bus)
         self.drives: Final = Drives(graph)
         self.objects: Final = Objects()
-        self.devices: Final = Devices(graph, self.drives, self.objects)
         self.background: Final = Background(graph)
         self.chardevs: Mapping[str, CharacterDevice] = {}
         self.fdsets: Final = fdsets or FdSets()
         self.fdsets.keeps = lambda: self.run_state != "running"
         self.named_fds: dict[str, int] = {}
         self.shutdown: Final = asyncio.Event()
+
+    @cached_property
+    def devices(self) -> "Devices":
+        """The machine with the guest's disks; closed before the drives, if there is a machine."""
+        from qmpfleece.control.devices.manager import Devices
+
+        return Devices(self.graph, self.drives, self.objects)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.
