@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.workers import Workers
-from qmpfleece.block import grants
+from qmpfleece.block import edges, grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
@@ -263,11 +263,11 @@ class Graph:
             QmpError: Permissions conflict; nothing has changed.
         """
         child.perm, child.shared = perm, shared
-        self.link(child)
+        edges.link(child)
         try:
             grants.refresh([child.node])
         except BaseException:
-            self.unlink(child)
+            edges.unlink(child)
             raise
 
     def attach_child(self, node: Node, name: str, role: Role, below: Node) -> Child:
@@ -276,84 +276,46 @@ class Graph:
         Raises:
             QmpError: Permissions conflict, or it would close a circle; nothing has changed.
         """
-        self.check_no_cycle(node, name, below)
+        edges.check_no_cycle(node, name, below)
         child = Child(name, role, node, below)
         node.children[name] = child
-        self.link(child)
+        edges.link(child)
         try:
             grants.refresh([node])
         except BaseException:
             del node.children[name]
-            self.unlink(child)
+            edges.unlink(child)
             raise
         return child
-
-    def check_no_cycle(self, node: Node, name: str, below: Node) -> None:
-        """Refuse a child from which the node itself can be reached.
-
-        Raises:
-            QmpError: It is one.
-        """
-        if node in grants.reachable([below]):
-            raise QmpError(
-                f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
-            )
 
     def detach(self, child: Child) -> None:
         """Disconnect an edge. The node stays; see ``release``."""
         if isinstance(child.parent, Node):
             del child.parent.children[child.name]
-        self.unlink(child)
+        edges.unlink(child)
         child.node.forget_inheritance()
         self._loosen(child.node)
 
-    def replace_node(self, edges: Iterable[Child], node: Node) -> None:
-        """Lead ``edges`` to ``node`` instead, as one change.
+    def replace_node(self, users: Iterable[Child], node: Node) -> None:
+        """Lead the edges of ``users`` to ``node`` instead, as one change.
 
         The nodes that they lead to now are drained by the caller.
 
         Raises:
             QmpError: Permissions conflict; nothing has changed.
         """
-        moved = [(edge, edge.node) for edge in edges]
+        moved = [(edge, edge.node) for edge in users]
         places = {old: list(old.parents) for _, old in moved}
         for edge, _ in moved:
-            self.move(edge, node)
+            edges.move(edge, node)
         try:
             grants.refresh([node, *(old for _, old in moved)])
         except BaseException:
             for edge, old in moved:
-                self.move(edge, old)
+                edges.move(edge, old)
             for old, parents in places.items():
                 old.parents[:] = parents
             raise
-
-    def move(self, edge: Child, node: Node) -> None:
-        """Lead an edge to ``node``; permissions are left to the caller."""
-        # In this order: where both are drained, the parent must not wake in between.
-        old = edge.node
-        edge.node = node
-        self.link(edge)
-        self._unlink_from(old, edge)
-
-    def link(self, child: Child) -> None:
-        """Enter an edge at its node; permissions are left to the caller."""
-        child.node.parents.append(child)
-        if isinstance(child.parent, Node):
-            child.parent.find_listener()
-        for _ in range(child.node.quiesced):
-            child.parent.drained_begin()
-
-    def unlink(self, child: Child) -> None:
-        """Undo ``link``."""
-        self._unlink_from(child.node, child)
-
-    def _unlink_from(self, node: Node, child: Child) -> None:
-        node.parents.remove(child)
-        if isinstance(child.parent, Node):
-            child.parent.find_listener()
-        for _ in range(node.quiesced):
-            child.parent.drained_end()
 
     def _loosen(self, node: Node) -> None:
         """Apply permissions after a user has gone. Never fails.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import grants, pipeline
+from qmpfleece.block import edges, grants, pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import Reopening
@@ -226,7 +226,7 @@ def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
 def _find_child(graph: Graph, node: Node, name: str, ref: str) -> Node:
     if (found := graph.get(ref)) is None:
         raise QmpError(f"Cannot find device='' nor node-name='{ref}'")
-    graph.check_no_cycle(node, name, found)
+    edges.check_no_cycle(node, name, found)
     return found
 
 
@@ -295,14 +295,14 @@ def _move(
     if child is None:
         assert target is not None
         child = node.children[name] = Child(name, Role.COW, node, target)
-        graph.link(child)
+        edges.link(child)
         return node, child, None, target
     was = child.node
     if target is None:
         del node.children[name]
-        graph.unlink(child)
+        edges.unlink(child)
     else:
-        graph.move(child, target)
+        edges.move(child, target)
     return node, child, was, target
 
 
@@ -311,9 +311,9 @@ def _put_back(
 ) -> None:
     if was is None:
         del parent.children[child.name]
-        graph.unlink(child)
+        edges.unlink(child)
     elif now is None:
         parent.children[child.name] = child
-        graph.link(child)
+        edges.link(child)
     else:
-        graph.move(child, was)
+        edges.move(child, was)

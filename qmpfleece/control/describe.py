@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.node import Node
 from qmpfleece.qapi.encode import Printed, encode
+from qmpfleece.qapi.io_limits import LIMITS
 from qmpfleece.qapi.order import ordered
 
 #: An object as it is on the wire. Absent members are left out, the others come in schema order,
@@ -33,7 +34,7 @@ _KNOWN_BY_DRIVERS: Final = tuple(
     )
 )
 #: Nothing throttles a node.
-_UNTHROTTLED: Final = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+_UNTHROTTLED: Final = dict.fromkeys(LIMITS, 0)
 #: Options that a plain file name tells.
 _SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
 

@@ -70,58 +70,67 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(text.split()).split(", "))
 
 
+#: What all machines have first.
+_OF_MACHINES: Final = _names(
+    """
+    kernel string, dt-compatible string, boot BootConfiguration,
+    memory MemorySizeConfiguration, initrd string,
+    confidential-guest-support link<confidential-guest-support>, graphics bool, usb bool,
+    firmware string, memory-encryption string, smp SMPConfiguration, dump-guest-core bool,
+    phandle-start int, dumpdtb string, memory-backend link<memory-backend>, dtb string,
+    mem-merge bool, append string, suppress-vmdesc bool
+    """
+)
+#: What PCs have after that, and then.
+_OF_PCS: Final = _names(
+    """
+    smm OnOffAuto, acpi OnOffAuto, pit OnOffAuto, pic OnOffAuto, x-oem-table-id string,
+    bus-lock-ratelimit uint64_t, sgx-epc SgxEPC, x-oem-id string, max-fw-size size,
+    default-bus-bypass-iommu bool, device-memory-region-size int, sata bool, vmport OnOffAuto,
+    i8042 bool, hpet bool, smbios-entry-point-type str, max-ram-below-4g size, smbus bool,
+    unattached child<container>, fw_cfg child<fw_cfg_io>, peripheral-anon child<container>,
+    nvdimm bool, peripheral child<container>
+    """
+)
+_OF_PCS_LATER: Final = _names(
+    """
+    nvdimm-persistence string, rtc_state link<isa-device>, smram link<memory-region>,
+    cxl-fmw CXLFixedMemoryWindow, rtc-time struct tm, acpi-device link<hotplug-handler>,
+    hmat bool, cxl bool, pcspk-audiodev str
+    """
+)
 #: The properties of the machines with their types, children among them.
 _MACHINES: Final = {
-    "pc-i440fx-7.2-machine": _names(
-        """
-        kernel string, dt-compatible string, boot BootConfiguration,
-        memory MemorySizeConfiguration, initrd string,
-        confidential-guest-support link<confidential-guest-support>, graphics bool, usb bool,
-        firmware string, memory-encryption string, smp SMPConfiguration, dump-guest-core bool,
-        phandle-start int, dumpdtb string, memory-backend link<memory-backend>, dtb string,
-        mem-merge bool, append string, suppress-vmdesc bool, smm OnOffAuto, acpi OnOffAuto,
-        pit OnOffAuto, pic OnOffAuto, x-oem-table-id string, bus-lock-ratelimit uint64_t,
-        sgx-epc SgxEPC, x-oem-id string, max-fw-size size, default-bus-bypass-iommu bool,
-        device-memory-region-size int, sata bool, vmport OnOffAuto, i8042 bool, hpet bool,
-        smbios-entry-point-type str, max-ram-below-4g size, smbus bool,
-        unattached child<container>, fw_cfg child<fw_cfg_io>, peripheral-anon child<container>,
-        nvdimm bool, peripheral child<container>, nvdimm-persistence string,
-        rtc_state link<isa-device>, smram link<memory-region>, cxl-fmw CXLFixedMemoryWindow,
-        rtc-time struct tm, acpi-device link<hotplug-handler>, hmat bool, cxl bool,
-        pcspk-audiodev str, i440fx child<i440FX-pcihost>
-        """
+    "pc-i440fx-7.2-machine": (
+        *_OF_MACHINES,
+        *_OF_PCS,
+        *_OF_PCS_LATER,
+        "i440fx child<i440FX-pcihost>",
     ),
-    "pc-q35-7.2-machine": _names(
-        """
-        kernel string, dt-compatible string, boot BootConfiguration,
-        memory MemorySizeConfiguration, initrd string,
-        confidential-guest-support link<confidential-guest-support>, graphics bool, usb bool,
-        firmware string, memory-encryption string, smp SMPConfiguration, dump-guest-core bool,
-        phandle-start int, dumpdtb string, memory-backend link<memory-backend>, dtb string,
-        mem-merge bool, append string, suppress-vmdesc bool, smm OnOffAuto, acpi OnOffAuto,
-        pit OnOffAuto, pic OnOffAuto, x-oem-table-id string, bus-lock-ratelimit uint64_t,
-        sgx-epc SgxEPC, x-oem-id string, max-fw-size size, default-bus-bypass-iommu bool,
-        device-memory-region-size int, sata bool, vmport OnOffAuto, i8042 bool, hpet bool,
-        smbios-entry-point-type str, max-ram-below-4g size, smbus bool,
-        unattached child<container>, fw_cfg child<fw_cfg_io>, peripheral-anon child<container>,
-        nvdimm bool, peripheral child<container>, q35 child<q35-pcihost>,
-        nvdimm-persistence string, rtc_state link<isa-device>, smram link<memory-region>,
-        cxl-fmw CXLFixedMemoryWindow, rtc-time struct tm, acpi-device link<hotplug-handler>,
-        hmat bool, cxl bool, pcspk-audiodev str
-        """
+    "pc-q35-7.2-machine": (
+        *_OF_MACHINES,
+        *_OF_PCS,
+        "q35 child<q35-pcihost>",
+        *_OF_PCS_LATER,
     ),
-    "none-machine": _names(
-        """
-        kernel string, dt-compatible string, boot BootConfiguration,
-        memory MemorySizeConfiguration, initrd string,
-        confidential-guest-support link<confidential-guest-support>, graphics bool, usb bool,
-        firmware string, memory-encryption string, smp SMPConfiguration, dump-guest-core bool,
-        phandle-start int, dumpdtb string, memory-backend link<memory-backend>, dtb string,
-        mem-merge bool, append string, suppress-vmdesc bool, peripheral-anon child<container>,
-        peripheral child<container>, unattached child<container>
-        """
+    "none-machine": (
+        *_OF_MACHINES,
+        "peripheral-anon child<container>",
+        "peripheral child<container>",
+        "unattached child<container>",
     ),
 }
+#: What all devices have first, and those on a PCI bus after that.
+_OF_DEVICES: Final = _names("type, parent_bus, realized, hotplugged, hotpluggable")
+_OF_VIRTIO_PCI: Final = _names(
+    """
+    failover_pair_id, romfile, addr, romsize, x-pcie-lnksta-dllla, rombar, x-pcie-extcap-init,
+    acpi-index, multifunction, legacy-addr, migrate-extra, ats, x-ignore-backend-features,
+    x-pcie-pm-init, aer, x-pcie-flr-init, x-pcie-lnkctl-init, x-ats-page-aligned, page-per-vq,
+    x-pcie-deverr-init, virtio-pci-bus-master-bug-migration, modern-pio-notify, x-disable-pcie,
+    vectors, ioeventfd
+    """
+)
 #: The properties of each type in their order.
 LISTED: Final = {
     "iothread": _names(
@@ -143,109 +152,125 @@ LISTED: Final = {
         x-iops-write-max
         """
     ),
-    "scsi-hd": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, scsi-id, lun, channel, lheads,
-        lcyls, share-rw, account-invalid, lsecs, scsi_version, secs, removable, ver,
-        max_unmap_size, cyls, serial, min_io_size, product, rotation_rate, heads, dpofua, drive,
-        werror, wwn, vendor, rerror, write-cache, physical_block_size, max_io_size,
-        quirk_mode_page_vendor_specific_apple, opt_io_size, logical_block_size,
-        discard_granularity, port_wwn, port_index, account-failed, device_id, backend_defaults,
-        bootindex
-        """
+    "scsi-hd": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            scsi-id, lun, channel, lheads, lcyls, share-rw, account-invalid, lsecs, scsi_version,
+            secs, removable, ver, max_unmap_size, cyls, serial, min_io_size, product,
+            rotation_rate, heads, dpofua, drive, werror, wwn, vendor, rerror, write-cache,
+            physical_block_size, max_io_size, quirk_mode_page_vendor_specific_apple, opt_io_size,
+            logical_block_size, discard_granularity, port_wwn, port_index, account-failed,
+            device_id, backend_defaults, bootindex
+            """
+        ),
     ),
-    "scsi-cd": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, scsi-id, lun, channel,
-        account-invalid, quirk_mode_sense_rom_use_dbd, device_id, max_io_size, drive, serial,
-        logical_block_size, ver, share-rw, write-cache, scsi_version, wwn, discard_granularity,
-        backend_defaults, vendor, quirk_mode_page_truncated,
-        quirk_mode_page_vendor_specific_apple, product, opt_io_size, rerror,
-        quirk_mode_page_apple_vendor, min_io_size, account-failed, physical_block_size, port_wwn,
-        port_index, werror, bootindex
-        """
+    "scsi-cd": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            scsi-id, lun, channel, account-invalid, quirk_mode_sense_rom_use_dbd, device_id,
+            max_io_size, drive, serial, logical_block_size, ver, share-rw, write-cache,
+            scsi_version, wwn, discard_granularity, backend_defaults, vendor,
+            quirk_mode_page_truncated, quirk_mode_page_vendor_specific_apple, product,
+            opt_io_size, rerror, quirk_mode_page_apple_vendor, min_io_size, account-failed,
+            physical_block_size, port_wwn, port_index, werror, bootindex
+            """
+        ),
     ),
-    "ide-hd": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, unit, lsecs, account-invalid, model,
-        lheads, rotation_rate, drive, serial, logical_block_size, ver, share-rw, write-cache,
-        heads, wwn, discard_granularity, backend_defaults, cyls, lcyls, opt_io_size, rerror,
-        bios-chs-trans, min_io_size, account-failed, physical_block_size, secs, werror, bootindex
-        """
+    "ide-hd": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            unit, lsecs, account-invalid, model, lheads, rotation_rate, drive, serial,
+            logical_block_size, ver, share-rw, write-cache, heads, wwn, discard_granularity,
+            backend_defaults, cyls, lcyls, opt_io_size, rerror, bios-chs-trans, min_io_size,
+            account-failed, physical_block_size, secs, werror, bootindex
+            """
+        ),
     ),
-    "ide-cd": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, unit, account-invalid, model, drive,
-        serial, logical_block_size, ver, share-rw, write-cache, wwn, discard_granularity,
-        backend_defaults, opt_io_size, rerror, min_io_size, account-failed, physical_block_size,
-        werror, bootindex
-        """
+    "ide-cd": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            unit, account-invalid, model, drive, serial, logical_block_size, ver, share-rw,
+            write-cache, wwn, discard_granularity, backend_defaults, opt_io_size, rerror,
+            min_io_size, account-failed, physical_block_size, werror, bootindex
+            """
+        ),
     ),
-    "floppy": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, drive-type, min_io_size,
-        backend_defaults, account-invalid, share-rw, account-failed, logical_block_size,
-        write-cache, opt_io_size, drive, unit, physical_block_size, discard_granularity
-        """
+    "floppy": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            drive-type, min_io_size, backend_defaults, account-invalid, share-rw, account-failed,
+            logical_block_size, write-cache, opt_io_size, drive, unit, physical_block_size,
+            discard_granularity
+            """
+        ),
     ),
-    "virtio-blk-pci": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, failover_pair_id, romfile, addr,
-        romsize, x-pcie-lnksta-dllla, rombar, x-pcie-extcap-init, acpi-index, multifunction,
-        legacy-addr, migrate-extra, ats, x-ignore-backend-features, x-pcie-pm-init, aer,
-        x-pcie-flr-init, x-pcie-lnkctl-init, x-ats-page-aligned, page-per-vq, x-pcie-deverr-init,
-        virtio-pci-bus-master-bug-migration, modern-pio-notify, x-disable-pcie, vectors,
-        ioeventfd, class, disable-legacy, disable-modern, msix-pba[0], notify_on_empty, share-rw,
-        lcyls, queue-size, lsecs, heads, account-invalid, iothread, lheads, num-queues, cyls,
-        secs, bus master container[0], virtio-backend, min_io_size, bootindex, config-wce,
-        seg-max-adjust, drive, werror, virtio-pci-notify-virtio-blk[0],
-        report-discard-granularity, msix-table[0], virtio-pci-isr-virtio-blk[0], rerror,
-        write-cache, use-disabled-flag, x-disable-legacy-check, use-started, iommu_platform,
-        physical_block_size, virtio-pci-common-virtio-blk[0], scsi, any_layout,
-        virtio-pci-device-virtio-blk[0], opt_io_size, logical_block_size, bus master[0],
-        virtio-bus, virtio-blk-pci-msix[0], max-discard-sectors, virtio-pci[0],
-        virtio-pci-notify-pio-virtio-blk[0], discard, discard_granularity, request-merging,
-        queue_reset, write-zeroes, max-write-zeroes-sectors, packed, account-failed,
-        indirect_desc, event_idx, x-enable-wce-if-config-wce, backend_defaults, virtio-pci[1],
-        serial
-        """
+    "virtio-blk-pci": (
+        *_OF_DEVICES,
+        *_OF_VIRTIO_PCI,
+        *_names(
+            """
+            class, disable-legacy, disable-modern, msix-pba[0], notify_on_empty, share-rw, lcyls,
+            queue-size, lsecs, heads, account-invalid, iothread, lheads, num-queues, cyls, secs,
+            bus master container[0], virtio-backend, min_io_size, bootindex, config-wce,
+            seg-max-adjust, drive, werror, virtio-pci-notify-virtio-blk[0],
+            report-discard-granularity, msix-table[0], virtio-pci-isr-virtio-blk[0], rerror,
+            write-cache, use-disabled-flag, x-disable-legacy-check, use-started, iommu_platform,
+            physical_block_size, virtio-pci-common-virtio-blk[0], scsi, any_layout,
+            virtio-pci-device-virtio-blk[0], opt_io_size, logical_block_size, bus master[0],
+            virtio-bus, virtio-blk-pci-msix[0], max-discard-sectors, virtio-pci[0],
+            virtio-pci-notify-pio-virtio-blk[0], discard, discard_granularity, request-merging,
+            queue_reset, write-zeroes, max-write-zeroes-sectors, packed, account-failed,
+            indirect_desc, event_idx, x-enable-wce-if-config-wce, backend_defaults, virtio-pci[1],
+            serial
+            """
+        ),
     ),
-    "virtio-blk-device": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, queue_reset, use-disabled-flag,
-        packed, iommu_platform, event_idx, x-disable-legacy-check, notify_on_empty, any_layout,
-        use-started, indirect_desc, legacy-iothread, share-rw, lcyls, queue-size, lsecs, serial,
-        account-invalid, iothread, lheads, num-queues, cyls, secs, heads, min_io_size, config-wce,
-        seg-max-adjust, drive, werror, report-discard-granularity, rerror, write-cache,
-        physical_block_size, scsi, opt_io_size, logical_block_size, max-discard-sectors, discard,
-        discard_granularity, request-merging, write-zeroes, max-write-zeroes-sectors,
-        account-failed, x-enable-wce-if-config-wce, backend_defaults, bootindex
-        """
+    "virtio-blk-device": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            queue_reset, use-disabled-flag, packed, iommu_platform, event_idx,
+            x-disable-legacy-check, notify_on_empty, any_layout, use-started, indirect_desc,
+            legacy-iothread, share-rw, lcyls, queue-size, lsecs, serial, account-invalid,
+            iothread, lheads, num-queues, cyls, secs, heads, min_io_size, config-wce,
+            seg-max-adjust, drive, werror, report-discard-granularity, rerror, write-cache,
+            physical_block_size, scsi, opt_io_size, logical_block_size, max-discard-sectors,
+            discard, discard_granularity, request-merging, write-zeroes, max-write-zeroes-sectors,
+            account-failed, x-enable-wce-if-config-wce, backend_defaults, bootindex
+            """
+        ),
     ),
-    "virtio-scsi-pci": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, failover_pair_id, romfile, addr,
-        romsize, x-pcie-lnksta-dllla, rombar, x-pcie-extcap-init, acpi-index, multifunction,
-        legacy-addr, migrate-extra, ats, x-ignore-backend-features, x-pcie-pm-init, aer,
-        x-pcie-flr-init, x-pcie-lnkctl-init, x-ats-page-aligned, page-per-vq, x-pcie-deverr-init,
-        virtio-pci-bus-master-bug-migration, modern-pio-notify, x-disable-pcie, vectors,
-        ioeventfd, disable-legacy, disable-modern, notify_on_empty, msix-pba[0],
-        virtio-scsi-pci-msix[0], iothread, seg_max_adjust, virtio-bus, param_change, max_sectors,
-        virtio-backend, packed, virtio-pci-notify-virtio-scsi[0], num_queues, iommu_platform,
-        virtqueue_size, use-disabled-flag, bus master container[0],
-        virtio-pci-device-virtio-scsi[0], virtio-pci-isr-virtio-scsi[0], use-started, any_layout,
-        x-disable-legacy-check, hotplug, virtio-pci-common-virtio-scsi[0], bus master[0],
-        cmd_per_lun, virtio-pci[1], virtio-pci[0], queue_reset, msix-table[0], event_idx,
-        indirect_desc, virtio-pci-notify-pio-virtio-scsi[0]
-        """
+    "virtio-scsi-pci": (
+        *_OF_DEVICES,
+        *_OF_VIRTIO_PCI,
+        *_names(
+            """
+            disable-legacy, disable-modern, notify_on_empty, msix-pba[0], virtio-scsi-pci-msix[0],
+            iothread, seg_max_adjust, virtio-bus, param_change, max_sectors, virtio-backend,
+            packed, virtio-pci-notify-virtio-scsi[0], num_queues, iommu_platform, virtqueue_size,
+            use-disabled-flag, bus master container[0], virtio-pci-device-virtio-scsi[0],
+            virtio-pci-isr-virtio-scsi[0], use-started, any_layout, x-disable-legacy-check,
+            hotplug, virtio-pci-common-virtio-scsi[0], bus master[0], cmd_per_lun, virtio-pci[1],
+            virtio-pci[0], queue_reset, msix-table[0], event_idx, indirect_desc,
+            virtio-pci-notify-pio-virtio-scsi[0]
+            """
+        ),
     ),
-    "virtio-scsi-device": _names(
-        """
-        type, parent_bus, realized, hotplugged, hotpluggable, queue_reset, use-disabled-flag,
-        packed, iommu_platform, event_idx, x-disable-legacy-check, notify_on_empty, any_layout,
-        use-started, indirect_desc, seg_max_adjust, max_sectors, iothread, param_change,
-        cmd_per_lun, num_queues, virtqueue_size, legacy-iothread, hotplug
-        """
+    "virtio-scsi-device": (
+        *_OF_DEVICES,
+        *_names(
+            """
+            queue_reset, use-disabled-flag, packed, iommu_platform, event_idx,
+            x-disable-legacy-check, notify_on_empty, any_layout, use-started, indirect_desc,
+            seg_max_adjust, max_sectors, iothread, param_change, cmd_per_lun, num_queues,
+            virtqueue_size, legacy-iothread, hotplug
+            """
+        ),
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from qmpfleece.qapi.blockdev import DetectZeroes
+from qmpfleece.qapi.io_limits import IoBursts, IoRates
 from qmpfleece.qapi.model import Int64, Model, Uint32
 
 
@@ -54,8 +55,8 @@ class ImageInfo(Model):
     format_specific: dict[str, Any] | None = None
 
 
-class BlockDeviceInfo(Model):
-    """QAPI ``BlockDeviceInfo``; the throttling members are those of the disk, 0 for a node."""
+class _NodeInfo(Model):
+    """The members of ``BlockDeviceInfo`` before the rates."""
 
     file: str
     node_name: str | None = None
@@ -65,26 +66,20 @@ class BlockDeviceInfo(Model):
     backing_file_depth: Int64 = Field(alias="backing_file_depth")
     encrypted: bool
     detect_zeroes: DetectZeroes = Field(alias="detect_zeroes")
-    bps: Int64
-    bps_rd: Int64 = Field(alias="bps_rd")
-    bps_wr: Int64 = Field(alias="bps_wr")
-    iops: Int64
-    iops_rd: Int64 = Field(alias="iops_rd")
-    iops_wr: Int64 = Field(alias="iops_wr")
+
+
+class _ShownImage(Model):
+    """The member of ``BlockDeviceInfo`` between the rates and the bursts."""
+
     image: ImageInfo
-    bps_max: Int64 | None = Field(None, alias="bps_max")
-    bps_rd_max: Int64 | None = Field(None, alias="bps_rd_max")
-    bps_wr_max: Int64 | None = Field(None, alias="bps_wr_max")
-    iops_max: Int64 | None = Field(None, alias="iops_max")
-    iops_rd_max: Int64 | None = Field(None, alias="iops_rd_max")
-    iops_wr_max: Int64 | None = Field(None, alias="iops_wr_max")
-    bps_max_length: Int64 | None = Field(None, alias="bps_max_length")
-    bps_rd_max_length: Int64 | None = Field(None, alias="bps_rd_max_length")
-    bps_wr_max_length: Int64 | None = Field(None, alias="bps_wr_max_length")
-    iops_max_length: Int64 | None = Field(None, alias="iops_max_length")
-    iops_rd_max_length: Int64 | None = Field(None, alias="iops_rd_max_length")
-    iops_wr_max_length: Int64 | None = Field(None, alias="iops_wr_max_length")
-    iops_size: Int64 | None = Field(None, alias="iops_size")
+
+
+class BlockDeviceInfo(IoBursts, _ShownImage, IoRates, _NodeInfo):
+    """QAPI ``BlockDeviceInfo``; the throttling members are those of the disk, 0 for a node.
+
+    The members of the last base come first.
+    """
+
     group: str | None = None
     cache: BlockdevCacheInfo
     write_threshold: Int64 = Field(alias="write_threshold")

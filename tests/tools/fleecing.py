@@ -96,3 +96,8 @@ class Fleece:
         access, done = (b.count for b in self.filter.bitmaps)
         copy = next(b.count for b in self.disk.node.bitmaps if b.name is None)
         return {"access": access, "done": done, "copy": copy}
+
+
+def dirty_clusters(bitmap: DirtyBitmap) -> list[int]:
+    """Return the numbers of the clusters whose first byte is dirty."""
+    return [n for n in range(bitmap.bits.length // CLUSTER) if bitmap.bits.get(n * CLUSTER)]

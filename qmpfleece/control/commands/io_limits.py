@@ -6,43 +6,27 @@ Source: QAPI ``BlockIOThrottle``; checks and texts as QEMU 7.2 has them.
 import asyncio
 from typing import Annotated
 
-from pydantic import Field
-
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.block.throttling import KINDS, Limits
 from qmpfleece.control.command import Boxed, command
 from qmpfleece.control.commands.media import find_disk
-from qmpfleece.control.commands.query_block import LIMITS
 from qmpfleece.control.system import System
-from qmpfleece.qapi.model import Int64, Model
+from qmpfleece.qapi.io_limits import LIMITS, IoBursts, IoRates
+from qmpfleece.qapi.model import Model
 
 
-class BlockIOThrottle(Model):
-    """QAPI ``BlockIOThrottle``: bytes and operations per second, 0 for any number."""
+class _Disk(Model):
+    """The members of ``BlockIOThrottle`` before the rates."""
 
     device: str | None = None
     id: str | None = None
-    bps: Int64 = Field(alias="bps")
-    bps_rd: Int64 = Field(alias="bps_rd")
-    bps_wr: Int64 = Field(alias="bps_wr")
-    iops: Int64 = Field(alias="iops")
-    iops_rd: Int64 = Field(alias="iops_rd")
-    iops_wr: Int64 = Field(alias="iops_wr")
-    bps_max: Int64 | None = Field(None, alias="bps_max")
-    bps_rd_max: Int64 | None = Field(None, alias="bps_rd_max")
-    bps_wr_max: Int64 | None = Field(None, alias="bps_wr_max")
-    iops_max: Int64 | None = Field(None, alias="iops_max")
-    iops_rd_max: Int64 | None = Field(None, alias="iops_rd_max")
-    iops_wr_max: Int64 | None = Field(None, alias="iops_wr_max")
-    bps_max_length: Int64 | None = Field(None, alias="bps_max_length")
-    bps_rd_max_length: Int64 | None = Field(None, alias="bps_rd_max_length")
-    bps_wr_max_length: Int64 | None = Field(None, alias="bps_wr_max_length")
-    iops_max_length: Int64 | None = Field(None, alias="iops_max_length")
-    iops_rd_max_length: Int64 | None = Field(None, alias="iops_rd_max_length")
-    iops_wr_max_length: Int64 | None = Field(None, alias="iops_wr_max_length")
-    iops_size: Int64 | None = Field(None, alias="iops_size")
+
+
+class BlockIOThrottle(IoBursts, IoRates, _Disk):
+    """QAPI ``BlockIOThrottle``; the members of the last base come first."""
+
     group: str | None = None
 
     def limits(self) -> Limits:

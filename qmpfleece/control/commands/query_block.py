@@ -11,10 +11,9 @@ from qmpfleece.control.command import command
 from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.system import System
+from qmpfleece.qapi.io_limits import LIMITS
 from qmpfleece.qapi.nodes import BlockInfo
 
-#: What this interface calls the kinds of limits, in the order of ``throttling.KINDS``.
-LIMITS: Final = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 _BEHIND_LIMITS: Final = ("cache", "write_threshold", "dirty-bitmaps")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.desk import Desk
 from tests.tools.fleecing import CLUSTER, pattern
 
@@ -13,3 +14,17 @@ async def desk():
     desk.disk("target", bytes(8 * CLUSTER))
     yield desk
     await desk.close()
+
+
+@pytest.fixture
+def add_bitmap(desk):
+    """Add a bitmap with these clusters set to the disk."""
+
+    def add(*clusters: int, name="b"):
+        bitmap = DirtyBitmap(8 * CLUSTER, CLUSTER, name)
+        desk.graph.find("disk").bitmaps.insert(0, bitmap)
+        for cluster in clusters:
+            bitmap.mark(cluster * CLUSTER, 1)
+        return bitmap
+
+    return add

@@ -4,9 +4,8 @@ import errno
 
 import pytest
 
-from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.driver import Extent, Status
-from tests.tools.fleecing import CLUSTER, pattern
+from tests.tools.fleecing import CLUSTER, dirty_clusters, pattern
 from tests.tools.gate import settle
 
 SIZE = 8 * CLUSTER
@@ -14,22 +13,6 @@ ALL = {"device": "disk", "target": "target", "job_id": "j"}
 STARTED = ["j created", "j running", "j paused", "j running", "return"]
 ENDED = ["j waiting", "j pending", "j BLOCK_JOB_COMPLETED", "j concluded", "j null"]
 CANCELLED = ["j aborting", "j BLOCK_JOB_CANCELLED", "j concluded", "j null"]
-
-
-@pytest.fixture
-def add_bitmap(desk):
-    def add(*clusters: int, name="b"):
-        bitmap = DirtyBitmap(SIZE, CLUSTER, name)
-        desk.graph.find("disk").bitmaps.insert(0, bitmap)
-        for cluster in clusters:
-            bitmap.mark(cluster * CLUSTER, 1)
-        return bitmap
-
-    return add
-
-
-def dirty(bitmap):
-    return [n for n in range(SIZE // CLUSTER) if bitmap.bits.get(n * CLUSTER)]
 
 
 def clusters_of(desk, name):
@@ -115,7 +98,7 @@ async def test_bitmap_decides_what_is_copied(desk, add_bitmap):
     await desk.say("blockdev-backup", sync="bitmap", bitmap="b", bitmap_mode="never", **ALL)
     await desk.until("j null")
     assert clusters_of(desk, "target") == [1, 4]
-    assert dirty(bitmap) == [1, 4]
+    assert dirty_clusters(bitmap) == [1, 4]
     assert desk.events[-3]["len"] == 2 * CLUSTER
 
 
@@ -153,11 +136,11 @@ async def test_bitmap_is_brought_up_to_date_as_its_mode_says(
     source.stop()
     named = desk.bitmap("disk", "b")
     assert named.busy
-    assert dirty(named) == [1, 4]
+    assert dirty_clusters(named) == [1, 4]
     write = desk.later(guest.pwrite(7 * CLUSTER, memoryview(b"g")))
     await settle()
-    assert dirty(named.successor) == [7]
-    assert dirty(named) == [1, 4]
+    assert dirty_clusters(named.successor) == [7]
+    assert dirty_clusters(named) == [1, 4]
     if fails:
         waiting.fail(errno.EIO)
     else:
@@ -165,7 +148,7 @@ async def test_bitmap_is_brought_up_to_date_as_its_mode_says(
     await write
     await desk.until("j null")
     named = desk.bitmap("disk", "b")
-    assert dirty(named) == left
+    assert dirty_clusters(named) == left
     assert not named.busy
     assert len(desk.graph.find("disk").bitmaps) == 1
     assert ("error" in desk.events[-3]) == fails
@@ -306,93 +289,6 @@ async def test_failed_copy_for_the_guest_breaks_the_backup_on_demand(desk, sync)
     assert desk.events[-3]["error"] == "No space left on device"
     assert guest.node.name == "disk"
     assert 5 not in clusters_of(desk, "disk")
-
-
-@pytest.mark.parametrize(
-    ("members", "error"),
-    [
-        ({"sync": "bitmap"}, "must provide a valid bitmap name for 'bitmap' sync mode"),
-        ({"sync": "incremental"}, "must provide a valid bitmap name for 'incremental' sync mode"),
-        (
-            {"sync": "incremental", "bitmap": "b", "bitmap-mode": "always"},
-            "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'",
-        ),
-        ({"sync": "full", "bitmap": "x"}, "Bitmap 'x' could not be found"),
-        (
-            {"sync": "full", "bitmap": "b"},
-            "Bitmap sync mode must be given when providing a bitmap",
-        ),
-        (
-            {"sync": "none", "bitmap": "b", "bitmap-mode": "never"},
-            "sync mode 'none' does not produce meaningful bitmap outputs",
-        ),
-        (
-            {"sync": "top", "bitmap": "b", "bitmap-mode": "never"},
-            "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode 'top'",
-        ),
-        (
-            {"sync": "full", "bitmap-mode": "never"},
-            "Cannot specify bitmap sync mode without a bitmap",
-        ),
-        ({"target": "disk"}, "Source and target cannot be the same"),
-        ({"target": "small"}, "Source and target image have different sizes"),
-        ({"target": "x"}, "Cannot find device='x' nor node-name='x'"),
-        ({"device": "x"}, "Cannot find device='x' nor node-name='x'"),
-        ({"target": "ro"}, "Could not create node: Block node is read-only"),
-        ({"job-id": "1"}, "Invalid job ID '1'"),
-        ({"job-id": "other"}, "Job ID 'other' already in use"),
-        ({"filter-node-name": "disk"}, "Could not create node: Duplicate nodes with"),
-        ({"compress": True}, "Compression is not supported for this drive "),
-        ({"speed": -1}, "Parameter 'speed' expects a non-negative value"),
-        ({"x-perf": {"max-workers": 0}}, "max-workers must be between 1 and 2147483647"),
-        (
-            {"x-perf": {"max-chunk": -1}},
-            "max-chunk must be zero (which means no limit) or positive",
-        ),
-        (
-            {"x-perf": {"max-chunk": 1000}},
-            "Required max-chunk (1000) is less than backup cluster size (65536)",
-        ),
-        ({"target": "busy"}, "Node 'busy' is busy: block device is in use by block job: backup"),
-    ],
-)
-async def test_refused_backup_leaves_everything_as_it_was(desk, add_bitmap, members, error):
-    desk.disk("small", bytes(CLUSTER))
-    desk.disk("ro", bytes(SIZE), read_only=True)
-    desk.disk("elsewhere", bytes(SIZE))
-    desk.disk("busy", bytes(SIZE))
-    await desk.say(
-        "blockdev-backup", device="elsewhere", target="busy", job_id="other", sync="none"
-    )
-    bitmap = add_bitmap(1, 2)
-    guest = desk.guest("disk")
-    before = desk.graph.nodes()
-    given = {"device": "disk", "target": "target", "job-id": "j", "sync": "full"} | members
-    assert (await desk.say("blockdev-backup", given)).startswith(error)
-    assert desk.graph.nodes() == before
-    assert guest.node.name == "disk"
-    assert desk.graph.find("disk").bitmaps == [bitmap]
-    assert not bitmap.busy
-    assert bitmap.recording
-    assert dirty(bitmap) == [1, 2]
-    assert [job["id"] for job in await desk.say("query-jobs")] == ["other"]
-
-
-async def test_busy_bitmap_cannot_be_used_by_another_job(desk, add_bitmap):
-    add_bitmap(1)
-    desk.disk("second", bytes(SIZE))
-    more = {"sync": "bitmap", "bitmap": "b", "bitmap_mode": "always"}
-    await desk.say("blockdev-backup", speed=1, **more, **ALL)
-    reply = await desk.say("blockdev-backup", device="disk", target="second", job_id="k", **more)
-    assert reply == "Bitmap 'b' is currently in use by another operation and cannot be used"
-
-
-async def test_node_of_a_job_cannot_be_deleted(desk):
-    await desk.say("blockdev-backup", sync="none", filter_node_name="top", **ALL)
-    busy = "is busy: block device is in use by block job: backup"
-    assert await desk.say("blockdev-del", node_name="target") == f"Node 'target' {busy}"
-    assert await desk.say("blockdev-del", node_name="top") == f"Node 'top' {busy}"
-    assert await desk.say("blockdev-del", node_name="disk") == "Block device disk is in use"
 
 
 async def test_two_backups_of_one_disk_run_side_by_side(desk):

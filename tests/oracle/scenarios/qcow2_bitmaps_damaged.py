@@ -1,0 +1,102 @@
+"""Images whose directory, header extension or table of bitmaps says what can't be."""
+
+from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.qcow2_bitmaps import (
+    close,
+    directory,
+    image,
+    opened,
+    seen,
+    spoil,
+    stored,
+)
+from tests.oracle.session import Session
+
+#: What a directory entry has where, and what of it is refused.
+_ENTRY = (
+    ("table offset 0", 0, bytes(8)),
+    ("table unaligned", 6, b"\2\0"),
+    ("table empty", 8, bytes(4)),
+    ("table huge", 8, b"\xff\xff\xff\xff"),
+    ("table too small", 8, b"\0\0\0\1"),
+    ("unknown flag", 15, b"\x09"),
+    ("extra data is compatible", 15, b"\4"),
+    ("unknown type", 16, b"\2"),
+    ("granularity 8", 17, b"\x08"),
+    ("granularity 32", 17, b"\x20"),
+    ("granularity 31", 17, b"\x1f"),
+    ("no name", 18, b"\0\0"),
+    ("long name", 18, b"\xff\xff"),
+    ("extra data", 20, b"\0\0\0\1"),
+    ("table past the end", 3, b"\1"),
+)
+
+
+@scenario
+def qcow2_bitmap_directory_is_damaged(d: Session) -> None:
+    image(d)
+    for name in ("b", "c"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    whole = (d.dir / "a.qcow2").read_bytes()
+    for what, at, data in _ENTRY:
+        (d.dir / "a.qcow2").write_bytes(whole)
+        d.transcript.add(f"# {what}")
+        spoil(d, directory(d) + at, data)
+        opened(d, read_only=True)
+        seen(d)
+        close(d)
+        opened(d)
+        close(d)
+
+
+#: The same of the header extension.
+_EXTENSION = (
+    ("length", 7, b"\x10"),
+    ("no bitmaps", 8, bytes(4)),
+    ("one bitmap", 11, b"\1"),
+    ("three bitmaps", 11, b"\3"),
+    ("too many bitmaps", 8, b"\1"),
+    ("reserved field", 15, b"\1"),
+    ("directory shorter", 23, b"\x20"),
+    ("directory longer", 23, b"\x80"),
+    ("directory huge", 19, b"\xff"),
+    ("directory empty", 16, bytes(8)),
+    ("directory unaligned", 30, b"\2"),
+    ("directory past the end", 26, b"\1"),
+)
+
+
+@scenario
+def qcow2_bitmaps_extension_is_damaged(d: Session) -> None:
+    image(d)
+    for name in ("b", "c"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    whole = (d.dir / "a.qcow2").read_bytes()
+    for what, at, data in _EXTENSION:
+        (d.dir / "a.qcow2").write_bytes(whole)
+        d.transcript.add(f"# {what}")
+        spoil(d, whole.index(bytes.fromhex("23852875")) + at, data)
+        opened(d, read_only=True)
+        seen(d)
+        close(d)
+        opened(d)
+        close(d)
+
+
+@scenario
+def qcow2_bitmap_table_is_damaged(d: Session) -> None:
+    image(d, "-o", "cluster_size=512")
+    d.tool("qemu-img", "bitmap", "--add", "-g", "512", "a.qcow2", "b")
+    d.tool("qemu-io", "-c", "write 0 4M", "a.qcow2")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    table = int.from_bytes(whole[directory(d) :][:8], "big")
+    entries = {"reserved": 2, "ones": 1, "unaligned": 0x8100, "both": 0x8001, "end": 1 << 50}
+    for what, word in entries.items():
+        (d.dir / "a.qcow2").write_bytes(whole)
+        d.transcript.add(f"# {what}")
+        spoil(d, table, word.to_bytes(8, "big"))
+        opened(d)
+        seen(d, "b")
+        d.qmp("block-dirty-bitmap-remove", node="a", name="b")
+        stored(d)
+        close(d)
