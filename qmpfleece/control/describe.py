@@ -59,10 +59,11 @@ def _origin(node: Node, given: list[Any]) -> tuple[Any, ...]:
         given: Takes the options, which go into it by identity: keep them as long as it.
     """
     given.append(node.given)
+    own = id(node.given), node.exact_filename
     if not node.children:
-        return id(node.given), node.exact_filename
+        return own
     below = [(name, _origin(child.node, given)) for name, child in node.children.items()]
-    return id(node.given), node.exact_filename, *below
+    return *own, node.driver.overrides_backing, *below
 
 
 def _filename(node: Node) -> str:

@@ -111,6 +111,43 @@ def backing_file_in_an_opened_chain(d: Session) -> None:
 
 
 @scenario
+def backing_file_below_a_node_without_a_plain_name(d: Session) -> None:
+    d.file("base.raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    # A limited raw node has no plain name, so the image on it has none either.
+    part = {"driver": "raw", "offset": 0, "size": (d.dir / "a.qcow2").stat().st_size // 512 * 512}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file={**part, "file": file})
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-add", driver="throttle", node_name="t", file="q", throttle_group="g")
+    d.qmp("query-named-block-nodes")
+    for name in ("other.raw", d.path("base.raw"), "", d.path("base.raw")):
+        _change(d, "t", "q", name)
+        d.qmp("query-named-block-nodes")
+    d.qmp("blockdev-del", node_name="t")
+    for name in ("base.raw", d.path("base.raw")):
+        _change(d, "q", "q", name)
+        d.qmp("query-named-block-nodes", flat=True)
+
+
+@scenario
+def backing_file_with_a_relative_name_below_other_nodes(d: Session) -> None:
+    d.file("base.raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    for between in (
+        {"driver": "blkdebug", "image": file},
+        {"driver": "blkdebug", "image": file, "align": 512},
+        {"driver": "throttle", "file": file, "throttle-group": "g"},
+        {"driver": "raw", "file": {"driver": "raw", "offset": 0, "file": file}},
+    ):
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=between)
+        d.qmp("query-named-block-nodes", flat=True)
+        d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
 def backing_file_change_refused(d: Session) -> None:
     _chain(d)
     null(d, "n")

@@ -84,7 +84,7 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
         return _validate(_from_json(name, image_format))
     below = file_definition(name)
     if below["driver"] == "file" and not os.path.isabs(below["filename"]):
-        if not (base := _name_below(file)):
+        if not (base := name_below(file)):
             raise QmpError(f"Cannot use relative backing file names for '{file.name}'")
         below["filename"] = os.path.join(os.path.dirname(base), below["filename"])
     if not image_format:
@@ -93,16 +93,19 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
     return _validate({"driver": image_format, "file": below, "read-only": True})
 
 
-def _name_below(node: Node) -> str:
-    """Return the name of the file that a node without one leads to, empty if to none."""
-    while not node.exact_filename and (child := node.primary_child) is not None:
+def name_below(node: Node) -> str:
+    """Return the name of the file that a node leads to, empty if to none.
+
+    Relative names in an image begin where that file is, whatever lies between the two.
+    """
+    while (child := node.primary_child) is not None:
         node = child.node
     return node.exact_filename
 
 
 def _place(file: Node) -> str:
     """Return where an image lies, so that it is known again."""
-    name = _name_below(file)
+    name = name_below(file)
     return os.path.abspath(name) if name else f"#{file.name}"
 
 

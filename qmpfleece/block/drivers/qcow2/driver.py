@@ -80,8 +80,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         if backing is not None and self._found_backing:
             self._expected_backing = backing.node.exact_filename
         else:
-            place = self._file.node.exact_filename
-            self._expected_backing = info.full_backing_name(header, place)
+            self._expected_backing = info.full_backing_name(header, self._file.node)
         self._queue = opener.workers.queue(limit=4)
         self._clusters = Clusters(image)
         self._reader = Reader(image, self._clusters, self._queue)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.drivers.qcow2 import compression, extensions
+from qmpfleece.block.drivers.qcow2.backing import name_below
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
 from qmpfleece.block.drivers.qcow2.header import MAX_BACKING_NAME, Header
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
 from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
+from qmpfleece.block.node import Node
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
@@ -57,12 +59,12 @@ def snapshot_info(snapshot: Snapshot) -> dict[str, Any]:
     return info
 
 
-def full_backing_name(header: Header, image_name: str) -> str:
+def full_backing_name(header: Header, file: Node) -> str:
     """Return the backing file's name, from where the image lies if it is a relative one."""
     name = header.backing_name
     if not name or os.path.isabs(name) or ":" in name.split("/")[0]:
         return name
-    return os.path.join(os.path.dirname(image_name), name)
+    return os.path.join(os.path.dirname(name_below(file)), name)
 
 
 async def change_backing(image: "Image", name: str, backing_format: str) -> None:
@@ -95,7 +97,7 @@ def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:
     }
     if header.backing_name:
         found["backing_filename"] = header.backing_name
-        found["full_backing_filename"] = full_backing_name(header, image.file.node.exact_filename)
+        found["full_backing_filename"] = full_backing_name(header, image.file.node)
         backing_format = header.extension(extensions.BACKING_FORMAT)
         if backing_format:
             found["backing_filename_format"] = backing_format.decode(errors="replace")
