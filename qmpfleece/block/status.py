@@ -28,7 +28,8 @@ async def block_status(node: Node, offset: int, length: int, limit: int) -> list
 async def status_above(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
     """Return up to ``limit`` extents as a reader of ``node`` sees them, backing files included.
 
-    What no layer has reads as zeroes: ZERO without ALLOCATED.
+    What no layer has reads as zeroes, ZERO without ALLOCATED; or as anything, without flags, where
+    the last layer is none that could have a backing file.
     """
     extents: list[Extent] = []
     node.work_begin()  # a drain waits for the walk through the layers below, too
@@ -94,7 +95,8 @@ def skip_filters(node: Node) -> Node:
 
 
 async def _below(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
-    backing = skip_filters(node).children.get("backing")
+    top = skip_filters(node)
+    backing = top.children.get("backing")
     if backing is None or offset >= backing.node.length:
-        return [Extent(length, Status.ZERO)]
+        return [Extent(length, Status.ZERO if top.driver.supports_backing else 0)]
     return await status_above(backing.node, offset, length, limit)

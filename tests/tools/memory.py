@@ -32,6 +32,7 @@ class MemoryDisk(BlockDriver[BlockdevOptions]):
     """
 
     is_protocol = True
+    supports_backing = True
     driver_name = "memory"
 
     def __init__(self, node: Node, options: BlockdevOptions) -> None:

@@ -82,10 +82,10 @@ class NullCo(BlockDriver[NullCoOptions], name="null-co"):
             await asyncio.sleep(self._latency_s)
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
-        """All is data, or all is zero under ``read-zeroes``."""
-        flags = Status.DATA | Status.ALLOCATED | Status.OFFSET_VALID
+        """All is zero under ``read-zeroes``; else nothing is there, as QEMU has it."""
+        flags = Status.OFFSET_VALID
         if self.options.read_zeroes:
-            flags = Status.ZERO | Status.ALLOCATED | Status.OFFSET_VALID
+            flags |= Status.ZERO | Status.ALLOCATED
         return [Extent(length, flags, offset, self.node)]
 
     def exact_filename(self) -> str:

@@ -34,13 +34,15 @@ async def test_size_is_rounded_up_to_sectors(graph, size, length):
     assert (node.length, node.exact_filename) == (length, "")
 
 
-@pytest.mark.parametrize(("reads_zeroes", "flag"), [(True, Status.ZERO), (None, Status.DATA)])
-async def test_status_says_zero_only_when_it_is_told_to(graph, reads_zeroes, flag):
+@pytest.mark.parametrize(
+    ("reads_zeroes", "flags"), [(True, Status.ZERO | Status.ALLOCATED), (None, 0)]
+)
+@pytest.mark.parametrize("ask", [status.block_status, status.status_above])
+async def test_there_are_zeroes_if_it_is_told_so_and_else_nothing(graph, ask, reads_zeroes, flags):
     given = {} if reads_zeroes is None else {"read_zeroes": reads_zeroes}
     node = await add(graph, size=1024, **given)
-    assert [(e.length, e.flags & (Status.ZERO | Status.DATA)) for e in await status.block_status(
-        node, 0, 1024, 5
-    )] == [(1024, flag)]  # fmt: skip
+    found = await ask(node, 0, 1024, 5)
+    assert [(e.length, e.flags & ~Status.OFFSET_VALID) for e in found] == [(1024, flags)]
 
 
 async def test_requests_take_their_latency_without_blocking_the_loop(graph):

@@ -273,6 +273,29 @@ def null_io(d: Session) -> None:
 
 
 @scenario
+def content_that_is_nowhere(d: Session) -> None:
+    d.nbd_server()
+    null_disk = {"driver": "null-co", "size": 1 << 20}
+    d.qmp("blockdev-add", node_name="n", **null_disk)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="n")
+    d.qmp("blockdev-add", driver="raw", node_name="w", file=null_disk, offset=512)
+    for name in ("a", "t"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+        file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
+        more = {"backing": null_disk} if name == "a" else {}
+        d.qmp("blockdev-add", driver="qcow2", node_name=name, file=file, **more)
+    for name in ("n", "r", "w", "a"):
+        d.qmp("block-export-add", type="nbd", id=name, node_name=name, allocation_depth=True)
+        d.map(name)
+        uri = f"nbd+unix:///{name}?socket={d.path('nbd.sock')}"
+        d.tool("nbdinfo", "--map=qemu:allocation-depth", uri)
+    for source, sync in (("n", "top"), ("n", "full"), ("a", "top"), ("a", "full")):
+        d.qmp("blockdev-backup", job_id="j", device=source, target="t", sync=sync)
+        d.event('"null"')
+    d.tool("qemu-img", "map", "-U", "--output=json", "t.qcow2")
+
+
+@scenario
 def host_device(d: Session) -> None:
     d.qmp("blockdev-add", driver="host_device", node_name="a", filename=d.file("disk.raw"))
     d.qmp("blockdev-add", driver="host_device", node_name="a", filename=d.path("none"))
