@@ -1,15 +1,26 @@
 """Resizing a node through a user's handle, with the words of ``block_resize``."""
 
 import errno
+from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.units import SECTOR
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
 from qmpfleece.block.graph import MAX_LENGTH
+from qmpfleece.block.node import Node
+
+_NO_PREALLOCATION: Final = "Preallocation is not supported when resizing"
 
 
-async def resize(backend: Backend, length: int) -> None:
+async def resize(backend: Backend, length: int, preallocation: str = "off") -> None:
     """Make the node ``length`` bytes long; what is new reads as zeroes.
+
+    Args:
+        backend: The user's handle.
+        length: In bytes.
+        preallocation: How to have space for what is new, QAPI ``PreallocMode``. Differs: only
+            what QEMU refuses is known of other modes than ``off``.
 
     Raises:
         QmpError: It is read-only, or can't be resized.
@@ -22,6 +33,7 @@ async def resize(backend: Backend, length: int) -> None:
         raise QmpError("Image is read-only")
     async with drained(node):
         pass  # requests in what may be cut off have ended
+    _check(node, length, preallocation)
     try:
         await backend.truncate(length)
     except OSError as error:
@@ -31,3 +43,34 @@ async def resize(backend: Backend, length: int) -> None:
         # A format has more to do than to resize its file.
         at_file = node.driver.driver_name != "qcow2"
         raise QmpError(f"Could not resize file: {text}" if at_file else text) from error
+
+
+def _check(node: Node, length: int, preallocation: str) -> None:
+    """Refuse what the driver that would do it has a text of its own for.
+
+    Raises:
+        QmpError: The image has a fixed size, or can't have space reserved so.
+    """
+    reserves, shrinks = preallocation != "off", length < node.length
+    name = node.driver.driver_name
+    if name == "raw":
+        if node.given.given({"size"}):
+            raise QmpError("Cannot resize fixed-size raw disks")
+        _check(node.children["file"].node, length, preallocation)
+    elif (child := node.driver.filtered_child) is not None:
+        _check(child.node, length, preallocation)
+    elif not reserves or name not in {"file", "qcow2"}:
+        return
+    elif name == "qcow2":
+        if length % SECTOR:
+            return
+        if shrinks:
+            raise QmpError("Preallocation can't be used for shrinking an image")
+        raise QmpError(_NO_PREALLOCATION)
+    else:
+        if shrinks:
+            raise QmpError("Cannot use preallocation for shrinking files")
+        if preallocation == "metadata":
+            raise QmpError("Unsupported preallocation mode: metadata")
+        if length > node.length:
+            raise QmpError(_NO_PREALLOCATION)

@@ -1,6 +1,6 @@
 """What a qemu-io command is, and how a line becomes a call of one."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
@@ -36,6 +36,7 @@ class Call:
         words: The other arguments.
         background: Takes requests that go on after the command; None if none may, because
             the handle does not outlive it.
+        first: The first of the arguments, after C's getopt has moved those with options ahead.
 
     Attributes:
         replies: Takes what is said to whoever asks instead of being output.
@@ -47,8 +48,10 @@ class Call:
         options: dict[str, str],
         words: list[str],
         background: Background | None = None,
+        first: str = "",
     ) -> None:
         self.backend: Final = backend
+        self.first: Final = first
         self.options: Final = options
         self.words: Final = words
         self.background: Final = background
@@ -60,6 +63,8 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[str]]
+#: Refuses an option with a QmpError; it is given what the command acts through, and the value.
+Check = Callable[[Backend, str], object]
 
 
 class IoCommand(NamedTuple):
@@ -74,7 +79,7 @@ class IoCommand(NamedTuple):
         most: The most of them, None: any number.
         words: The fewest and most arguments that are no options, None: any number.
         perm: What it needs of the node.
-        checks: Functions that refuse wrong values of options, by their letters.
+        checks: Functions that refuse options, or wrong values of them, by their letters.
     """
 
     name: str
@@ -85,7 +90,12 @@ class IoCommand(NamedTuple):
     most: int | None = 0
     words: tuple[int, int] | None = None
     perm: Perm = Perm.NONE
-    checks: Mapping[str, Callable[[str], object]] = {}
+    checks: Mapping[str, Check] = {}
+
+    @property
+    def line(self) -> str:
+        """What is said of it in one line."""
+        return f"{self.name} {self.usage}"
 
 
 #: Every command by its name and by its short one.
@@ -137,20 +147,53 @@ def call(
     """
     if not command.letters:
         return Call(backend, {}, arguments, background)
-    import getopt
-
-    usage = f"{command.name} {command.usage}"
-    try:
-        pairs, words = getopt.gnu_getopt(arguments, command.letters)
-    except getopt.GetoptError as error:
-        letter = "-" if error.msg.startswith("option --") else error.opt
-        given = f"{letter}:" in command.letters
-        what = "option requires an argument" if given else "invalid option"
-        raise ComplaintError(f"{command.name}: {what} -- '{letter}'", usage) from error
-    for option, value in pairs:
-        if (check := command.checks.get(option[1:])) is not None:
-            check(value)
+    words: list[str] = []
+    options: dict[str, str] = {}
+    for letter, value in _options(command, arguments, words):
+        if (check := command.checks.get(letter)) is not None:
+            check(backend, value)
+        options[letter] = value
     if command.words is not None and not command.words[0] <= len(words) <= command.words[1]:
-        raise QmpError(usage)
-    options = {letter[1:]: value for letter, value in pairs}
-    return Call(backend, options, words, background)
+        raise QmpError(command.line)
+    moved = [argument for argument in arguments if argument[:1] == "-" != argument]
+    return Call(backend, options, words, background, (moved or words or [""])[0])
+
+
+def _options(
+    command: IoCommand, arguments: list[str], words: list[str]
+) -> Iterator[tuple[str, str]]:
+    """Give one option after the other, with its value, as C's getopt does.
+
+    The module of that name reads all of them first, and the first wrong one decides here.
+
+    Args:
+        command: Has the letters.
+        arguments: What to read.
+        words: Takes what is no option.
+
+    Raises:
+        ComplaintError: There is no such option, or it lacks its value.
+    """
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            words += left
+        elif not argument.startswith("-") or argument == "-":
+            words.append(argument)
+        else:
+            for at, letter in enumerate(argument[1:], 2):
+                _, known, after = command.letters.partition(letter)
+                if not known or letter == ":":
+                    raise _complaint(command, f"invalid option -- '{letter}'")
+                if not after.startswith(":"):
+                    yield letter, ""
+                    continue
+                value = argument[at:] or next(left, None)
+                if value is None:
+                    raise _complaint(command, f"option requires an argument -- '{letter}'")
+                yield letter, value
+                break
+
+
+def _complaint(command: IoCommand, what: str) -> ComplaintError:
+    return ComplaintError(f"{command.name}: {what}", command.line)

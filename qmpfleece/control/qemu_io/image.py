@@ -6,10 +6,12 @@ from typing import Final, Protocol, runtime_checkable
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from qmpfleece.control import describe
 from qmpfleece.control.monitor import specific
 from qmpfleece.control.qemu_io.command import IO_COMMANDS, Call, IoCommand, RefusedError, register
+from qmpfleece.control.qemu_io.details import DETAILS
 from qmpfleece.control.qemu_io.numbers import parse_size, size_text
 from qmpfleece.control.resize import resize
 
@@ -163,17 +165,18 @@ async def _length(call: Call) -> str:
     return f"{size_text(call.backend.length)}\n"
 
 
-async def _truncate(call: Call) -> str:
-    length = parse_size(call.words[0])
-    mode = call.options.get("m", "off")
+def _check_preallocation(_: Backend, mode: str) -> None:
     if mode not in _PREALLOCATION:
         raise RefusedError(f"Invalid preallocation mode '{mode}'")
-    if mode != "off":
-        raise RefusedError("Preallocation is not supported when resizing")
+
+
+async def _truncate(call: Call) -> str:
+    # Source: QEMU names the first argument, whatever it is.
+    length = parse_size(call.words[0], call.first)
     if call.backend.node is None:
         raise RefusedError("No medium inserted")
     try:
-        await resize(call.backend, length)
+        await resize(call.backend, length, call.options.get("m", "off"))
     except QmpError as error:
         raise RefusedError(error.desc) from error
     return ""
@@ -182,11 +185,12 @@ async def _truncate(call: Call) -> str:
 async def _help(call: Call) -> str:
     if not call.words:
         commands = {command.name: command for command in IO_COMMANDS.values()}
-        return "".join(_usage(name, commands[name]) for name in sorted(commands))
+        lines = "".join(_usage(name, commands[name]) for name in sorted(commands))
+        return f"{lines}\nUse 'help commandname' for extended help.\n"
     found = IO_COMMANDS.get(call.words[0])
     if found is None:
         raise QmpError(f"command {call.words[0]} not found")
-    return _usage(call.words[0], found)
+    return _usage(call.words[0], found) + DETAILS.get(found.name, "")
 
 
 def _usage(name: str, command: IoCommand) -> str:
@@ -240,6 +244,7 @@ register(
         most=3,
         words=(1, 3),  # all but the first do nothing
         perm=Perm.WRITE | Perm.RESIZE,
+        checks={"m": _check_preallocation},
     ),
     "t",
 )

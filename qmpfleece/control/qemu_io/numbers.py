@@ -22,25 +22,30 @@ _PRINTED: Final = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB
 _MINUTE_S: Final = 60
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, shown: str | None = None) -> int:
     """Return a number of bytes: decimal or hexadecimal, with a unit, with a fraction.
+
+    Args:
+        text: The number.
+        shown: What an error names instead of it.
 
     Raises:
         QmpError: It is none; worded as qemu-io does.
     """
+    shown = text if shown is None else shown
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise _suffix_error(text)
+        raise _suffix_error(shown)
     number = int(match["hex"], 16) if match["hex"] else int(match["whole"])
     if number >> 64 and (match["unit"] or match["part"] is not None):
-        raise _suffix_error(text)  # qemu-io gives up at the number, and the rest is too much
+        raise _suffix_error(shown)  # qemu-io gives up at the number, and the rest is too much
     power = _UNITS.index(match["unit"].lower() or "b")
     fraction = float(f"0.{match['part'] or 0}")
     if fraction and not power:
-        raise _suffix_error(text)
+        raise _suffix_error(shown)
     value = (number << 10 * power) + int(fraction * (1 << 10 * power) + 0.5)
     if value > _MAX:
-        raise QmpError(f"Parsing error: argument too large -- {text}")
+        raise QmpError(f"Parsing error: argument too large -- {shown}")
     return value
 
 

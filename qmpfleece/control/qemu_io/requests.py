@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.units import SECTOR
 from qmpfleece.block.accounting import FLUSH, READ, WRITE
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.qemu_io.command import Call, ComplaintError, IoCommand, register
@@ -44,8 +46,8 @@ class _Count:
     A context for the time that it takes; an OSError in it means that the request has failed.
     """
 
-    def __init__(self, call: Call, kind: str) -> None:
-        self._accounting = call.backend.accounting
+    def __init__(self, backend: Backend, kind: str) -> None:
+        self._accounting = backend.accounting
         self._kind = kind
         self._length = 0
         self._began_ns = 0
@@ -97,6 +99,12 @@ def _check_range(call: Call, offset: int, length: int) -> None:
         raise BlockError(errno.EIO)
 
 
+def _check_sectors(offset: int, length: int) -> None:
+    for value, name in ((offset, "offset"), (length, "count")):
+        if value % SECTOR:
+            raise QmpError(f"{value} is not a sector-aligned value for '{name}'")
+
+
 def _done(call: Call, verb: str, offset: int, length: int, started: float) -> str:
     seconds = time.monotonic() - started
     return report(verb, offset, length, seconds, quiet=call.has("q"), machine=call.has("C"))
@@ -121,6 +129,7 @@ async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> st
         if start + parse_size(call.options.get("l", "0")) > length:
             raise QmpError("pattern verification range exceeds end of read data")
     if call.has("b"):
+        _check_sectors(offset, length)
         raise QmpError("read failed: Operation not supported")
     started = time.monotonic()
     data = bytearray()
@@ -213,6 +222,8 @@ async def _write(call: Call) -> str:
     parse_size(call.words[0])
     if not call.has("n"):
         _length(call.words[1], " without -n")
+    if call.has("b") or call.has("c"):
+        _check_sectors(parse_size(call.words[0]), parse_size(call.words[1]))
     source = b""
     if call.has("s"):
         try:
@@ -232,21 +243,25 @@ async def _aio_write(call: Call) -> str:
     _check_write(call)
     if call.has("z") and len(call.words) > _ANY[0]:
         raise QmpError("-z supports only a single length parameter")
-    count = _Count(call, WRITE)
-    if call.has("i"):
-        count.invalid()
-        raise QmpError("injecting invalid write request")
+    count = _Count(call.backend, WRITE)
     # Source: QEMU counts no zeroes.
     counting = None if call.has("z") else count
     return await _perhaps_later(call, _write_vector(call, "aio_write", count=counting))
 
 
 async def _aio_read(call: Call) -> str:
-    count = _Count(call, READ)
-    if call.has("i"):
-        count.invalid()
-        raise QmpError("injecting invalid read request")
+    count = _Count(call.backend, READ)
     return await _perhaps_later(call, _read_vector(call, "readv", count))
+
+
+def _inject_read(backend: Backend, _: str) -> None:
+    _Count(backend, READ).invalid()
+    raise QmpError("injecting invalid read request")
+
+
+def _inject_write(backend: Backend, _: str) -> None:
+    _Count(backend, WRITE).invalid()
+    raise QmpError("injecting invalid write request")
 
 
 async def _perhaps_later(call: Call, request: Coroutine[Any, Any, str]) -> str:
@@ -279,7 +294,7 @@ async def _flush(call: Call) -> str:
 async def _aio_flush(call: Call) -> str:
     """Wait for the requests under way: on a node they have ended with their command."""
     if call.background is not None:
-        with _Count(call, FLUSH).begin(0):
+        with _Count(call.backend, FLUSH).begin(0):
             await call.background.flush()
     return ""
 
@@ -304,8 +319,17 @@ _AIO_WRITE: Final = (
 )
 _DISCARD: Final = "[-Cq] off len -- discards a number of bytes at a specified offset"
 
-_PATTERN: Final = {"P": parse_pattern}
-_PART: Final = {"P": parse_pattern, "l": parse_size, "s": parse_size}
+
+def _check_pattern(_: Backend, text: str) -> None:
+    parse_pattern(text)
+
+
+def _check_size(_: Backend, text: str) -> None:
+    parse_size(text)
+
+
+_PATTERN: Final = {"P": _check_pattern}
+_PART: Final = {"P": _check_pattern, "l": _check_size, "s": _check_size}
 _TWO: Final = (2, 2)
 _W: Final = Perm.WRITE
 
@@ -319,15 +343,35 @@ for _command, _short in (
     ),
     (IoCommand("readv", _readv, _READV, "CP:qv", 2, None, _ANY, checks=_PATTERN), ""),
     (IoCommand("writev", _writev, _WRITEV, "CfqP:", 2, None, _ANY, _W, checks=_PATTERN), ""),
-    (IoCommand("aio_read", _aio_read, _AIO_READ, "CP:iqv", 2, None, _ANY, checks=_PATTERN), ""),
     (
         IoCommand(
-            "aio_write", _aio_write, _AIO_WRITE, "CfiP:quz", 2, None, _ANY, _W, checks=_PATTERN
+            "aio_read",
+            _aio_read,
+            _AIO_READ,
+            "CP:iqv",
+            2,
+            None,
+            _ANY,
+            checks=_PATTERN | {"i": _inject_read},
+        ),
+        "",
+    ),
+    (
+        IoCommand(
+            "aio_write",
+            _aio_write,
+            _AIO_WRITE,
+            "CfiP:quz",
+            2,
+            None,
+            _ANY,
+            _W,
+            checks=_PATTERN | {"i": _inject_write},
         ),
         "",
     ),
 ):
     register(_command, _short)
 register(IoCommand("discard", _discard, _DISCARD, "Cq", 2, None, (2, 2), Perm.WRITE), "d")
-register(IoCommand("flush", _flush, " -- flush all in-core file state to disk"), "f")
-register(IoCommand("aio_flush", _aio_flush, " -- completes all outstanding aio requests"))
+register(IoCommand("flush", _flush, "-- flush all in-core file state to disk"), "f")
+register(IoCommand("aio_flush", _aio_flush, "-- completes all outstanding aio requests"))

@@ -70,3 +70,70 @@ def qemu_io_reopens_with_wrong_values(d: Session) -> None:
         io(d, "q", f"reopen -o {options}")
     for options in ("size=x", "latency-ns=x", "read-zeroes=x"):
         io(d, "ro", f"reopen -o {options}")
+
+
+#: Options in orders in which the first wrong one decides.
+_ORDERS = (
+    "-P", "-Pq", "-P 300 -Z", "-Z -P 300", "-i -P 300", "-P 300 -i", "-i -Z", "-Z -i", "-qC",
+    "-CqP 1", "-CqP1", "-qP", "--", "-- -q", "-- -P 1", "-", "-q -", "--q", "-:", "-q=",
+    "-P 1 -P 300", "-l x -P 300", "-s", "-l -1", "-P 1 -l 2k", "-P 1 -s 1k", "-P 1 -l 0",
+    "-P 0xcd -s 1 -l 511", "-P 0xcd -s 1 -l 512", "-zc", "-fz", "-nz", "-un", "-p", "-a", "-qv",
+)  # fmt: skip
+
+
+@system_scenario
+def qemu_io_options_in_other_orders(d: Session) -> None:
+    nodes(d)
+    for command in ("read", "write", "aio_read", "aio_write", "readv", "writev", "discard"):
+        for options in _ORDERS:
+            io(d, "n", f"{command} {options} 0 512")
+        for options in ("-P", "-i", "-q", "-- -P 1"):
+            io(d, "n", f"{command} {options} 1")
+            io(d, "n", f"{command} 0 512 {options}")
+
+
+@system_scenario
+def qemu_io_numbers_that_are_no_sectors(d: Session) -> None:
+    nodes(d)
+    for name in "nqb":
+        for line in ("read -b 1 512", "read -b 512 1", "write -b 1 512", "write -b 0 1"):
+            io(d, name, line)
+        for line in ("write -c 1 512", "write -c 0 1", "write -c 0 64k", "write -c 64k 960k"):
+            io(d, name, line)
+        for line in ("truncate -m off 9E", "truncate -1", "truncate x -m off", "truncate -moff x"):
+            io(d, name, line)
+
+
+@system_scenario
+def qemu_io_resizing_refused(d: Session) -> None:
+    nodes(d)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("f.raw"))
+    d.qmp("blockdev-add", driver="raw", node_name="w", file="f", offset=4096, size=65536)
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    for below in ("w", "n"):
+        more = {"node-name": f"t{below}", "file": below, "throttle-group": "g"}
+        d.qmp("blockdev-add", driver="throttle", **more)
+    for name in ("n", "f", "q", "b", "ro", "w", "tw", "tn"):
+        for line in (
+            "truncate -m metadata 512k", "truncate -m falloc 512k", "truncate -m full 512k",
+            "truncate -m full 1", "truncate -m OFF 1M", "truncate -m= 1M", "length",
+        ):  # fmt: skip
+            io(d, name, line)
+    for name in ("n", "f", "tn", "b", "ro", "w", "tw"):
+        io(d, name, "truncate -m metadata 2M")
+    for name in ("b", "ro", "w", "tw"):
+        for line in ("truncate -m full 2M", "truncate 2M", "truncate 512k"):
+            io(d, name, line)
+
+
+@system_scenario
+def qemu_io_explains_its_commands(d: Session) -> None:
+    nodes(d)
+    for name in (
+        "read", "write", "readv", "writev", "aio_read", "aio_write", "discard", "flush",
+        "aio_flush", "truncate", "reopen", "sleep", "sigraise", "abort", "map", "alloc", "info",
+        "length", "break", "remove_break", "resume", "wait_break", "help", "open", "close",
+        "quit", "r", "w", "d", "f", "a", "i", "l", "t", "?",
+    ):  # fmt: skip
+        io(d, "n", f"help {name}")
+    io(d, "n", "help")
