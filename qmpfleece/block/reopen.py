@@ -26,7 +26,8 @@ _COMMON: Final = frozenset(
     ("read-only", "auto-read-only", "discard", "detect-zeroes", "cache.direct", "cache.no-flush")
 )
 #: Children that may be replaced.
-_REPLACEABLE: Final = ("file", "backing")
+_REPLACEABLE: Final = ("backing", "file")
+_NOWHERE: Final[Mapping[str, Node]] = {}
 
 
 async def reopen(graph: Graph, definitions: Sequence[BlockdevOptions]) -> None:
@@ -74,14 +75,15 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
         QmpError: It can't have them; nothing has changed.
         pydantic.ValidationError: A value is not one of its option.
     """
+    if options:
+        _check_reopens(node)
+    moves = _found_moves(graph, node, options)
     free = changeable(node)
     old = _flat(node.given, node)
-    definition = node.given.to_wire()
+    definition = node.given.to_wire() | {name: found.name for name, found in moves.items()}
     for name, value in options.items():
-        if name in _REPLACEABLE and graph.get(value) is None:
-            raise QmpError(f"Cannot find device='' nor node-name='{value}'")
         child = node.children.get(name)
-        if child is not None and value == child.node.name:
+        if name in moves or (child is not None and value == child.node.name):
             continue
         if name not in free and old.get(name) != value:
             raise QmpError(f"Cannot change the option '{name}'")
@@ -94,13 +96,55 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
     given = validate_blockdev(definition)
     if "backing" in node.given.model_fields_set and "backing" not in definition:
         given = given.model_copy(update={"backing": None})
-    await _change(graph, node, given)
+    await _change(graph, node, given, moves)
 
 
-async def _change(graph: Graph, node: Node, given: BlockdevOptions) -> None:
+async def _change(
+    graph: Graph, node: Node, given: BlockdevOptions, moves: Mapping[str, Node] = _NOWHERE
+) -> None:
     queue: dict[Node, Reopening[Any]] = {}
     _enqueue(graph, queue, node, given, keep=True, parent=None)
+    queue[node].moves |= moves
     await _run(graph, queue)
+
+
+def _found_moves(graph: Graph, node: Node, options: Mapping[str, Any]) -> dict[str, Node]:
+    """Return the nodes that are named as other children.
+
+    Raises:
+        QmpError: One can't be such a child.
+    """
+    moves: dict[str, Node] = {}
+    for name in _REPLACEABLE:
+        if name not in options:
+            continue
+        found, child = _find_child(graph, node, name, options[name]), node.children.get(name)
+        if child is not None and child.node is found:
+            continue
+        kind = node.driver.driver_name
+        if child is None and node.driver.is_filter:
+            raise QmpError(
+                f"'{node.name}' is a {kind} filter node that does not support a {name} child"
+            )
+        if name == "backing" and not node.driver.supports_backing:
+            raise QmpError(f"Driver '{kind}' of node '{node.name}' does not support backing files")
+        if name == "file" and child is None:
+            raise QmpError("Cannot set file child to format node without file child")
+        moves[name] = found
+    return moves
+
+
+def _check_reopens(node: Node) -> None:
+    """Refuse a node whose driver has nothing that could change.
+
+    Raises:
+        QmpError: It is one.
+    """
+    if node.driver.mutable_options is None:
+        raise QmpError(
+            f"Block format '{node.driver.driver_name}' used by node '{node.name}' does not support"
+            " reopening files"
+        )
 
 
 async def _run(graph: Graph, queue: dict[Node, Reopening[Any]]) -> None:
@@ -172,16 +216,12 @@ async def _flush(nodes: dict[Node, Reopening[Any]]) -> None:
 async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
     node, driver = change.node, change.node.driver
     check_options(change.given, change.options, reopened=True)
-    if driver.mutable_options is None:
-        raise QmpError(
-            f"Block format '{driver.driver_name}' used by node '{node.name}' does not support"
-            " reopening files"
-        )
+    _check_reopens(node)
     if change.keep:
         await driver.reopen_prepare(change)
         return
     new, old = _flat(change.given, node), _flat(node.given, node)
-    free = _COMMON | driver.mutable_options
+    free = changeable(node)
     for name in old:
         if name not in new and name not in free and name != "node-name":
             raise QmpError(f"Option '{name}' cannot be reset to its default value")

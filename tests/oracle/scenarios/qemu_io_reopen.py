@@ -71,3 +71,39 @@ def qemu_io_reopens_a_drive(d: Session) -> None:
     for line in ("write -q 0 512", "reopen -r", "write 0 512", "reopen -w", "write -q 0 512"):
         io(d, "d0", line)
         modes(d)
+
+
+def _children(d: Session) -> None:
+    """Show what the named nodes lead to."""
+    nodes = d.qmp("query-named-block-nodes", flat=True) or []
+    d.transcript.entries.pop()
+    for node in nodes:
+        if not node["node-name"].startswith("#"):
+            d.transcript.add(f"# {node['node-name']}: {node['file']} {node.get('backing_file')}")
+
+
+@system_scenario
+def qemu_io_replaces_children(d: Session) -> None:
+    for name, size in (("f", 1 << 20), ("g", 1 << 20), ("s", 512)):
+        d.qmp("blockdev-add", driver="file", node_name=name, filename=d.file(name, size))
+    for name in ("n", "m"):
+        d.qmp("blockdev-add", driver="null-co", node_name=name, size=1 << 20)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    d.qmp("blockdev-add", driver="raw", node_name="above", file="r")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "image", "1M")
+    file = {"driver": "file", "filename": d.path("image")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, backing="n")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "target", "1M")
+    target = {"driver": "qcow2", "file": {"driver": "file", "filename": d.path("target")}}
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="q", target=target)
+    for name in ("r", "q", "c", "n", "f"):
+        for options in (
+            "file=s", "file=g", "file=g", "file=r", "file=above", "file=nope", "file=",
+            "file=f,read-only=on", "file=g,file.driver=file", "backing=m", "backing=g",
+            "backing=n", "backing=nope", "backing=", "backing=q", "target=n", "read-only=off",
+        ):  # fmt: skip
+            if name == "q" and options.startswith("file=g"):
+                continue  # QEMU does not survive the end of an image in a disk that is none
+            io(d, name, f"reopen -o {options}")
+            _children(d)
+        io(d, name, "length")
