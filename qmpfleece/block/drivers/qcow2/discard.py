@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import MIB, align_down, align_up
-from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind
 from qmpfleece.block.drivers.qcow2.layout import (
     ALL_ALLOCATED,
@@ -21,11 +21,18 @@ from qmpfleece.block.drivers.qcow2.layout import (
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.tables import Table
 from qmpfleece.block.drivers.qcow2.writer import Writer
+from qmpfleece.block.status import status_above
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
 _BUFFER: Final = bytes(MIB)
+#: Runs that are asked for in one call.
+_LIMIT: Final = 64
+#: What is zero, or what the backing file has.
+_WITHOUT_DATA: Final = frozenset(
+    {Kind.UNALLOCATED, Kind.UNALLOCATED_HOST, Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}
+)
 
 
 class Discarder:
@@ -159,18 +166,45 @@ class Discarder:
             await self._image.journal.flush()
 
     async def _zero_edge(self, start: int, end: int, flags: int) -> None:
-        """Zero a part of one cluster or subcluster; nothing to do if it reads so."""
-        while (run := self._clusters.lookup(start, end - start)) is None:
-            await self._clusters.load(start)
-        if run.kind in {Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}:
+        """Zero a part of one cluster or subcluster: all of it, if the rest reads so, too."""
+        if await self._zero_around(start, end, unmap=bool(flags & ReqFlags.MAY_UNMAP)):
             return
-        if run.kind in {Kind.UNALLOCATED, Kind.UNALLOCATED_HOST}:
-            backing = self._reader.backing
-            if backing is None or start >= backing.node.length:
-                return
         if flags & ReqFlags.NO_FALLBACK:
             raise BlockError(errno.ENOTSUP)
         await self._write(start, end)
+
+    async def _zero_around(self, start: int, end: int, *, unmap: bool) -> bool:
+        """Zero the cluster or subcluster with this part; False if it has data, or may have."""
+        unit = self._geometry.subcluster_size
+        first = align_down(start, unit)
+        if not (
+            await self._reads_zero(first, start) and await self._reads_zero(end, first + unit)
+        ):
+            return False
+        while (place := await self._place(first, unit)) is None:
+            pass
+        # A write may have come meanwhile; from here on none can.
+        run = self._clusters.lookup(first, unit)
+        if run is None or run.kind not in _WITHOUT_DATA:
+            return False
+        dropped: list[tuple[int, int]] = []
+        if self._geometry.extended:
+            self._zero_mask(*place, first, unit)
+        else:
+            self._zero_plain(*place, 1, dropped, unmap=unmap)
+        await self._pass_on(dropped)
+        return True
+
+    async def _reads_zero(self, start: int, end: int) -> bool:
+        """Tell whether a range is known to read as zeroes, as all behind the end does."""
+        image = self._image
+        end = min(end, image.size)
+        while start < end:
+            for extent in await status_above(image.node, start, end - start, _LIMIT):
+                if not extent.flags & Status.ZERO:
+                    return False
+                start += extent.length
+        return True
 
     async def _write(self, start: int, end: int) -> None:
         while start < end:
@@ -254,15 +288,19 @@ class Discarder:
         while (place := await self._place(start, length)) is None:
             pass
         table, index = place
-        words, unit = table.words, self._geometry.subcluster_size
-        if words[2 * index] & COMPRESSED:
+        if table.words[2 * index] & COMPRESSED:
             return False
+        self._zero_mask(table, index, start, length)
+        return True
+
+    def _zero_mask(self, table: Table, index: int, start: int, length: int) -> None:
+        """Say that subclusters of one cluster are zero."""
+        words, unit = table.words, self._geometry.subcluster_size
         inside = start % self._geometry.cluster_size
         mask = (1 << -(-(inside + length) // unit)) - (1 << inside // unit)
         bitmap = words[2 * index + 1]
         words[2 * index + 1] = (bitmap | mask << SUBCLUSTERS) & ~(mask & ALL_ALLOCATED)
         table.dirty = True
-        return True
 
     # -- both -----------------------------------------------------------------------------
 

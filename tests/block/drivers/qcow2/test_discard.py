@@ -1,4 +1,5 @@
 import errno
+import os
 
 import pytest
 
@@ -147,4 +148,36 @@ async def test_zeroes_without_unmap_keep_the_clusters(tmp_path):
         await disk.guest.pwrite_zeroes(0, 65536, ReqFlags.MAY_UNMAP)
         (extent,) = await disk.guest.block_status(0, 65536, 1)
         assert extent.host_offset == -1
+    check(image)
+
+
+async def test_zeroes_beside_a_write_that_takes_the_cluster_are_not_lost(tmp_path):
+    base = tmp_path / "base"
+    base.write_bytes(b"b" * 4096)
+    os.truncate(base, 4 * MIB)
+    image = await created(tmp_path, backed=True)
+    async with opened(image) as disk:
+        gate, let_go = hold(disk.node.children["file"].node.driver, "pwrite")
+        writing = await start(disk.write(8192, b"w" * 512))
+        let_go()
+        zeroing = await start(disk.guest.pwrite_zeroes(0, 4096))
+        gate.set()
+        await writing
+        await zeroing
+        assert await disk.read(0, 16384) == bytes(8192) + b"w" * 512 + bytes(7680)
+    check(image)
+
+
+async def test_zeroes_take_no_cluster_where_the_rest_reads_as_zeroes(tmp_path):
+    base = tmp_path / "base"
+    base.write_bytes(b"b" * 4096)
+    os.truncate(base, 4 * MIB)
+    image = await created(tmp_path, backed=True)
+    async with opened(image) as disk:
+        with pytest.raises(OSError, match="Operation not supported"):
+            await disk.guest.pwrite_zeroes(4096, 512, ReqFlags.NO_FALLBACK)  # what is before
+        await disk.guest.pwrite_zeroes(0, 4096, ReqFlags.NO_FALLBACK)
+        (extent,) = await disk.guest.block_status(0, 65536, 1)
+        assert extent.host_offset == -1
+        assert await disk.read(0, 65536) == bytes(65536)
     check(image)
