@@ -61,13 +61,12 @@ class Export(Generic[O]):
     Attributes:
         id: Unique among the exports.
         backend: The handle on the node.
+        borrowed: Whether it is a device's.
         shutting_down: Takes no new users any more.
         users: How many clients are connected.
     """
 
     kind: ClassVar[str]
-    #: What users of the export may do to the node besides what is shared with everybody.
-    shared: ClassVar[Perm] = Perm.ALL
 
     def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -84,8 +83,8 @@ class Export(Generic[O]):
         self.users = 0
         self._unused = asyncio.Event()
         perm = Perm.CONSISTENT_READ | (Perm.WRITE if self.writable else Perm.NONE)
-        self._borrowed: Final = backend is not None
-        self.backend: Final = backend or Backend(host.graph, perm=perm, shared=self.shared)
+        self.borrowed: Final = backend is not None
+        self.backend: Final = backend or Backend(host.graph, perm=perm)
 
     @property
     def node_name(self) -> str:
@@ -105,10 +104,10 @@ class Export(Generic[O]):
             raise QmpError(f"Cannot find device='' nor node-name='{name}'")
         if self.options.iothread is not None:
             raise QmpError(f'iothread "{self.options.iothread}" not found')
-        read_only = self._borrowed and not self.backend.perm & Perm.WRITE
+        read_only = self.borrowed and not self.backend.perm & Perm.WRITE
         if self.writable and (read_only or node.read_only):
             raise QmpError("Cannot export read-only node as writable")
-        if not self._borrowed:
+        if not self.borrowed:
             self.backend.attach(node)
         try:
             self.start()
@@ -122,7 +121,7 @@ class Export(Generic[O]):
         await self._let_go()
 
     async def _let_go(self) -> None:
-        if not self._borrowed:
+        if not self.borrowed:
             await self.backend.detach()
 
     def enter(self) -> None:

@@ -29,9 +29,6 @@ _FIRST_BITMAP: Final = 2
 class NbdExport(Export[NbdExportOptions], name="nbd"):
     """One export of the NBD server."""
 
-    # The size that clients were told must stay.
-    shared = Perm.ALL & ~Perm.RESIZE
-
     def __init__(
         self, host: Host, options: NbdExportOptions, backend: Backend | None = None
     ) -> None:
@@ -55,6 +52,9 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
             raise QmpError(f"description '{description}' too long")
         if server.find_export(self.name) is not None:
             raise QmpError(f"NBD server already has export named '{self.name}'")
+        if not self.borrowed:
+            # The size that clients are told must stay.
+            self.backend.set_perm(self.backend.perm, Perm.ALL & ~Perm.RESIZE)
         contexts: dict[int, Context] = {0: BaseAllocation(self.backend)}
         if self.options.allocation_depth:
             contexts[1] = AllocationDepth(self.backend)

@@ -201,3 +201,26 @@ def cbw_options(d: Session) -> None:
             **options,
         )
         d.qmp("blockdev-del", node_name="cbw")
+
+
+@scenario
+def exported_node_that_another_resizes(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.path("a.qcow2"))
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file="f")
+
+    def export() -> None:
+        for more in (
+            {}, {"writable": True}, {"name": "x" * 5000}, {"description": "x" * 5000},
+            {"name": "q"}, {"bitmaps": ["nope"]}, {"bitmaps": [{"node": "nope", "name": "b"}]},
+            {"bitmaps": ["b"]}, {"bitmaps": ["b"], "writable": True},
+        ):  # fmt: skip
+            d.qmp("block-export-add", type="nbd", id="e", node_name="f", **more)
+        d.qmp("nbd-server-add", device="f")
+
+    export()
+    d.qmp("block-dirty-bitmap-add", node="f", name="b")
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="q", node_name="q")
+    export()
+    d.qmp("query-block-exports")
