@@ -131,6 +131,21 @@ def backing_file_below_a_node_without_a_plain_name(d: Session) -> None:
 
 
 @scenario
+def backing_file_that_the_options_name(d: Session) -> None:
+    base = d.file("base.raw")
+    null(d, "n")
+    d.qmp("blockdev-add", driver="raw", node_name="b", file={"driver": "file", "filename": base})
+    for name in ("base.raw", base):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", name, "-F", "raw", "a.qcow2")
+        file = {"driver": "file", "filename": d.path("a.qcow2")}
+        nested = {"driver": "raw", "file": {"driver": "file", "filename": base}}
+        for backing in ("b", nested, "n", None):
+            d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, backing=backing)
+            d.qmp("query-named-block-nodes", flat=True)
+            d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
 def backing_file_with_a_relative_name_below_other_nodes(d: Session) -> None:
     d.file("base.raw")
     d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")

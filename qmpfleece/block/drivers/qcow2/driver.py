@@ -80,7 +80,7 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         if backing is not None and self._found_backing:
             self._expected_backing = backing.node.exact_filename
         else:
-            self._expected_backing = info.full_backing_name(header, self._file.node)
+            self._expected_backing = header.backing_name  # as it stands there, as QEMU does
         self._queue = opener.workers.queue(limit=4)
         self._clusters = Clusters(image)
         self._reader = Reader(image, self._clusters, self._queue)
