@@ -127,8 +127,8 @@ class Graph:
         probed: bool = False,
     ) -> Node:
         options = NodeOptions(given, parent)
-        check_options(given, options)
-        driver = DRIVERS[given.driver]
+        if (driver := DRIVERS.get(given.driver)) is None:
+            raise QmpError(f"Unknown driver '{given.driver}'")
         opener = _Opener(self, options, above, probed=probed)
         # A nested ``file`` is opened, named and listed before the node itself.
         below = getattr(given, "file", None)
@@ -137,6 +137,7 @@ class Graph:
                 opener.find(below)
             elif below is not None:
                 opener.opened["file"] = await self._open(below, options, above)
+            check_options(given, options)
             node = Node(self._make_name(given.node_name), given, options)
         except BaseException:
             await opener.undo()
@@ -383,8 +384,6 @@ def check_options(
         )
     if not reopened and options.force_share and not options.read_only:
         raise QmpError("force-share=on can only be used with read-only images")
-    if given.driver not in DRIVERS:
-        raise QmpError(f"Unknown driver '{given.driver}'")
 
 
 def _check_length(node: Node) -> None:

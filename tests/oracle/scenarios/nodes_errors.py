@@ -171,3 +171,16 @@ def file_relative_name(d: Session) -> None:
     d.qmp("blockdev-add", driver="file", node_name="b", filename="./disk.raw", read_only=True)
     d.qmp("blockdev-add", driver="file", node_name="c", filename="file:disk.raw")
     query(d)
+
+
+@scenario
+def several_errors_in_one_definition(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n")
+    missing = {"driver": "file", "filename": d.path("missing")}
+    for driver in ("raw", "qcow2", "snapshot-access"):
+        for file in ("nope", missing, "n"):
+            for name in ("a", "n", "1"):
+                definition = {"driver": driver, "file": file, "node-name": name}
+                d.qmp("blockdev-add", **definition, **{"force-share": True})
+                d.qmp("blockdev-add", **definition, **{"detect-zeroes": "unmap"})
+                d.qmp("blockdev-add", **definition, discard="nope")
