@@ -12,15 +12,9 @@ from typing import Any, Literal
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
+from qmpfleece.block.abilities import SnapshotSource
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import (
-    BlockDriver,
-    Extent,
-    Io,
-    Opener,
-    SnapshotSource,
-    fail,
-)
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, fail
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 

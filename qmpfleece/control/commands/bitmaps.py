@@ -14,7 +14,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, SECTOR
 from qmpfleece.bitmap.bits import GranularBits
 from qmpfleece.bitmap.dirty import MAX_NAME_SIZE, DirtyBitmap, find_bitmap
-from qmpfleece.block.driver import PersistentBitmaps
+from qmpfleece.block.abilities import PersistentBitmaps
 from qmpfleece.block.node import Node
 from qmpfleece.block.status import skip_filters
 from qmpfleece.control.command import command

@@ -7,8 +7,9 @@ import time
 from typing import Any, ClassVar
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block.abilities import InternalSnapshots
 from qmpfleece.block.drain import drained
-from qmpfleece.block.driver import BlockDriver, InternalSnapshots
+from qmpfleece.block.driver import BlockDriver
 from qmpfleece.block.node import Node
 from qmpfleece.control import transaction
 from qmpfleece.control.command import command
