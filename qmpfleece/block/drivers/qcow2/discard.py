@@ -200,10 +200,11 @@ class Discarder:
         image = self._image
         end = min(end, image.size)
         while start < end:
-            for extent in await status_above(image.node, start, end - start, _LIMIT):
-                if not extent.flags & Status.ZERO:
-                    return False
-                start += extent.length
+            # While the image grows, nobody can tell of what is new.
+            extents = await status_above(image.node, start, end - start, _LIMIT)
+            if not extents or not all(extent.flags & Status.ZERO for extent in extents):
+                return False
+            start += sum(extent.length for extent in extents)
         return True
 
     async def _write(self, start: int, end: int) -> None:

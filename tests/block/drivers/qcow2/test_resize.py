@@ -53,6 +53,19 @@ async def test_grown_disk_does_not_show_more_of_the_backing_file(tmp_path, compa
     assert content(image, tmp_path) == whole
 
 
+@pytest.mark.parametrize("size", [65536, 65536 + 512, 100 * 1024])
+async def test_disk_that_grows_past_a_backing_file_that_ends_within_a_cluster(tmp_path, size):
+    image = tmp_path / "a.qcow2"
+    (tmp_path / "base").write_bytes(b"b" * 27 * 4096)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", image, size)
+    async with opened(image) as disk:
+        await disk.resize(4 * 65536)
+        whole = await disk.read()
+    assert whole == (b"b" * size).ljust(4 * 65536, b"\0")
+    check(image)
+    assert content(image, tmp_path) == whole
+
+
 async def test_shrunk_disk_gives_its_clusters_back(image, tmp_path):
     async with opened(image) as disk:
         await disk.write(0, b"x" * MIB)
