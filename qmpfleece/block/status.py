@@ -28,8 +28,8 @@ async def block_status(node: Node, offset: int, length: int, limit: int) -> list
 async def status_above(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
     """Return up to ``limit`` extents as a reader of ``node`` sees them, backing files included.
 
-    What no layer has reads as zeroes, ZERO without ALLOCATED; or as anything, without flags, where
-    the last layer is none that could have a backing file.
+    What no layer has reads as zeroes, ZERO without ALLOCATED; or, where the last layer is none
+    that could have a backing file, as that layer says: as zeroes, or without flags as anything.
     """
     extents: list[Extent] = []
     node.work_begin()  # a drain waits for the walk through the layers below, too
@@ -43,7 +43,7 @@ async def status_above(node: Node, offset: int, length: int, limit: int) -> list
             if extent.flags & Status.ALLOCATED:
                 extents.append(extent)
             else:
-                below = await _below(node, offset, extent.length, limit - len(extents))
+                below = await _below(node, offset, extent, limit - len(extents))
                 extents += below
                 if sum(part.length for part in below) < extent.length:
                     break
@@ -94,9 +94,10 @@ def skip_filters(node: Node) -> Node:
     return node
 
 
-async def _below(node: Node, offset: int, length: int, limit: int) -> list[Extent]:
+async def _below(node: Node, offset: int, extent: Extent, limit: int) -> list[Extent]:
     top = skip_filters(node)
     backing = top.children.get("backing")
     if backing is None or offset >= backing.node.length:
-        return [Extent(length, Status.ZERO if top.driver.supports_backing else 0)]
-    return await status_above(backing.node, offset, length, limit)
+        zero = top.driver.supports_backing or extent.flags & Status.ZERO
+        return [Extent(extent.length, Status.ZERO if zero else 0)]
+    return await status_above(backing.node, offset, extent.length, limit)

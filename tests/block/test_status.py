@@ -84,6 +84,15 @@ async def test_raw_shows_backing_files_of_its_file_as_data_not_as_zeroes(graph):
     assert await status.allocation_depth(raw, 0, 2048, 9) == [(512, 1), (512, 1), (1024, 1)]
 
 
+async def test_raw_shows_zeroes_of_its_file_as_zeroes_though_no_layer_has_them(graph):
+    top = add_layer(graph, "top", [1, 0])
+    top.hole = 0  # the walk says so: there could be a backing file, and is none
+    raw = await graph.add(validate_blockdev({"driver": "raw", "node-name": "r", "file": "top"}))
+    extents = await status.status_above(raw, 0, 1024, 9)
+    assert expand(extents) == [Status.DATA | A, Status.ZERO]
+    assert await status.allocation_depth(raw, 0, 1024, 9) == [(512, 1), (512, 0)]
+
+
 async def test_what_lies_past_a_shorter_backing_file_is_zero(graph):
     base = add_layer(graph, "base", [1])
     top = add_layer(graph, "top", [0, 0, 1], base.node)
