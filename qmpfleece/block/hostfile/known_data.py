@@ -9,13 +9,16 @@ zeroes.
 
 from typing import Final
 
-from qmpfleece.base.units import GIB, KIB
+from qmpfleece.base.units import GIB, KIB, TIB
 from qmpfleece.bitmap.bits import GranularBits
 
 #: What is known is known of whole granules, in bytes.
 GRANULE: Final = 64 * KIB
 #: The most that is learnt at once, in bytes: to note it takes 2 KiB of memory.
 _MOST: Final = GIB
+#: Behind this nothing is known, in bytes: sparse files may be so long that the bits of all that
+#: lies before would not fit into memory. Up to here they take 32 MiB.
+_LIMIT: Final = 16 * TIB
 
 
 class KnownData:
@@ -44,11 +47,12 @@ class KnownData:
     def written(self, offset: int, length: int) -> None:
         """Remember that the file has data in a range, or will have in a moment."""
         start, end = -(-offset // GRANULE) * GRANULE, (offset + length) // GRANULE * GRANULE
+        end = min(end, _LIMIT)
         if start >= end:
             return
         bits = self._bits
         if end > bits.length:
-            bits.resize(max(end, 2 * bits.length))
+            bits.resize(min(max(end, 2 * bits.length), _LIMIT))
         bits.set(start, end - start)
 
     def forget(self, offset: int, length: int | None = None) -> None:

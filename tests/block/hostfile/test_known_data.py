@@ -44,6 +44,17 @@ def test_of_an_endless_run_no_more_is_noted_than_is_worth_the_memory() -> None:
     assert not known.covers((1 << 40) + (1 << 30), 1)
 
 
+def test_nothing_is_noted_so_far_away_that_the_bits_would_not_fit_into_memory() -> None:
+    known = KnownData()
+    known.written(1 << 62, GRANULE)
+    assert not known.covers(1 << 62, GRANULE)
+    known.written((1 << 44) - GRANULE, 2 * GRANULE)
+    assert known.covers((1 << 44) - GRANULE, GRANULE)
+    assert not known.covers((1 << 44) - GRANULE, 2 * GRANULE)
+    known.forget(0)
+    assert not known.covers((1 << 44) - GRANULE, GRANULE)
+
+
 RANGES = st.tuples(st.integers(0, 20 * GRANULE), st.integers(1, 5 * GRANULE))
 
 
