@@ -187,10 +187,12 @@ class File(BlockDriver[FileOptions], name="file"):
             self._fd = self._fdsets.open(filename, flags)
         except (OSError, ValueError) as error:
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error
-        self._check_type(os.fstat(self._fd))
+        info = os.fstat(self._fd)
+        self._check_type(info)
         kind = mounts.kind_of(self._fd)
         self._is_local = mounts.is_local(kind)
-        self._tells_extents = mounts.tells_extents(kind)
+        # What a device has is not in the file system that its file lies in.
+        self._tells_extents = stat.S_ISREG(info.st_mode) and mounts.tells_extents(kind)
         if self._use_locks:
             self._lock_fd = _open_again(self._fd)
         self._writable = writable

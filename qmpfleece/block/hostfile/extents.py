@@ -48,11 +48,12 @@ def find(fd: int, offset: int, length: int, limit: int, *, mapped: bool) -> list
     is ``FAR`` if nobody knows it.
 
     Args:
-        fd: The file or block device.
+        fd: The file or device.
         offset: Bytes.
         length: Bytes, more than 0.
         limit: More than 0.
-        mapped: Whether FIEMAP can be trusted, see ``mounts.tells_extents``.
+        mapped: Whether FIEMAP can be trusted, see ``mounts.tells_extents``; never of a device,
+            which has another size than its file.
     """
     end = offset + length
     if mapped:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import threading
@@ -674,6 +675,19 @@ async def test_truncate_cuts_and_extends_sparsely(graph, image):
 
 
 # -- block devices --------------------------------------------------------------------------
+
+
+async def test_device_is_no_hole_though_its_file_is_empty(graph, tmp_path):
+    path = tmp_path / "zero"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        path.open("rb").close()
+    except PermissionError:
+        pytest.skip("no devices may be made here")
+    given = {"driver": "host_device", "node-name": "n", "filename": str(path)}
+    node = await graph.add(validate_blockdev(given))
+    extents = await node.driver.block_status(0, 1 << 20, 10)
+    assert [(e.length, bool(e.flags & Status.DATA)) for e in extents] == [(1 << 20, True)]
 
 
 @pytest.fixture(params=[512, 4096])
