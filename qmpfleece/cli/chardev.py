@@ -215,7 +215,8 @@ def _client_name(connection: socket.socket) -> str:
 
 def absolute(path: str) -> str:
     """Return the name of a socket file for ever after."""
-    return os.path.join(os.getcwd(), path)
+    # The directory may be gone, and matters only to others.
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _address(options: dict[str, str]) -> Address:

@@ -214,6 +214,18 @@ def test_the_background_daemon_outlives_its_parent_and_removes_its_files(tmp_pat
     assert os.listdir(tmp_path) == []
 
 
+def test_a_socket_with_a_whole_name_needs_no_working_directory(tmp_path):
+    (tmp_path / "gone").mkdir()
+    words = f"{QSD} --chardev socket,id=c,path={tmp_path}/q,server=on,wait=off --monitor c"
+    command = ("sh", "-c", f"rmdir ../gone && exec {words}")
+    with running(*command, folder=tmp_path / "gone") as daemon:
+        daemon.wait_for(tmp_path / "q")
+        with Qmp(tmp_path / "q") as qmp:
+            assert qmp.execute("query-status")["status"] == "running"
+        assert daemon.end()[0] == 0
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_socket_with_wait_lets_the_start_wait_for_its_client(tmp_path):
     command = (
         QSD,
