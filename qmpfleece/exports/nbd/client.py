@@ -149,7 +149,3 @@ class Client:
         for buffer in self.lent:
             buffer.release()
         self.lent.clear()
-
-    def scratch(self, size: int) -> Buffer:
-        """Return memory that the caller releases."""
-        return self._pool.take(size)

@@ -2,23 +2,10 @@
 
 import pytest
 
-from tests.tools.fleecing import CLUSTER, dirty_clusters, pattern
+from tests.tools.fleecing import CLUSTER, dirty_clusters
 
 SIZE = 8 * CLUSTER
 ALL = {"device": "disk", "target": "target", "job_id": "j"}
-STARTED = ["j created", "j running", "j paused", "j running", "return"]
-ENDED = ["j waiting", "j pending", "j BLOCK_JOB_COMPLETED", "j concluded", "j null"]
-CANCELLED = ["j aborting", "j BLOCK_JOB_CANCELLED", "j concluded", "j null"]
-
-
-def clusters_of(desk, name):
-    """Return which clusters of a disk hold the data that the source had at first."""
-    data, first = desk.disks[name].data, pattern(SIZE)
-    return [
-        n
-        for n in range(SIZE // CLUSTER)
-        if data[n * CLUSTER : (n + 1) * CLUSTER] == first[n * CLUSTER : (n + 1) * CLUSTER]
-    ]
 
 
 @pytest.mark.parametrize(

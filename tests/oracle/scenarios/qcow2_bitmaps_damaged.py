@@ -1,5 +1,7 @@
 """Images whose directory, header extension or table of bitmaps says what can't be."""
 
+from collections.abc import Callable, Iterable
+
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.qcow2_bitmaps import (
     close,
@@ -32,21 +34,32 @@ _ENTRY = (
 )
 
 
-@scenario
-def qcow2_bitmap_directory_is_damaged(d: Session) -> None:
+def _spoil_each(
+    d: Session, damages: Iterable[tuple[str, int, bytes]], place: Callable[[Session], int]
+) -> None:
+    """Open an image with two bitmaps after each damage, given as what, where from place, data."""
     image(d)
     for name in ("b", "c"):
         d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
     whole = (d.dir / "a.qcow2").read_bytes()
-    for what, at, data in _ENTRY:
+    for what, at, data in damages:
         (d.dir / "a.qcow2").write_bytes(whole)
         d.transcript.add(f"# {what}")
-        spoil(d, directory(d) + at, data)
+        spoil(d, place(d) + at, data)
         opened(d, read_only=True)
         seen(d)
         close(d)
         opened(d)
         close(d)
+
+
+def _extension(d: Session) -> int:
+    return (d.dir / "a.qcow2").read_bytes().index(bytes.fromhex("23852875"))
+
+
+@scenario
+def qcow2_bitmap_directory_is_damaged(d: Session) -> None:
+    _spoil_each(d, _ENTRY, directory)
 
 
 #: The same of the header extension.
@@ -68,19 +81,7 @@ _EXTENSION = (
 
 @scenario
 def qcow2_bitmaps_extension_is_damaged(d: Session) -> None:
-    image(d)
-    for name in ("b", "c"):
-        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
-    whole = (d.dir / "a.qcow2").read_bytes()
-    for what, at, data in _EXTENSION:
-        (d.dir / "a.qcow2").write_bytes(whole)
-        d.transcript.add(f"# {what}")
-        spoil(d, whole.index(bytes.fromhex("23852875")) + at, data)
-        opened(d, read_only=True)
-        seen(d)
-        close(d)
-        opened(d)
-        close(d)
+    _spoil_each(d, _EXTENSION, _extension)
 
 
 @scenario
