@@ -151,11 +151,16 @@ async def test_zeroes_without_unmap_keep_the_clusters(tmp_path):
     check(image)
 
 
-async def test_zeroes_beside_a_write_that_takes_the_cluster_are_not_lost(tmp_path):
+async def above_one_page(tmp_path):
+    """An image above a raw file with data in its first 4 KiB only."""
     base = tmp_path / "base"
     base.write_bytes(b"b" * 4096)
     os.truncate(base, 4 * MIB)
-    image = await created(tmp_path, backed=True)
+    return await created(tmp_path, backed=True)
+
+
+async def test_zeroes_beside_a_write_that_takes_the_cluster_are_not_lost(tmp_path):
+    image = await above_one_page(tmp_path)
     async with opened(image) as disk:
         gate, let_go = hold(disk.node.children["file"].node.driver, "pwrite")
         writing = await start(disk.write(8192, b"w" * 512))
@@ -169,10 +174,7 @@ async def test_zeroes_beside_a_write_that_takes_the_cluster_are_not_lost(tmp_pat
 
 
 async def test_zeroes_take_no_cluster_where_the_rest_reads_as_zeroes(tmp_path):
-    base = tmp_path / "base"
-    base.write_bytes(b"b" * 4096)
-    os.truncate(base, 4 * MIB)
-    image = await created(tmp_path, backed=True)
+    image = await above_one_page(tmp_path)
     async with opened(image) as disk:
         with pytest.raises(OSError, match="Operation not supported"):
             await disk.guest.pwrite_zeroes(4096, 512, ReqFlags.NO_FALLBACK)  # what is before
