@@ -1,4 +1,3 @@
-import json
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from qmpfleece.control.system import System
 from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.events import EVENTS, Event
 from qmpfleece.qapi.model import Model, Size, Uint32
+from tests.tools.programs import replies_of_qemu
 
 
 class Leaf(Model):
@@ -199,20 +199,8 @@ def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
     if not shutil.which(program[0]):
         pytest.skip(f"{program[0]} is not installed")
     system.has_machine = has_machine
-    script = [
-        {"execute": "qmp_capabilities"},
-        {"execute": "query-qmp-schema"},
-        {"execute": "quit"},
-    ]
-    done = subprocess.run(
-        program,
-        input="\n".join(map(json.dumps, script)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
-    theirs = next(r["return"] for r in replies if isinstance(r.get("return"), list))
+    (reply,) = replies_of_qemu(program, "query-qmp-schema")
+    theirs = reply["return"]
     commands = commands_of(system)
     qemu, mine = Arguments(theirs), Arguments(schema(commands, EVENTS))
     known = [name for name in commands if name in qemu.entities]

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,30 @@ def run(
         cwd=folder,
         env=os.environ | dict(environment or {}),
     )
+
+
+def replies_of_qemu(
+    program: Sequence[str], *commands: str, folder: Path | None = None
+) -> list[dict[str, Any]]:
+    """Run commands in a program of QEMU whose monitor is its stdio; return their replies.
+
+    It is told to quit once it has answered all: what its monitor has not written by then is lost.
+    """
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        replies: list[dict[str, Any]] = []
+        for command in ("qmp_capabilities", *commands):
+            process.stdin.write(json.dumps({"execute": command}))
+            process.stdin.flush()
+            while "return" not in (reply := json.loads(process.stdout.readline())):
+                assert "error" not in reply, reply
+            replies.append(reply)
+        process.communicate('{"execute": "quit"}', timeout=PATIENCE_S)
+    assert process.returncode == 0
+    return replies[1:]
 
 
 class Running:

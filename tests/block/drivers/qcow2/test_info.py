@@ -1,12 +1,12 @@
 """What is told about an image equals what qemu-storage-daemon tells."""
 
 import json
-import subprocess
 
 import pytest
 
 from qmpfleece.control.describe import device_info
 from tests.tools.disk import opened, qemu_img
+from tests.tools.programs import replies_of_qemu
 
 # Node name, and what depends on when it is asked.
 VOLATILE = ("actual-size",)
@@ -30,23 +30,10 @@ IMAGES = {
 
 
 def told_by_qemu(blockdev, folder):
-    commands = [
-        {"execute": "qmp_capabilities"},
-        {"execute": "query-named-block-nodes"},
-        {"execute": "quit"},
-    ]
-    done = subprocess.run(
-        [
-            *("qemu-storage-daemon", "--blockdev", json.dumps(blockdev)),
-            *("--chardev", "stdio,id=m", "--monitor", "m"),
-        ],
-        input="".join(map(json.dumps, commands)),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=folder,
-    )
-    nodes = json.loads(done.stdout.splitlines()[2])["return"]
+    monitor = ("--chardev", "stdio,id=m", "--monitor", "m")
+    program = ("qemu-storage-daemon", "--blockdev", json.dumps(blockdev), *monitor)
+    (reply,) = replies_of_qemu(program, "query-named-block-nodes", folder=folder)
+    nodes = reply["return"]
     return next(node for node in nodes if node["node-name"] == "disk")
 
 
