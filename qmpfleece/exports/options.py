@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
 from qmpfleece.qapi.events import Event
-from qmpfleece.qapi.model import Model, Uint16, Uint32
+from qmpfleece.qapi.model import Model, Uint16
 
 #: QAPI ``BlockExportRemoveMode``.
 RemoveMode: TypeAlias = Literal["safe", "hard"]
@@ -155,15 +155,6 @@ ListenAddress: TypeAlias = (
 
 #: Unlimited in QEMU 7.2; the number that came with 9.1 keeps a flood of clients harmless.
 DEFAULT_MAX_CONNECTIONS = 100
-
-
-class NbdServerStartOptions(Model):
-    """The arguments of nbd-server-start."""
-
-    addr: SocketAddressLegacy
-    tls_creds: str | None = None
-    tls_authz: str | None = None
-    max_connections: Uint32 | None = None
 
 
 class BlockExportDeleted(Event, name="BLOCK_EXPORT_DELETED"):
