@@ -59,13 +59,17 @@ def replies_of_qemu(
         assert process.stdin is not None
         assert process.stdout is not None
         replies: list[dict[str, Any]] = []
-        for command in ("qmp_capabilities", *commands):
-            process.stdin.write(json.dumps({"execute": command}))
-            process.stdin.flush()
-            while "return" not in (reply := json.loads(process.stdout.readline())):
-                assert "error" not in reply, reply
-            replies.append(reply)
-        process.communicate('{"execute": "quit"}', timeout=PATIENCE_S)
+        try:
+            for command in ("qmp_capabilities", *commands):
+                process.stdin.write(json.dumps({"execute": command}))
+                process.stdin.flush()
+                while "return" not in (reply := json.loads(process.stdout.readline())):
+                    assert "error" not in reply, reply
+                replies.append(reply)
+            process.communicate('{"execute": "quit"}', timeout=PATIENCE_S)
+        except BaseException:
+            process.kill()  # the end of its input does not end it
+            raise
     assert process.returncode == 0
     return replies[1:]
 
