@@ -55,8 +55,6 @@ def sleeps(d: Session) -> None:
     """Wait until ``j`` has finished and ``k`` sleeps."""
     d.event('"status": "waiting", "id": "j"')
     until_copied(d, "second.raw")
-    # What is in the file may not have been counted yet.
-    d.until_told("query-jobs", lambda jobs: all(job["current-progress"] for job in jobs))
 
 
 def go_on(d: Session) -> None:

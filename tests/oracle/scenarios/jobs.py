@@ -42,13 +42,21 @@ def stopped(d: Session, **more: Any) -> None:
 
 
 def until_copied(d: Session, name: str, byte: int = 0x11) -> None:
-    """Wait until the first chunk has arrived in a target, so that the job sleeps."""
+    """Wait until the first chunk has arrived in a target and is counted: the job sleeps.
+
+    One that has not counted it yet pauses later, after the reply to job-pause.
+    """
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         with (d.dir / name).open("rb") as file:
             file.seek((1 << 20) - 1)
             if file.read(1) == bytes([byte]):
-                return
+                break
+    d.until_told("query-jobs", lambda jobs: all(map(_has_counted, jobs)))
+
+
+def _has_counted(job: dict[str, Any]) -> bool:
+    return bool(job["current-progress"]) or not job["total-progress"]
 
 
 def jobs(d: Session) -> None:
