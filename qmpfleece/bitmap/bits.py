@@ -7,6 +7,7 @@ Ranges are set, cleared, searched and merged by bitarray's C code, never bit by 
 the number of set bits is kept up to date, so ``count`` costs nothing.
 """
 
+import contextlib
 import hashlib
 import mmap
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _WORD_BITS: Final = 64
 MAX_GRANULES: Final = 1 << 35
 #: Bits from which on a set lies in memory mapped for it, which is not touched at first.
 _LARGE: Final = 8 * MIB
+#: MADV_POPULATE_WRITE: get all the memory with one call, instead of a page fault for each page.
+_POPULATE_WRITE: Final = 23
 #: Granules handled at once when two granularities meet; a multiple of the word.
 _CHUNK: Final = 1 << 16
 #: Granules handled at once otherwise; half a MiB of memory.
@@ -38,6 +41,18 @@ def _zeroes(bits: int) -> bitarray:
     if bits < _LARGE:
         return bitarray(bits, endian="little")
     memory = mmap.mmap(-1, bits // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return bitarray(buffer=memory, endian="little")
+
+
+def _copied(bits: bitarray) -> bitarray:
+    """Return the same bits; for those that will take most of the memory anyway."""
+    if len(bits) < _LARGE:
+        return bits.copy()
+    memory = mmap.mmap(-1, len(bits) // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # before Linux 5.14
+        memory.madvise(_POPULATE_WRITE)
+    with memoryview(bits) as source:
+        memory[:] = source
     return bitarray(buffer=memory, endian="little")
 
 
@@ -282,9 +297,13 @@ class GranularBits:
         source = other._bits
         starts = range(0, len(source), _SPAN)
         spans = [start for start in starts if source.find(1, start, start + _SPAN) >= 0]
-        if 2 * len(spans) > len(starts):
+        dense = 2 * len(spans) > len(starts)
+        if dense and not self._ones:
+            self._bits, self._ones = _copied(source), other._ones
+            return
+        if dense:
             self._bits |= source
-            self._ones = self._bits.count(1) if self._ones else other._ones
+            self._ones = self._bits.count(1)
             return
         for start in spans:
             stop = min(start + _SPAN, len(source))

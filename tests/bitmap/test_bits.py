@@ -165,6 +165,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(1, 2**18)), m
 
 
 @patch("qmpfleece.bitmap.bits._SPAN", 512)  # so that some are empty and others are not
+@patch("qmpfleece.bitmap.bits._LARGE", 4096)  # so that some lie in memory of their own
 @given(
     target=st.sampled_from([512, 4096, 65536, 2 * MIB]),
     source=st.sampled_from([512, 4096, 65536, 2 * MIB]),
@@ -191,6 +192,19 @@ def test_merge_between_any_granularities_is_setting_every_area(
     bits.merge(other)
     assert bits == expected
     assert bits.count == expected.count
+
+
+@pytest.mark.parametrize("length", [MIB, 5 * GIB])
+def test_what_is_merged_into_an_empty_bitmap_stays_when_its_source_changes(length):
+    bits, other = GranularBits(length, 512), GranularBits(length, 512)
+    for offset in range(0, length, MIB):
+        other.set(offset, 512)
+    bits.merge(other)
+    bits.set(512, 512)
+    other.set(1024, 512)
+    assert bits.count == other.count
+    assert list(bits.areas(0, 2048)) == [(0, 1024)]
+    assert list(other.areas(0, 2048)) == [(0, 512), (1024, 512)]
 
 
 @pytest.mark.parametrize(("target", "source"), [(64 * KIB, 512), (512, 64 * KIB)])

@@ -307,25 +307,15 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         done = self._done.bits.state(offset, length)
         if done is None:
             return self._pread_spans(offset, buf)
-        if done:
-            return pipeline.pread(self._target, offset, buf)
-        return self._pread_disk(offset, buf)
-
-    def _pread_disk(self, offset: int, buf: memoryview) -> Io:
-        """Read the active disk, which holds writes to the range back."""
-        io = pipeline.pread(self._file, offset, buf)
-        return io if io is DONE else self._frozen_until_read(offset, len(buf), io)
+        io = pipeline.pread(self._target if done else self._file, offset, buf)
+        return io if io is DONE or done else self._frozen_until_read(offset, length, io)
 
     def _pread_spans(self, offset: int, buf: memoryview) -> Io:
         """Read span by span; each is decided when it is its turn."""
         while buf:
-            done, span = self._done.bits.run(offset, len(buf))
+            _, span = self._done.bits.run(offset, len(buf))
             part, buf = buf[:span], buf[span:]
-            io = (
-                pipeline.pread(self._target, offset, part)
-                if done
-                else self._pread_disk(offset, part)
-            )
+            io = self.snapshot_pread(offset, part)
             offset += span
             if io is not DONE:
                 return self._pread_rest(io, offset, buf)

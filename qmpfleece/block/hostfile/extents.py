@@ -83,6 +83,9 @@ def _cut(found: Iterable[Run], end: int, limit: int) -> list[Run]:
 def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
     """Yield runs from ``offset`` on by FIEMAP: ``count`` extents of ``window`` bytes at a time."""
     size = os.fstat(fd).st_size
+    # Up to here no extent has data in the page cache alone. To find that out takes the system as
+    # long as there are extents, so it is asked once for all of them.
+    clear = 0
     while offset < size:
         stop = min(offset + window, size)
         extents = _extents(fd, offset, window, count)
@@ -93,10 +96,14 @@ def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
                 break
             if offset < start:
                 yield offset, ZERO, start
-            if unwritten:
-                yield from _within(_sought(fd, start), until)
-            else:
+            if not unwritten:
                 yield start, DATA, until
+            while unwritten and start < until:
+                flags, known = _run(fd, start) if start >= clear else (ZERO, clear)
+                yield start, flags, min(known, until)
+                if flags == ZERO:
+                    clear = known
+                start = known
             offset = until
         else:
             if len(extents) == count:
@@ -120,13 +127,6 @@ def _extents(fd: int, offset: int, window: int, count: int) -> list[tuple[int, i
             (start, start + length, flags & _UNWRITTEN)
             for start, _, length, flags in _EXTENT.iter_unpack(told)
         ]
-
-
-def _within(runs: Iterable[Run], end: int) -> Iterator[Run]:
-    for start, flags, until in runs:
-        yield start, flags, min(until, end)
-        if until >= end:
-            break
 
 
 def _sought(fd: int, offset: int) -> Iterator[Run]:

@@ -53,16 +53,16 @@ class Client:
             (number, export.contexts[number]) for number, _ in negotiated.contexts
         )
         self._pool = pool
-        #: How many reads in a row have looked for holes in vain, and how many bytes have
-        #: been read without looking.
+        #: How many reads in a row have looked for holes in vain, and how many bytes may be
+        #: read before the next one looks.
         self.fruitless = 0
-        self.unasked = 0
+        self.trusted = 0
         #: What is to be sent besides ``take_row``. The owner of the socket takes it.
         self.out: list[bytes | bytearray | memoryview] = []
         self._slab = pool.take(_SLAB)
         self._slab_view = self._slab.view
-        self._row = 0  # where the replies begin that are not sent yet, and where they end
-        self._row_end = 0
+        #: Where the replies begin that are not sent yet, and where they end.
+        self._row = self.row_end = 0
         #: Memory under ``out``, to be released once that is sent.
         self.lent: list[Buffer] = []
 
@@ -99,34 +99,30 @@ class Client:
     def room(self, size: int) -> memoryview:
         """Return memory for a reply of ``size`` bytes, at most POOLED_READ and a header.
 
-        The caller must at once say what becomes of it: ``keep`` when the reply is complete,
-        ``detach`` when that will take some time, nothing when there is none.
+        The caller must at once say what becomes of it: add the size to ``row_end`` when the
+        reply is complete, ``detach`` when that will take some time, nothing when there is none.
         """
-        end = self._row_end + size
+        end = self.row_end + size
         if end > _SLAB:
             self._turn_page()
             end = size
         return self._slab_view[end - size : end]
-
-    def keep(self, size: int) -> None:
-        """Send the reply that the last ``room`` was for, together with its neighbours."""
-        self._row_end += size
 
     def detach(self, size: int) -> Buffer:
         """Set the memory of the last ``room`` apart; the caller releases the buffer."""
         row = self.take_row()
         if row is not None:
             self.out.append(row)
-        self._row = self._row_end = self._row_end + size
+        self._row = self.row_end = self.row_end + size
         self._slab.users += 1
         return self._slab
 
     def take_row(self) -> memoryview | None:
         """Return the replies that are complete, one behind the other; None if there are none."""
-        if self._row == self._row_end:
+        if self._row == self.row_end:
             return None
-        row = self._slab_view[self._row : self._row_end]
-        self._row = self._row_end
+        row = self._slab_view[self._row : self.row_end]
+        self._row = self.row_end
         return row
 
     def _turn_page(self) -> None:
@@ -137,7 +133,7 @@ class Client:
         self.lent.append(self._slab)
         self._slab = self._pool.take(_SLAB)
         self._slab_view = self._slab.view
-        self._row = self._row_end = 0
+        self._row = self.row_end = 0
 
     def close(self) -> None:
         """Give all memory back; nothing is sent any more and no request is in flight."""

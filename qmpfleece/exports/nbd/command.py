@@ -12,7 +12,7 @@ a coroutine.
 
 import errno
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.eager import Done
 from qmpfleece.base.registry import Registry
@@ -25,7 +25,7 @@ Rest: TypeAlias = Coroutine[Any, Any, None] | Done
 Run: TypeAlias = Callable[[Client, Request], Rest]
 
 
-class Command(NamedTuple):
+class Command:
     """One NBD_CMD_*.
 
     Attributes:
@@ -41,15 +41,40 @@ class Command(NamedTuple):
             The command counts itself when it begins.
     """
 
-    number: int
-    name: str
-    failure: str
-    run: Run
-    flags: int
-    writes: bool
-    payload: bool
-    ranged: bool
-    counts_as: str | None
+    __slots__ = (
+        "counts_as",
+        "failure",
+        "flags",
+        "name",
+        "number",
+        "payload",
+        "ranged",
+        "run",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        failure: str,
+        run: Run,
+        *,
+        flags: int,
+        writes: bool,
+        payload: bool,
+        ranged: bool,
+        counts_as: str | None,
+    ) -> None:
+        self.number: Final = number
+        self.name: Final = name
+        self.failure: Final = failure
+        self.run: Final = run
+        self.flags: Final = flags
+        self.writes: Final = writes
+        self.payload: Final = payload
+        self.ranged: Final = ranged
+        self.counts_as: Final = counts_as
 
 
 #: All commands; the keys are their numbers as decimal text.
@@ -73,7 +98,17 @@ def command(
         allowed = flags | const.CMD_FLAG_FUA
         COMMANDS.add(
             str(number),
-            Command(number, name, failure, run, allowed, writes, payload, ranged, counts_as),
+            Command(
+                number,
+                name,
+                failure,
+                run,
+                flags=allowed,
+                writes=writes,
+                payload=payload,
+                ranged=ranged,
+                counts_as=counts_as,
+            ),
         )
         return run
 

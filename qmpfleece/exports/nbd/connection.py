@@ -239,7 +239,8 @@ class Connection(asyncio.BufferedProtocol):
         assert outgoing is not None
         self._serving = True
         begun = read = 0
-        while self._phase is _Phase.TRANSMISSION:
+        transmission = _Phase.TRANSMISSION
+        while self._phase is transmission:
             if begun == _MAX_BATCH or read >= _MAX_READ:
                 self._pause_reading()
                 self._schedule_wake()
@@ -283,22 +284,26 @@ class Connection(asyncio.BufferedProtocol):
             self._stop_receiving()
             return
         known = _COMMANDS.get(request.type)
-        why = refusal(client, request, known)
-        if why is not None or known is None:
-            if known is not None and known.counts_as is not None:
-                client.accounting.invalid(known.counts_as)
-            client.fail(request, *(why or (errno.EINVAL, "")))
-            if request.type == const.CMD_WRITE and request.payload is None:
-                log.warning(_INTERMEDIATE)
-                self._stop_receiving()
-            request.release()
-            return
+        # What nearly all requests are is seen without a call.
+        if (
+            known is None
+            or request.flags
+            or request.length > const.MAX_PAYLOAD
+            or request.offset + request.length > client.size
+            or (known.writes and client.read_only)
+        ):
+            why = refusal(client, request, known)
+            if why is not None:
+                self._refuse(client, request, known, *why)
+                return
+            assert known is not None
         try:
             rest = known.run(client, request)
-            if isinstance(rest, eager.Done):
+            if rest is eager.DONE:
                 if request.payload is not None:
                     request.release()
                 return
+            rest = cast("Coroutine[Any, Any, None]", rest)
             waits_for = rest.send(None)
         except StopIteration:
             if request.payload is not None:
@@ -313,6 +318,18 @@ class Connection(asyncio.BufferedProtocol):
             self._in_flight += 1
             self._bytes += size
             _Running(rest, self, client, known, request, size).wait_for(waits_for)
+
+    def _refuse(
+        self, client: Client, request: Request, known: Command | None, error: int, text: str
+    ) -> None:
+        """Answer a request that is not run."""
+        if known is not None and known.counts_as is not None:
+            client.accounting.invalid(known.counts_as)
+        client.fail(request, error, text)
+        if request.type == const.CMD_WRITE and request.payload is None:
+            log.warning(_INTERMEDIATE)
+            self._stop_receiving()
+        request.release()
 
     def _fail(
         self, client: Client, known: Command, request: Request, error: BaseException

@@ -80,6 +80,26 @@ def test_more_extents_than_are_asked_for_at_once_are_all_found(fd):
         assert len(mapped) == min(2 * count, limit)
 
 
+@pytest.mark.parametrize(("written", "asked"), [(False, 1), (True, 4)])
+def test_of_reserved_space_the_system_is_asked_once_while_there_is_no_data(
+    fd, monkeypatch, written, asked
+):
+    """Each time takes it as long as there are extents up to the next data."""
+    if not mounts.tells_extents(mounts.kind_of(fd)):
+        pytest.skip("FIEMAP is not used here")
+    calls = []
+    seek = os.lseek
+    monkeypatch.setattr(os, "lseek", lambda *call: calls.append(call) or seek(*call))
+    for number in range(20, 40, 2):
+        allocation.fallocate(fd, 0, number * BLOCK, BLOCK)
+    if written:  # known to the page cache alone
+        os.pwrite(fd, b"x", 30 * BLOCK)
+    data = [(30 * BLOCK, DATA, 31 * BLOCK), (31 * BLOCK, ZERO, FAR)] if written else []
+    empty = [(SIZE, ZERO, 30 * BLOCK if written else FAR)]
+    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == empty + data
+    assert len(calls) == asked
+
+
 def cut(runs, end):
     """Cut runs to a range."""
     return [(start, flags, min(until, end)) for start, flags, until in runs]

@@ -40,7 +40,8 @@ def read(client: Client, request: Request) -> Rest:
     accounting = client.accounting
     accounting.rd_operations += 1
     accounting.rd_bytes += length
-    if client.structured and _looks_for_holes(client, request):
+    client.trusted -= length
+    if client.trusted <= 0 and client.structured and _looks_for_holes(client, request):
         return _read_sparse(client, request)
     if length >= POOLED_READ:
         return _read_pooled(client, request, request.offset, length, _DONE)
@@ -53,7 +54,7 @@ def read(client: Client, request: Request) -> Rest:
     io = client.backend.pread(request.offset, reply[header:])
     if io is not DONE:
         return _send_later(client, reply, client.detach(len(reply)), io)
-    client.keep(header + length)
+    client.row_end += header + length
     return DONE
 
 
@@ -67,12 +68,10 @@ def _looks_for_holes(client: Client, request: Request) -> bool:
     """Whether asking for the block status first is likely to pay."""
     if not request.length or request.flags & const.CMD_FLAG_DF:
         return False
-    client.unasked += request.length
-    if client.fruitless >= _PATIENCE and client.unasked < _RETRY:
-        return False
+    if client.fruitless + 1 >= _PATIENCE:
+        client.trusted = _RETRY  # unless this one finds a hole
     if client.backend.is_known_data(request.offset, request.length):
         client.fruitless += 1
-        client.unasked = 0
         return False
     return True
 
@@ -80,7 +79,6 @@ def _looks_for_holes(client: Client, request: Request) -> bool:
 async def _read_sparse(client: Client, request: Request) -> None:
     """Answer with data chunks and hole chunks, in order of offset."""
     offset, left = request.offset, request.length
-    client.unasked = 0
     try:
         extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
     except OSError as error:
@@ -102,7 +100,7 @@ async def _read_sparse(client: Client, request: Request) -> None:
         else:
             runs.append((left, False))
     if len(runs) > 1 or runs[0][1]:
-        client.fruitless = 0
+        client.fruitless = client.trusted = 0
     else:
         client.fruitless += 1
     for index, (length, zero) in enumerate(runs):
