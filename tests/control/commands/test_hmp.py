@@ -97,6 +97,33 @@ def make_images(path):
     ]  # fmt: skip
 
 
+def converse(program, requests):
+    """Return the replies, and what was printed before each; it quits when it has told all."""
+    replies, texts = [], []
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        program, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            for request in requests:
+                process.stdin.write(f"{json.dumps(request)}\n")
+                process.stdin.flush()
+                printed = ""
+                for row in process.stdout:
+                    if not row.startswith("{"):
+                        printed += row
+                    elif (reply := json.loads(row)).keys() & {"return", "error"}:
+                        replies.append(reply)
+                        texts.append(printed)
+                        break
+            process.communicate('{"execute": "quit"}', timeout=40)
+        except BaseException:
+            process.kill()  # the end of its input does not end it
+            raise
+    assert process.returncode == 0
+    return replies, texts
+
+
 def ask_qemu(nodes, lines):
     """Return (reply, what was printed) of each line."""
     program = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
@@ -107,26 +134,9 @@ def ask_qemu(nodes, lines):
         requests.append({"execute": name, "arguments": arguments})
         mark = {"command-line": 'qemu-io odd ""'}
         requests.append({"execute": "human-monitor-command", "arguments": mark})
-    requests.append({"execute": "quit"})
-    text = "".join(f"{json.dumps(request)}\n" for request in requests)
-    done = subprocess.run(
-        [*program, "-qmp", "stdio"], input=text, text=True, check=True, timeout=40,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    replies, printed, texts = [], "", []
-    for row in done.stdout.splitlines(keepends=True):
-        if not row.startswith("{"):
-            printed += row
-            continue
-        value = json.loads(row)
-        if "return" in value or "error" in value:
-            replies.append(value)
-            texts.append(printed)
-            printed = ""
+    replies, texts = converse([*program, "-qmp", "stdio"], requests)
     start = 1 + len(nodes)
-    count = 2 * len(lines)
-    assert len(replies) >= start + count
-    return list(zip(replies[start::2], texts[start::2], strict=False))[: len(lines)]
+    return list(zip(replies[start::2], texts[start::2], strict=True))
 
 
 @pytest.fixture

@@ -153,9 +153,8 @@ class Discarder:
         end = offset + length
         stop = align_up(end, unit) if end >= self._image.size else align_down(end, unit)
         start = align_up(offset, unit)
-        if start > stop:
-            await self._zero_edge(offset, end, flags)
-            return
+        if start > stop:  # all of it is an edge
+            start = stop = end
         if offset < start:
             await self._zero_edge(offset, start, flags)
         if start < stop:

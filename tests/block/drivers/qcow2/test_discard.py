@@ -4,6 +4,7 @@ import os
 import pytest
 
 from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.drivers.qcow2 import journal
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 from tests.tools.hold import hold, start
 
@@ -148,6 +149,20 @@ async def test_zeroes_without_unmap_keep_the_clusters(tmp_path):
         await disk.guest.pwrite_zeroes(0, 65536, ReqFlags.MAY_UNMAP)
         (extent,) = await disk.guest.block_status(0, 65536, 1)
         assert extent.host_offset == -1
+    check(image)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 65536), (512, 512), (512, 65536)])
+async def test_clusters_that_zeroes_give_up_do_not_pile_up(tmp_path, monkeypatch, offset, length):
+    monkeypatch.setattr(journal, "MANY_FREES", 0)
+    image = await created(tmp_path)
+    qemu_io(image, "write 0 128k")
+    async with opened(image) as disk:
+        await disk.guest.pwrite_zeroes(0, 131072)  # clusters that are kept
+        await disk.guest.pwrite_zeroes(offset, length, ReqFlags.MAY_UNMAP)
+        (extent,) = await disk.guest.block_status(0, 65536, 1)
+        assert extent.host_offset == -1
+        assert not disk.driver.image.journal.overfull
     check(image)
 
 

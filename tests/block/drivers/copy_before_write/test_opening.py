@@ -1,0 +1,148 @@
+"""Options, permissions, sizes."""
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.perm import Perm
+from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
+from tests.tools.fleecing import CLUSTER, Fleece, pattern
+from tests.tools.gate import add_disk
+
+
+async def test_bitmaps_are_listed_newest_first_and_go_with_the_filter(fleece):
+    named = fleece.add_bitmap("old")
+    await fleece.start()
+    assert fleece.disk.node.bitmaps[1:] == [named]
+    for bitmap in (*fleece.filter.bitmaps, fleece.disk.node.bitmaps[0]):
+        assert (bitmap.name, bitmap.recording, bitmap.granularity) == (None, False, CLUSTER)
+    assert [b.count for b in fleece.filter.bitmaps] == [SIZE, 0]
+
+
+async def test_cluster_follows_the_target_and_the_wish_for_larger_ones(fleece):
+    fleece.temp.clusters = 2 * CLUSTER
+    await fleece.start()
+    assert fleece.cbw._copier.cluster_size == 2 * CLUSTER
+    await fleece.write(0, b"x")
+    assert fleece.temp.seen("write") == [(0, 2 * CLUSTER)]
+    other = add_disk(fleece.graph, "temp2", bytes(SIZE))
+    node = await fleece.add(
+        driver="copy-before-write",
+        node_name="large",
+        file="cbw",
+        target="temp2",
+        min_cluster_size=4 * CLUSTER,
+    )
+    assert node.bitmaps[0].granularity == 4 * CLUSTER
+    await fleece.graph.delete("large")
+    assert other.closed is False
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"file": "nah"}, "Cannot find device='nah' nor node-name='nah'"),
+        ({"target": "nah"}, "Cannot find device='nah' nor node-name='nah'"),
+        ({"bitmap": {"node": "nah", "name": "b"}}, "Node 'nah' not found"),
+        ({"bitmap": {"node": "disk", "name": "nah"}}, "Dirty bitmap 'nah' not found"),
+        (
+            {"bitmap": {"node": "big", "name": "b"}},
+            "Cannot create block-copy-state: Failed to merge bitmap 'b' to internal copy-bitmap: "
+            "Bitmaps are of different sizes (destination size is 524288, source size is 1048576) "
+            "and can't be merged",
+        ),
+        (
+            {"bitmap": {"node": "disk", "name": "busy"}},
+            "Cannot create block-copy-state: Failed to merge bitmap 'busy' to internal "
+            "copy-bitmap: Bitmap 'busy' is currently in use by another operation and cannot be "
+            "used",
+        ),
+        ({"target": "ro"}, "Block node is read-only"),
+        ({"target": "disk"}, "Source and target cannot be the same"),
+        (
+            {"target": "small"},
+            "Target 'small' (512 bytes) is smaller than source 'disk' (524288 bytes)",
+        ),
+        ({"min-cluster-size": 100000}, "min-cluster-size needs to be a power of 2"),
+    ],
+)
+async def test_bad_options_are_refused_and_leave_no_trace(fleece, options, text):
+    add_disk(fleece.graph, "ro", bytes(SIZE), read_only=True)
+    add_disk(fleece.graph, "small", bytes(512))
+    big = add_disk(fleece.graph, "big", bytes(2 * SIZE))
+    fleece.add_bitmap("busy").busy = True
+    big.node.bitmaps.append(fleece.add_bitmap("b").__class__(2 * SIZE, CLUSTER, "b"))
+    nodes, bitmaps = fleece.graph.nodes(), list(fleece.disk.node.bitmaps)
+    with pytest.raises(QmpError) as refused:
+        await fleece.start(**options)
+    assert refused.value.desc == text
+    assert fleece.graph.nodes() == nodes
+    assert fleece.disk.node.bitmaps == bitmaps
+    assert not fleece.disk.node.parents
+    await fleece.start()
+
+
+async def test_target_may_be_larger_than_the_disk():
+    fleece = Fleece(DATA, temp=2 * SIZE)
+    await fleece.start()
+    await fleece.write(SIZE - 1, b"x")
+    assert await fleece.read(0, SIZE) == DATA
+    await fleece.close()
+
+
+async def test_nobody_else_writes_to_the_temporary_image_or_the_disk(fleece):
+    await fleece.start()
+    other = Backend(fleece.graph, perm=Perm.WRITE)
+    for node, child in ((fleece.temp.node, "target"), (fleece.disk.node, "file")):
+        with pytest.raises(QmpError) as refused:
+            other.attach(node)
+        assert refused.value.desc == (
+            f"Permission conflict on node '{node.name}': permissions 'write' are both required "
+            f"by an unnamed block device (uses node '{node.name}' as 'root' child) and unshared "
+            f"by node 'cbw' (uses node '{node.name}' as '{child}' child)."
+        )
+    reader = Backend(fleece.graph)
+    reader.attach(fleece.temp.node)
+    await reader.detach()
+
+
+async def test_image_that_somebody_writes_to_is_no_temporary_image(fleece):
+    writer = Backend(fleece.graph, perm=Perm.WRITE)
+    writer.attach(fleece.temp.node)
+    with pytest.raises(QmpError, match="Permission conflict on node 'temp'"):
+        await fleece.start()
+    await writer.detach()
+    await fleece.start()
+
+
+async def test_filter_nobody_uses_leaves_the_disk_to_its_writers(fleece):
+    writer = Backend(fleece.graph, perm=Perm.WRITE)
+    writer.attach(fleece.disk.node)
+    node = await fleece.add(
+        driver="copy-before-write", node_name="cbw", file="disk", target="temp"
+    )
+    with pytest.raises(QmpError, match="Permission conflict on node 'disk'"):
+        Backend(fleece.graph).attach(node)
+    await fleece.graph.delete("cbw")
+    await writer.detach()
+    await fleece.start()
+
+
+@pytest.mark.parametrize("length", [SIZE, SIZE - 512])
+async def test_disk_may_grow_under_a_format_and_the_snapshot_stays_as_large_as_it_was(length):
+    data = pattern(length)
+    fleece = Fleece(data)
+    await fleece.start()
+    await fleece.guest.detach()
+    fleece.guest = Backend(fleece.graph, perm=Perm.CONSISTENT_READ | Perm.WRITE | Perm.RESIZE)
+    fleece.guest.attach(fleece.filter)
+    await fleece.write(length + 4096, b"y" * CLUSTER)
+    assert fleece.temp.log == []
+    await fleece.write(length - 512, b"x" * 1024)
+    assert fleece.disk.data[length - 512 :][:1024] == b"x" * 1024
+    assert await fleece.read(0, length) == data
+    await fleece.client.pdiscard(0, length)
+    assert fleece.counts()["access"] == 0
+    await fleece.write(length - 512, b"z" * CLUSTER)
+    assert fleece.temp.allocated.count == 0
+    await fleece.close()

@@ -1,0 +1,147 @@
+"""Who waits for whom."""
+
+import asyncio
+
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.perm import Perm
+from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
+from tests.tools.fleecing import CLUSTER
+from tests.tools.gate import settle
+
+
+async def test_snapshot_reads_wait_neither_for_guest_writes_nor_for_the_temporary_image(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")  # cluster 0 is done
+    fleece.temp.stop("write", "zero", "discard", "flush")
+    fleece.disk.stop("write")
+    copying = await fleece.started(fleece.guest.pwrite(CLUSTER, memoryview(b"x")))
+    writing = await fleece.started(fleece.guest.pwrite(0, memoryview(b"y")))
+    assert await fleece.read(0, SIZE) == DATA
+    assert not copying.done()
+    assert not writing.done()
+    fleece.temp.release()
+    await settle()
+    assert await fleece.read(0, SIZE) == DATA
+    fleece.disk.release()
+    await asyncio.gather(copying, writing)
+
+
+async def test_guest_write_waits_for_a_frozen_read_that_overlaps(fleece):
+    await fleece.start()
+    fleece.disk.stop("read")
+    read = await fleece.started(fleece.read(CLUSTER, 4096))
+    fleece.disk.stop()
+    write = await fleece.started(fleece.guest.pwrite(CLUSTER + 4095, memoryview(b"x")))
+    second = await fleece.started(fleece.guest.pwrite(CLUSTER, memoryview(b"y")))
+    assert fleece.counts()["done"] == CLUSTER
+    assert not write.done()
+    assert not second.done()
+    assert fleece.disk.seen("write") == []
+    fleece.disk.release()
+    assert await read == DATA[CLUSTER : CLUSTER + 4096]
+    await asyncio.gather(write, second)
+
+
+async def test_guest_write_does_not_wait_for_frozen_reads_elsewhere(fleece):
+    await fleece.start()
+    fleece.disk.stop("read")
+    await fleece.started(fleece.read(CLUSTER, 4096))
+    fleece.disk.stop()
+    await fleece.write(CLUSTER + 4096, b"x")
+    await fleece.write(0, b"x" * CLUSTER)
+    assert len(fleece.disk.waiting) == 1
+
+
+async def test_guest_write_does_not_wait_for_reads_of_the_temporary_image(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    fleece.temp.stop("read")
+    read = await fleece.started(fleece.read(0, CLUSTER))
+    await fleece.write(0, b"y")
+    fleece.temp.release()
+    assert await read == DATA[:CLUSTER]
+
+
+async def test_cancelled_frozen_read_holds_up_nobody(fleece):
+    await fleece.start()
+    fleece.disk.stop("read")
+    read = await fleece.started(fleece.read(0, 512))
+    fleece.disk.stop()
+    write = await fleece.started(fleece.guest.pwrite(0, memoryview(b"x")))
+    assert not write.done()
+    read.cancel()
+    await write
+
+
+async def test_overlapping_guest_writes_copy_a_cluster_once(fleece):
+    await fleece.start()
+    fleece.temp.stop("write")
+    writes = [
+        await fleece.started(fleece.guest.pwrite(offset, memoryview(b"x" * CLUSTER)))
+        for offset in (0, CLUSTER // 2, CLUSTER // 4)
+    ]
+    assert fleece.disk.seen("write") == []
+    fleece.temp.release()
+    await asyncio.gather(*writes)
+    assert sorted(fleece.temp.seen("write")) == [(0, CLUSTER), (CLUSTER, CLUSTER)]
+
+
+async def test_cancelled_guest_write_leaves_its_cluster_to_the_next_one(fleece):
+    await fleece.start()
+    fleece.temp.stop("write")
+    first = await fleece.started(fleece.guest.pwrite(0, memoryview(b"x")))
+    second = await fleece.started(fleece.guest.pwrite(1, memoryview(b"y")))
+    first.cancel()
+    await settle()
+    fleece.temp.release()
+    await second
+    assert fleece.temp.data[:CLUSTER] == DATA[:CLUSTER]
+    assert fleece.disk.data[:3] == DATA[:1] + b"y" + DATA[2:3]
+    assert await fleece.read(0, SIZE) == DATA
+
+
+async def test_guest_flush_does_not_wait_for_the_temporary_image(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    await fleece.guest.flush()
+    assert fleece.disk.seen("flush") == [(0, 0)]
+    assert fleece.temp.seen("flush") == []
+
+
+async def test_flush_reaches_writes_from_before_the_filter(fleece):
+    direct = Backend(fleece.graph, perm=Perm.WRITE)
+    direct.attach(fleece.disk.node)
+    await direct.pwrite(0, memoryview(DATA[:512]))
+    await direct.detach()
+    await fleece.start()
+    await fleece.guest.flush()
+    assert fleece.disk.seen("flush") == [(0, 0)]
+
+
+def frames(coroutine):
+    """Return the names of the coroutines that await each other, outermost first."""
+    names = []
+    while hasattr(coroutine, "cr_await"):
+        names.append(coroutine.cr_code.co_name)
+        coroutine = coroutine.cr_await
+    return names
+
+
+async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    buf = memoryview(bytearray(1))
+    cases = [
+        (fleece.client.pread(0, buf), ["_in_flight"] * 2 + ["pread"]),  # done
+        (
+            fleece.client.pread(CLUSTER, buf),
+            ["_in_flight", "_frozen_until_read", "_in_flight", "pread"],
+        ),
+        (fleece.guest.pwrite(0, buf), ["pwrite"] * 3),
+        (fleece.guest.pread(0, buf), ["_in_flight"] * 2 + ["pread"]),
+    ]
+    for disk in (fleece.disk, fleece.temp):
+        disk.stop("read", "write")
+    for request, expected in cases:
+        task = await fleece.started(request)
+        assert frames(task.get_coro()) == [*expected, "_pass"]

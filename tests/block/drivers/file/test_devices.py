@@ -1,0 +1,90 @@
+"""Block devices, and images that QEMU holds."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.driver import ReqFlags, Status
+from qmpfleece.block.perm import Perm
+from qmpfleece.qapi.blockdev import validate_blockdev
+from tests.block.drivers.file.conftest import R, W, locks_of, read
+from tests.tools.hostfile import add_file, needs_qemu, qemu_holds
+from tests.tools.memory import hold
+
+# -- block devices -------------------------------------------------------------------------
+
+
+async def test_device_is_no_hole_though_its_file_is_empty(graph, tmp_path):
+    path = tmp_path / "zero"
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        path.open("rb").close()
+    except PermissionError:
+        pytest.skip("no devices may be made here")
+    given = {"driver": "host_device", "node-name": "n", "filename": str(path)}
+    node = await graph.add(validate_blockdev(given))
+    extents = await node.driver.block_status(0, 1 << 20, 10)
+    assert [(e.length, bool(e.flags & Status.DATA)) for e in extents] == [(1 << 20, True)]
+
+
+@pytest.fixture(params=[512, 4096])
+def device(request, tmp_path):
+    path = tmp_path / "device"
+    path.write_bytes(os.urandom(1 << 20))
+    words = ["losetup", "-f", "--show", "-b", str(request.param), path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no loop devices here")
+    yield request.param, path, done.stdout.strip()
+    subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_block_device_is_read_and_written_like_a_file(graph, device, direct):
+    sector, path, name = device
+    model = bytearray(path.read_bytes())
+    given = {"driver": "host_device", "node-name": "n", "filename": name, "discard": "unmap"}
+    node = await graph.add(validate_blockdev({**given, "cache": {"direct": direct}}))
+    assert node.request_alignment == (sector if direct else 1)
+    assert node.length == 1 << 20
+    backend = Backend(graph, "guest", R | W)
+    backend.attach(node)
+    assert await read(backend, 1000, 5000) == model[1000:6000]
+    await backend.pwrite(1000, memoryview(b"x" * 5000), ReqFlags.FUA)
+    model[1000:6000] = b"x" * 5000
+    await backend.pwrite_zeroes(10_000, 20_000)
+    model[10_000:30_000] = bytes(20_000)
+    await backend.pwrite_zeroes(65536, 65536, ReqFlags.MAY_UNMAP)
+    await backend.pdiscard(131072, 65536)
+    model[65536:196608] = bytes(131072)
+    await backend.flush()
+    assert await read(backend, 0, 1 << 20) == model
+    extents = await backend.block_status(0, 1 << 20, 10)
+    assert [(e.length, bool(e.flags & Status.DATA)) for e in extents] == [(1 << 20, True)]
+    await backend.detach()
+    await graph.delete("n")
+    assert path.read_bytes() == model
+
+
+# -- with QEMU -----------------------------------------------------------------------------
+
+
+@needs_qemu
+async def test_image_that_qemu_writes_is_not_written_by_us(attach, graph, image):
+    options = f"raw,node-name=r,size=512,file.driver=file,file.filename={image}"
+    with qemu_holds("--blockdev", options):
+        with pytest.raises(QmpError, match='Failed to get "resize" lock'):
+            await attach(image, perm=R | Perm.RESIZE)
+        assert graph.find("file").parents == []
+
+
+async def test_locks_are_on_a_descriptor_of_their_own(graph, image):
+    """Or io_uring, which lets go of files late, would keep them after a kill."""
+    node = await add_file(graph, image)
+    hold(graph, node, R | W)
+    assert not locks_of(node.driver._fd)
+    assert locks_of(node.driver._lock_fd)
