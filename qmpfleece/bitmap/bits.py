@@ -45,11 +45,11 @@ def _zeroes(bits: int) -> bitarray:
 
 
 def _copied(bits: bitarray) -> bitarray:
-    """Return the same bits; for those that will take most of the memory anyway."""
+    """Return a copy. All of its memory is taken at once, so only dense bits are worth it."""
     if len(bits) < _LARGE:
         return bits.copy()
     memory = mmap.mmap(-1, len(bits) // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # before Linux 5.14
+    with contextlib.suppress(OSError):  # before Linux 5.14; then each page is when it is touched
         memory.madvise(_POPULATE_WRITE)
     with memoryview(bits) as source:
         memory[:] = source

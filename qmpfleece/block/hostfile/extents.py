@@ -83,8 +83,8 @@ def _cut(found: Iterable[Run], end: int, limit: int) -> list[Run]:
 def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
     """Yield runs from ``offset`` on by FIEMAP: ``count`` extents of ``window`` bytes at a time."""
     size = os.fstat(fd).st_size
-    # Up to here no extent has data in the page cache alone. To find that out takes the system as
-    # long as there are extents, so it is asked once for all of them.
+    # No extent before this offset has data in the page cache alone. SEEK_DATA walks over every
+    # reserved extent up to the next data, so one answer serves for all of those.
     clear = 0
     while offset < size:
         stop = min(offset + window, size)
@@ -96,15 +96,16 @@ def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
                 break
             if offset < start:
                 yield offset, ZERO, start
+            offset = until
             if not unwritten:
                 yield start, DATA, until
-            while unwritten and start < until:
+                continue
+            while start < until:
                 flags, known = _run(fd, start) if start >= clear else (ZERO, clear)
                 yield start, flags, min(known, until)
                 if flags == ZERO:
                     clear = known
                 start = known
-            offset = until
         else:
             if len(extents) == count:
                 continue  # there may be more in the window

@@ -54,7 +54,7 @@ class Client:
         )
         self._pool = pool
         #: How many reads in a row have looked for holes in vain, and how many bytes may be
-        #: read before the next one looks.
+        #: read before the next one looks; 0 and less for none.
         self.fruitless = 0
         self.trusted = 0
         #: What is to be sent besides ``take_row``. The owner of the socket takes it.

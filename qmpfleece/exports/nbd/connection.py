@@ -284,7 +284,7 @@ class Connection(asyncio.BufferedProtocol):
             self._stop_receiving()
             return
         known = _COMMANDS.get(request.type)
-        # What nearly all requests are is seen without a call.
+        # A shortcut: whatever ``refusal`` may refuse meets one of these conditions.
         if (
             known is None
             or request.flags

@@ -84,7 +84,7 @@ def test_more_extents_than_are_asked_for_at_once_are_all_found(fd):
 def test_of_reserved_space_the_system_is_asked_once_while_there_is_no_data(
     fd, monkeypatch, written, asked
 ):
-    """Each time takes it as long as there are extents up to the next data."""
+    """It walks over all reserved extents up to the next data."""
     if not mounts.tells_extents(mounts.kind_of(fd)):
         pytest.skip("FIEMAP is not used here")
     calls = []

@@ -98,7 +98,7 @@ def make_images(path):
 
 
 def converse(program, requests):
-    """Return the replies, and what was printed before each; it quits when it has told all."""
+    """Send requests one at a time; return the replies, and what was printed before each."""
     replies, texts = [], []
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -121,6 +121,7 @@ def converse(program, requests):
             process.kill()  # the end of its input does not end it
             raise
     assert process.returncode == 0
+    assert len(replies) == len(requests)
     return replies, texts
 
 

@@ -65,7 +65,7 @@ def _nothing(client: Client, request: Request) -> bytes:
 
 
 def _looks_for_holes(client: Client, request: Request) -> bool:
-    """Whether asking for the block status first is likely to pay."""
+    """Tell whether to ask for the block status first, and put off when to ask again."""
     if not request.length or request.flags & const.CMD_FLAG_DF:
         return False
     if client.fruitless + 1 >= _PATIENCE:
@@ -82,6 +82,7 @@ async def _read_sparse(client: Client, request: Request) -> None:
     try:
         extents = await client.backend.block_status(offset, left, _MAX_EXTENTS)
     except OSError as error:
+        client.trusted = 0
         code = errno_of(error)
         client.accounting.failed(READ, request.length)
         client.fail(request, code, f"unable to check for holes: {os.strerror(code)}")

@@ -10,8 +10,9 @@ from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
 from tests.tools.gate import settle
 
-
 # -- what changes --------------------------------------------------------------------------
+
+
 async def test_snapshot_shows_the_disk_as_it_was_after_every_kind_of_change(fleece):
     await fleece.start()
     await fleece.write(100, b"x" * 70000)

@@ -13,14 +13,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.conftest import open_files
-from tests.block.drivers.file.conftest import (
-    KIB,
-    SIZE,
-    R,
-    W,
-    flags_of,
-    read,
-)
+from tests.block.drivers.file.conftest import KIB, SIZE, R, W, flags_of, read
 from tests.tools.hostfile import add_file
 from tests.tools.memory import hold, settle
 

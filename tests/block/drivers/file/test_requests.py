@@ -15,14 +15,7 @@ from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.graph import Graph
-from tests.block.drivers.file.conftest import (
-    SIZE,
-    R,
-    W,
-    file_size_limit,
-    flags_of,
-    read,
-)
+from tests.block.drivers.file.conftest import SIZE, R, W, file_size_limit, flags_of, read
 from tests.tools.hostfile import add_file
 
 # -- reading and writing -------------------------------------------------------------------

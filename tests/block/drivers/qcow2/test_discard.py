@@ -158,7 +158,7 @@ async def test_clusters_that_zeroes_give_up_do_not_pile_up(tmp_path, monkeypatch
     image = await created(tmp_path)
     qemu_io(image, "write 0 128k")
     async with opened(image) as disk:
-        await disk.guest.pwrite_zeroes(0, 131072)  # clusters that are kept
+        await disk.guest.pwrite_zeroes(0, 131072)  # they keep their place in the file
         await disk.guest.pwrite_zeroes(offset, length, ReqFlags.MAY_UNMAP)
         (extent,) = await disk.guest.block_status(0, 65536, 1)
         assert extent.host_offset == -1
