@@ -80,11 +80,9 @@ def test_more_extents_than_are_asked_for_at_once_are_all_found(fd):
         assert len(mapped) == min(2 * count, limit)
 
 
-@pytest.mark.parametrize(("written", "asked"), [(False, 1), (True, 4)])
-def test_of_reserved_space_the_system_is_asked_once_while_there_is_no_data(
-    fd, monkeypatch, written, asked
-):
-    """It walks over all reserved extents up to the next data."""
+@pytest.fixture
+def seeks(fd, monkeypatch):
+    """How often the system is asked the first way; ten blocks with gaps are reserved."""
     if not mounts.tells_extents(mounts.kind_of(fd)):
         pytest.skip("FIEMAP is not used here")
     calls = []
@@ -92,12 +90,39 @@ def test_of_reserved_space_the_system_is_asked_once_while_there_is_no_data(
     monkeypatch.setattr(os, "lseek", lambda *call: calls.append(call) or seek(*call))
     for number in range(20, 40, 2):
         allocation.fallocate(fd, 0, number * BLOCK, BLOCK)
+    return calls
+
+
+#: What is there once one of them has been written.
+WRITTEN = [(SIZE, ZERO, 30 * BLOCK), (30 * BLOCK, DATA, 31 * BLOCK), (31 * BLOCK, ZERO, FAR)]
+
+
+def test_reserved_space_that_is_not_in_the_cache_is_not_looked_at(fd, seeks):
+    if extents._is_cached(fd, 20 * BLOCK, 40 * BLOCK):
+        pytest.skip("the system does not tell what it caches")
+    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == [(SIZE, ZERO, FAR)]
+    assert not seeks
+    os.pwrite(fd, b"x", 30 * BLOCK)
+    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == WRITTEN
+    assert seeks
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    seeks.clear()
+    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == WRITTEN
+    assert not seeks
+
+
+@pytest.mark.parametrize(("written", "asked"), [(False, 1), (True, 4)])
+def test_of_reserved_space_the_system_is_asked_once_up_to_the_next_data(
+    fd, seeks, monkeypatch, written, asked
+):
+    """It walks over all reserved extents on its way."""
+    monkeypatch.setattr(extents, "_is_cached", lambda *_: True)
     if written:  # known to the page cache alone
         os.pwrite(fd, b"x", 30 * BLOCK)
-    data = [(30 * BLOCK, DATA, 31 * BLOCK), (31 * BLOCK, ZERO, FAR)] if written else []
-    empty = [(SIZE, ZERO, 30 * BLOCK if written else FAR)]
-    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == empty + data
-    assert len(calls) == asked
+    expected = WRITTEN if written else [(SIZE, ZERO, FAR)]
+    assert extents.find(fd, SIZE, 40 * BLOCK, 99, mapped=True) == expected
+    assert len(seeks) == asked
 
 
 def cut(runs, end):
@@ -137,8 +162,10 @@ def test_both_ways_find_the_same_and_say_zero_only_of_zeroes(changes, offset, le
                 os.ftruncate(fd, at)
             else:
                 os.fsync(fd)
-        content = os.pread(fd, 2 * SIZE, 0).ljust(2 * SIZE, b"\0")
         end = offset + length
+        whole = cut(extents.find(fd, offset, length, 100, mapped=False), end)
+        assert cut(extents.find(fd, offset, length, 100, mapped=True), end) == whole
+        content = os.pread(fd, 2 * SIZE, 0).ljust(2 * SIZE, b"\0")  # now it is in the cache
         whole = cut(extents.find(fd, offset, length, 100, mapped=False), end)
         assert cut(extents.find(fd, offset, length, 100, mapped=True), end) == whole
         for mapped in (False, True):
