@@ -40,15 +40,19 @@ def _zeroes(bits: int) -> bitarray:
     """Return cleared bits; those of a large set take memory only when they are set."""
     if bits < _LARGE:
         return bitarray(bits, endian="little")
-    memory = mmap.mmap(-1, bits // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return bitarray(buffer=memory, endian="little")
+    return bitarray(buffer=_memory(bits), endian="little")
+
+
+def _memory(bits: int) -> mmap.mmap:
+    """Return cleared memory for the bits of a large set, none of which is touched yet."""
+    return mmap.mmap(-1, bits // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _copied(bits: bitarray) -> bitarray:
     """Return a copy. All of its memory is taken at once, so only dense bits are worth it."""
     if len(bits) < _LARGE:
         return bits.copy()
-    memory = mmap.mmap(-1, len(bits) // 8, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = _memory(len(bits))
     with contextlib.suppress(OSError):  # before Linux 5.14; then each page is when it is touched
         memory.madvise(_POPULATE_WRITE)
     with memoryview(bits) as source:
@@ -297,13 +301,12 @@ class GranularBits:
         source = other._bits
         starts = range(0, len(source), _SPAN)
         spans = [start for start in starts if source.find(1, start, start + _SPAN) >= 0]
-        dense = 2 * len(spans) > len(starts)
-        if dense and not self._ones:
-            self._bits, self._ones = _copied(source), other._ones
-            return
-        if dense:
-            self._bits |= source
-            self._ones = self._bits.count(1)
+        if 2 * len(spans) > len(starts):
+            if self._ones:
+                self._bits |= source
+                self._ones = self._bits.count(1)
+            else:
+                self._bits, self._ones = _copied(source), other._ones
             return
         for start in spans:
             stop = min(start + _SPAN, len(source))

@@ -14,6 +14,7 @@ from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.conftest import open_files
 from tests.tools.graphs import add, check_invariants, snapshot
+from tests.tools.hold import cancelled_after
 from tests.tools.hostfile import locked_bytes
 from tests.tools.memory import User, add_memory, hold
 
@@ -210,11 +211,7 @@ async def test_node_is_seen_by_others_only_when_it_is_open(graph, image):
 async def test_cancelled_opening_leaves_no_trace(graph, image, turns):
     files = open_files()
     nested = {"driver": "file", "node-name": "f", "filename": str(image)}
-    task = asyncio.ensure_future(add(graph, "raw", "n", file=nested))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    task = await cancelled_after(turns, add(graph, "raw", "n", file=nested))
     if task.cancelled():
         assert graph.nodes() == []
         assert open_files() == files

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,31 +46,54 @@ def run(
     )
 
 
-def replies_of_qemu(
-    program: Sequence[str], *commands: str, folder: Path | None = None
-) -> list[dict[str, Any]]:
-    """Run commands in a program of QEMU whose monitor is its stdio; return their replies.
+def converse(
+    program: Sequence[str], requests: Iterable[Mapping[str, Any]], folder: Path | None = None
+) -> list[tuple[dict[str, Any], str]]:
+    """Say requests one at a time to a program of QEMU whose monitor is its stdio.
 
     It is told to quit once it has answered all: what its monitor has not written by then is lost.
+
+    Returns:
+        The reply to each, and what was printed before it.
     """
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
+        program, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, cwd=folder
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        replies: list[dict[str, Any]] = []
+        answers: list[tuple[dict[str, Any], str]] = []
         try:
-            for command in ("qmp_capabilities", *commands):
-                process.stdin.write(json.dumps({"execute": command}))
+            for request in requests:
+                process.stdin.write(f"{json.dumps(request)}\n")
                 process.stdin.flush()
-                while "return" not in (reply := json.loads(process.stdout.readline())):
-                    assert "error" not in reply, reply
-                replies.append(reply)
+                answers.append(_next_answer(process.stdout))
             process.communicate('{"execute": "quit"}', timeout=PATIENCE_S)
         except BaseException:
             process.kill()  # the end of its input does not end it
             raise
     assert process.returncode == 0
+    return answers
+
+
+def _next_answer(rows: Iterable[str]) -> tuple[dict[str, Any], str]:
+    """Return the next reply, and what is printed before it."""
+    printed = ""
+    for row in rows:
+        if not row.startswith("{"):
+            printed += row
+        elif (reply := json.loads(row)).keys() & {"return", "error"}:
+            return reply, printed
+    raise AssertionError(f"it has ended: {printed}")
+
+
+def replies_of_qemu(
+    program: Sequence[str], *commands: str, folder: Path | None = None
+) -> list[dict[str, Any]]:
+    """Run commands, which succeed, in such a program; return their replies."""
+    requests = [{"execute": command} for command in ("qmp_capabilities", *commands)]
+    replies = [reply for reply, _ in converse(program, requests, folder)]
+    assert not [reply for reply in replies if "error" in reply]
     return replies[1:]
 
 

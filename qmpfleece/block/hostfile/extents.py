@@ -36,6 +36,7 @@ _HEAD: Final = struct.Struct("=QQIIII")
 #: struct fiemap_extent: offset, place on disk, length, -, flags, -.
 _EXTENT: Final = struct.Struct("=QQQ16xI12x")
 _UNWRITTEN: Final = 0x800
+_syscall: Final = ctypes.CDLL(None).syscall
 #: cachestat, since Linux 6.5; its number is the same wherever this runs.
 _CACHESTAT: Final = 451
 #: struct cachestat_range: offset, length.
@@ -97,7 +98,7 @@ def _told(fd: int, offset: int, window: int, count: int) -> Iterator[Run]:
     while offset < size:
         stop = min(offset + window, size)
         extents = _extents(fd, offset, window, count)
-        reserved = [extent for extent in extents if extent[2] and extent[1] > clear]
+        reserved = [(begin, end) for begin, end, unwritten in extents if unwritten and end > clear]
         if reserved and not _is_cached(fd, reserved[0][0], reserved[-1][1]):
             clear = reserved[-1][1]
             # What has just left the cache is written, and shows now.
@@ -147,7 +148,7 @@ def _is_cached(fd: int, start: int, end: int) -> bool:
     """Tell whether anything of a range is in the page cache; True if the system can't tell."""
     place = ctypes.create_string_buffer(_RANGE.pack(start, end - start))
     told = ctypes.create_string_buffer(_CACHE.size)
-    failed = ctypes.CDLL(None).syscall(_CACHESTAT, fd, place, told, 0)
+    failed = _syscall(_CACHESTAT, fd, place, told, 0)
     return bool(failed or _CACHE.unpack(told.raw)[0])
 
 

@@ -118,9 +118,7 @@ def command(
 def refusal(client: Client, request: Request, known: Command | None) -> tuple[int, str] | None:
     """Return why a request is refused, as (errno, text); None if it may run.
 
-    The order of the checks and the texts are those of QEMU 7.2, as seen on the wire. Requests
-    that are plainly allowed don't come here: a new reason needs a condition in
-    ``Connection._begin``, too.
+    The order of the checks and the texts are those of QEMU 7.2, as seen on the wire.
     """
     length = request.length
     if known is not None:

@@ -284,19 +284,11 @@ class Connection(asyncio.BufferedProtocol):
             self._stop_receiving()
             return
         known = _COMMANDS.get(request.type)
-        # A shortcut: whatever ``refusal`` may refuse meets one of these conditions.
-        if (
-            known is None
-            or request.flags
-            or request.length > const.MAX_PAYLOAD
-            or request.offset + request.length > client.size
-            or (known.writes and client.read_only)
-        ):
-            why = refusal(client, request, known)
-            if why is not None:
-                self._refuse(client, request, known, *why)
-                return
-            assert known is not None
+        why = refusal(client, request, known)
+        if why is not None:
+            self._refuse(client, request, known, *why)
+            return
+        assert known is not None
         try:
             rest = known.run(client, request)
             if rest is eager.DONE:

@@ -1,12 +1,12 @@
 """What the human monitor says and prints is what qemu-system 7.2 says to the same lines."""
 
-import json
 import re
 import subprocess
 
 import pytest
 
 from tests.tools.desk import Desk
+from tests.tools.programs import converse
 
 TIMES = re.compile(r"; \S+( sec)? \(.*\)|0:00:00\.\d\d,.*")
 WARNING = re.compile(r".*QEMU waiting for connection.*\n")
@@ -97,34 +97,6 @@ def make_images(path):
     ]  # fmt: skip
 
 
-def converse(program, requests):
-    """Send requests one at a time; return the replies, and what was printed before each."""
-    replies, texts = [], []
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        program, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            for request in requests:
-                process.stdin.write(f"{json.dumps(request)}\n")
-                process.stdin.flush()
-                printed = ""
-                for row in process.stdout:
-                    if not row.startswith("{"):
-                        printed += row
-                    elif (reply := json.loads(row)).keys() & {"return", "error"}:
-                        replies.append(reply)
-                        texts.append(printed)
-                        break
-            process.communicate('{"execute": "quit"}', timeout=40)
-        except BaseException:
-            process.kill()  # the end of its input does not end it
-            raise
-    assert process.returncode == 0
-    assert len(replies) == len(requests)
-    return replies, texts
-
-
 def ask_qemu(nodes, lines):
     """Return (reply, what was printed) of each line."""
     program = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
@@ -135,9 +107,7 @@ def ask_qemu(nodes, lines):
         requests.append({"execute": name, "arguments": arguments})
         mark = {"command-line": 'qemu-io odd ""'}
         requests.append({"execute": "human-monitor-command", "arguments": mark})
-    replies, texts = converse([*program, "-qmp", "stdio"], requests)
-    start = 1 + len(nodes)
-    return list(zip(replies[start::2], texts[start::2], strict=True))
+    return converse([*program, "-qmp", "stdio"], requests)[1 + len(nodes) :: 2]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.conftest import open_files
 from tests.block.drivers.file.conftest import KIB, SIZE, R, W, flags_of, read
+from tests.tools.hold import cancelled_after
 from tests.tools.hostfile import add_file
 from tests.tools.memory import hold, settle
 
@@ -80,11 +81,7 @@ async def test_host_device_takes_a_character_device_as_an_empty_disk(graph):
 async def test_cancelled_opening_leaves_no_file_open(graph, image):
     files = open_files()
     for turns in range(6):
-        task = asyncio.ensure_future(add_file(graph, image))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        task = await cancelled_after(turns, add_file(graph, image))
         if task.cancelled():
             assert graph.nodes() == []
         else:
