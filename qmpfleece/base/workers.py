@@ -17,7 +17,8 @@ from qmpfleece.base.eager import Resumable
 from qmpfleece.base.files import pwrite_all
 
 if TYPE_CHECKING:
-    from qmpfleece.base.uring import Ring
+    from qmpfleece.base.uring.mover import Movers
+    from qmpfleece.base.uring.writes import Ring
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,12 +76,14 @@ class Workers:
         self._busy = 0
         self._ring: Ring | None = None
         self._has_ring = True
+        self._movers: Movers | None = None
+        self._has_movers = True
 
     @property
     def ring(self) -> "Ring | None":
         """What makes buffered writes without a thread; None where the system has no such thing."""
         if self._ring is None and self._has_ring:
-            from qmpfleece.base.uring import Ring
+            from qmpfleece.base.uring.writes import Ring
 
             try:
                 queue = self.queue()
@@ -88,6 +91,18 @@ class Workers:
             except OSError:
                 self._has_ring = False
         return self._ring
+
+    @property
+    def movers(self) -> "Movers | None":
+        """What reads files and sends the data; None where the system has no such thing."""
+        if self._movers is None and self._has_movers:
+            from qmpfleece.base.uring.mover import Movers
+
+            try:
+                self._movers = Movers()
+            except OSError:
+                self._has_movers = False
+        return self._movers
 
     def queue(self, limit: int = 16) -> "WorkerQueue":
         """Return a new queue, for one disk.
@@ -129,6 +144,9 @@ class Workers:
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+        if self._movers is not None:
+            self._movers.close()
+            self._movers = None
         for _ in self._threads:
             self._inbox.put(None)
         for thread in self._threads:

@@ -4,6 +4,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol, runtime_checkable
 
 from qmpfleece.block.driver import Extent, Io
+from qmpfleece.block.places import Places
 
 
 @runtime_checkable
@@ -12,6 +13,10 @@ class SnapshotSource(Protocol):
 
     def snapshot_pread(self, offset: int, buf: memoryview) -> Io:
         """Read the snapshot; EACCES where it may not or can no longer be read."""
+        ...
+
+    def snapshot_locate(self, offset: int, length: int, places: Places) -> bool:
+        """Say where the data of the snapshot lies; see ``BlockDriver.locate``."""
         ...
 
     def snapshot_pdiscard(self, offset: int, length: int) -> Io:

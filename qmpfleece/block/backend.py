@@ -21,6 +21,7 @@ from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.places import Places
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
 
 if TYPE_CHECKING:
@@ -223,6 +224,19 @@ class Backend:
                 lambda root: pipeline.pread(root, offset, buf), len(buf), write=False
             )
         return pipeline.pread(self._root, offset, buf)
+
+    def locate(self, offset: int, length: int) -> Places | None:
+        """Return where the data of a read lies, to be released once it was read there.
+
+        None if it has to be read by ``pread``; see ``BlockDriver.locate``.
+        """
+        if self._detour or self._root is None:
+            return None
+        places = Places()
+        if pipeline.locate(self._root, offset, length, places):
+            return places
+        places.release()
+        return None
 
     def pwrite(self, offset: int, buf: memoryview, flags: int = 0) -> Io:
         """Write ``buf`` at ``offset``; see ``pipeline.pwrite``."""

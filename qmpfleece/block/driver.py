@@ -30,6 +30,7 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.perm import Perm, Role, default_perms
+from qmpfleece.block.places import Places
 from qmpfleece.qapi.bus import EventBus
 from qmpfleece.qapi.drivers import DRIVER_FILES
 
@@ -271,6 +272,22 @@ class BlockDriver(Generic[O]):
             OSError: The read failed; the content of ``buf`` is undefined.
         """
         raise NotImplementedError
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Say where the data of a read lies, for somebody else to read it there.
+
+        It must be what ``pread`` would read until ``places`` is released. When it was not in
+        the page cache, or fewer bytes were there, ``pread`` is asked after all.
+
+        Args:
+            offset: As for ``pread``.
+            length: More than 0.
+            places: What was found is added to it.
+
+        Returns:
+            False when only ``pread`` can tell; what was added until then is released.
+        """
+        return False
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write ``buf``; ``flags`` is a subset of ``write_flags``."""

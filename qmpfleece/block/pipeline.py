@@ -17,6 +17,7 @@ from qmpfleece.base.units import KIB, MIB, SECTOR, align_down, align_up
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import Io, ReqFlags
 from qmpfleece.block.node import Node
+from qmpfleece.block.places import Places
 from qmpfleece.block.reqlist import Req
 
 FUA: Final = ReqFlags.FUA
@@ -47,6 +48,22 @@ def pread(child: Child, offset: int, buf: memoryview) -> Io:
         return _pread_arranged(node, offset, buf)
     io = node.driver.pread(offset, buf)
     return io if io is DONE else _in_flight(node, io)
+
+
+def locate(child: Child, offset: int, length: int, places: Places) -> bool:
+    """Say where the data of a read lies; see ``BlockDriver.locate``."""
+    node = child.node
+    if (
+        offset < 0
+        or offset + length > node.length
+        or node.tracks_reads
+        or (offset | length) % node.request_alignment
+        or not node.driver.locate(offset, length, places)
+    ):
+        return False
+    node.work_begin()
+    places.held.append(node.work_end)
+    return True
 
 
 async def _in_flight(node: Node, io: Io) -> None:

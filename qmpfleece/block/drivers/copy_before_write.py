@@ -41,6 +41,7 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.patchwork import Patchwork
 from qmpfleece.block.perm import Perm, Role, default_perms
+from qmpfleece.block.places import Places
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -190,6 +191,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """Read the active disk."""
         return pipeline.pread(self._file, offset, buf)
 
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Ask the active disk."""
+        return pipeline.locate(self._file, offset, length, places)
+
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the active disk, having saved what was there."""
         if flags & ReqFlags.WRITE_UNCHANGED or self._may_pass(offset, len(buf)):
@@ -325,6 +330,20 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         """Read what follows the span of ``io``, if it may still be read then."""
         await io
         await self.snapshot_pread(offset, buf)
+
+    def snapshot_locate(self, offset: int, length: int, places: Places) -> bool:
+        """Find each span where it is now; what is on the active disk stays until it was read."""
+        if self.snapshot_error is not None or not self._access.bits.state(offset, length):
+            return False
+        while length:
+            done, span = self._done.bits.run(offset, length)
+            if not pipeline.locate(self._target if done else self._file, offset, span, places):
+                return False
+            if not done:
+                places.held.append(self._frozen.add(offset, span).remove)
+            offset += span
+            length -= span
+        return True
 
     async def _frozen_until_read(self, offset: int, length: int, io: Io) -> None:
         """Hold writes to the range back while the active disk is read."""

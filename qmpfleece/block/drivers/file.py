@@ -20,7 +20,7 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.fdsets import FdSets, is_in_a_set
 from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
-from qmpfleece.base.uring import Ring
+from qmpfleece.base.uring.writes import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
 from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.driver import (
@@ -36,6 +36,7 @@ from qmpfleece.block.hostfile import allocation, creation, extents, locks, mount
 from qmpfleece.block.hostfile.counters import Discards
 from qmpfleece.block.hostfile.known_data import GRANULE, KnownData
 from qmpfleece.block.perm import Perm
+from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
 from qmpfleece.qapi.model import Int64, Size
 
@@ -249,6 +250,13 @@ class File(BlockDriver[FileOptions], name="file"):
         if got == len(buf):
             return DONE
         return self._queue.submit(self._read, self._fd, offset + got, buf[got:])
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Name the file, if the page cache may be asked."""
+        if not self._nowait:
+            return False
+        places.runs.append((self._fd, offset, length))
+        return True
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; under FUA it is stable on return."""

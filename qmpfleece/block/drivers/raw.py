@@ -20,6 +20,7 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.node import Listener
 from qmpfleece.block.perm import Role
+from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 from qmpfleece.qapi.model import Int64
 
@@ -86,6 +87,12 @@ class Raw(BlockDriver[RawOptions], name="raw"):
         if self.node.debug is not None:
             return self._pread_told(self.node.debug, offset, buf)
         return pipeline.pread(self._file, self._offset + offset, buf)
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Ask the file."""
+        if offset + length > self._size or self.node.debug is not None:
+            return False
+        return pipeline.locate(self._file, self._offset + offset, length, places)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write to the window."""

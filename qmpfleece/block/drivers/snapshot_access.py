@@ -16,6 +16,7 @@ from qmpfleece.block.abilities import SnapshotSource
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, fail
 from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 
 
@@ -60,6 +61,11 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
             self._source()
         source = self._known
         return source.snapshot_pread(offset, buf) if source is not None else fail(errno.ENOTSUP)
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Ask the snapshot."""
+        source = self._source()
+        return source is not None and source.snapshot_locate(offset, length, places)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Fail: a snapshot does not change."""

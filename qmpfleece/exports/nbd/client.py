@@ -5,7 +5,7 @@ brought, or with all others that end in the same turn of the event loop.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.units import KIB
 from qmpfleece.exports.nbd.reachable import Reachable
@@ -13,6 +13,9 @@ from qmpfleece.nbdproto import codec, const, transmission
 from qmpfleece.nbdproto.buffers import Buffer, BufferPool
 from qmpfleece.nbdproto.option import Negotiated
 from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
+
+if TYPE_CHECKING:
+    from qmpfleece.exports.nbd.courier import Courier
 
 #: Read payloads from this size on get pooled memory, in bytes.
 POOLED_READ: Final = 32 * KIB
@@ -57,6 +60,10 @@ class Client:
         #: read before the next one looks; 0 and less for none.
         self.fruitless = 0
         self.trusted = 0
+        #: Bytes that reads have read on the loop since the owner of the socket has set it.
+        self.read_here = 0
+        #: Given by the owner of the socket.
+        self.courier: Courier | None = None
         #: What is to be sent besides ``take_row``. The owner of the socket takes it.
         self.out: list[bytes | bytearray | memoryview] = []
         self._slab = pool.take(_SLAB)
@@ -116,6 +123,11 @@ class Client:
         self._row = self.row_end = self.row_end + size
         self._slab.users += 1
         return self._slab
+
+    @property
+    def has_replies(self) -> bool:
+        """Whether something is complete and not sent yet."""
+        return bool(self.out) or self._row != self.row_end
 
     def take_row(self) -> memoryview | None:
         """Return the replies that are complete, one behind the other; None if there are none."""

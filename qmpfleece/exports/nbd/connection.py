@@ -14,7 +14,7 @@ import asyncio
 import enum
 import errno
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, cast
 
 from qmpfleece.base import eager
@@ -23,11 +23,13 @@ from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.client import Client
-from qmpfleece.exports.nbd.command import COMMANDS, Command, refusal
+from qmpfleece.exports.nbd.command import COMMANDS, Command, Rest, refusal
+from qmpfleece.exports.nbd.commands.read import read_into
+from qmpfleece.exports.nbd.courier import Courier, Sharing
 from qmpfleece.exports.nbd.outgoing import Outgoing
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.nbdproto import const
-from qmpfleece.nbdproto.buffers import BufferPool
+from qmpfleece.nbdproto.buffers import Buffer, BufferPool
 from qmpfleece.nbdproto.handshake import ServerHandshake
 from qmpfleece.nbdproto.option import Directory, Negotiated
 from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
@@ -56,6 +58,7 @@ HANDSHAKE_S: Final = 10.0
 #: QEMU's words for a request after which the stream can't be followed.
 _INTERMEDIATE: Final = "Disconnect client, due to: Request handling failed in intermediate state"
 _COMMANDS: Final = {known.number: known for known in COMMANDS.values()}
+_READ: Final = _COMMANDS[const.CMD_READ]
 
 
 class Server(Directory, Protocol):
@@ -68,6 +71,10 @@ class Server(Directory, Protocol):
     @property
     def vigil(self) -> Vigil:
         """What keeps the loop awake for a client's next request."""
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who has read much lately."""
 
     def reachable(self, name: str) -> Reachable | None:
         """Return the export of this name."""
@@ -109,6 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         self._in_flight = 0
         self._bytes = 0
         self._outgoing: Outgoing | None = None
+        self._courier: Courier | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._serving = False
@@ -204,15 +212,18 @@ class Connection(asyncio.BufferedProtocol):
             log.warning("option negotiation failed: %s", self._handshake.closed)
 
     def _enter(self, negotiated: Negotiated) -> None:
-        assert self._transport is not None
+        transport = self._transport
+        assert transport is not None
         export = self._server.reachable(negotiated.export.name)
         assert export is not None  # the handshake has just found it
         self._stop_timer()
         pool = self._server.pool
         self._export = export
         self._client = Client(export, negotiated, pool)
-        self._outgoing = Outgoing(self._client, self._transport)
+        self._outgoing = Outgoing(self._client, transport)
         self._parser = RequestParser(pool)
+        self._courier = Courier(self, self._client, transport, self._server.sharing)
+        self._client.courier = self._courier
         self._phase = _Phase.TRANSMISSION
         export.enter(self)
         rest = self._parser.feed(self._handshake.leftover)
@@ -233,15 +244,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def _serve(self) -> None:
         """Begin all requests that have been received, as far as the bounds allow."""
-        parser, client, outgoing = self._parser, self._client, self._outgoing
+        parser, client = self._parser, self._client
+        outgoing, courier = self._outgoing, self._courier
         assert parser is not None
         assert client is not None
         assert outgoing is not None
+        assert courier is not None
         self._serving = True
-        begun = read = 0
+        begun = client.read_here = 0
         transmission = _Phase.TRANSMISSION
         while self._phase is transmission:
-            if begun == _MAX_BATCH or read >= _MAX_READ:
+            if begun == _MAX_BATCH or client.read_here >= _MAX_READ:
                 self._pause_reading()
                 self._schedule_wake()
                 break
@@ -249,6 +262,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._in_flight >= MAX_IN_FLIGHT
                 or self._bytes >= MAX_BYTES_IN_FLIGHT
                 or self._writing_paused
+                or courier.full
             ):
                 self._pause_reading()
                 break
@@ -266,16 +280,15 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self._begin(client, request)
             begun += 1
-            if request.type == const.CMD_READ:
-                read += request.length
-                if request.length >= _LARGE:
-                    # While it lies in the processor's cache.
-                    outgoing.send(paused=self._writing_paused)
+            if client.lent:  # a large reply: while it lies in the processor's cache
+                outgoing.send(paused=self._writing_paused)
         self._serving = False
+        if courier.busy and not courier.away:
+            courier.go()
         outgoing.send(paused=self._writing_paused)
-        if begun == 1 and read < _LARGE and not self._in_flight:
+        if begun == 1 and client.read_here < _LARGE and not self._in_flight and not courier.busy:
             self._server.vigil.prolong()  # it seems to wait for each reply
-        if self._phase is _Phase.CLOSING and not self._in_flight:
+        if self._phase is _Phase.CLOSING and not self._in_flight and not courier.busy:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
 
@@ -289,8 +302,18 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(client, request, known, *why)
             return
         assert known is not None
+        self._run(client, known, request, known.run)
+
+    def _run(
+        self,
+        client: Client,
+        known: Command,
+        request: Request,
+        run: Callable[[Client, Request], Rest],
+    ) -> None:
+        """Run a request to its end, or until it has to wait."""
         try:
-            rest = known.run(client, request)
+            rest = run(client, request)
             if rest is eager.DONE:
                 if request.payload is not None:
                     request.release()
@@ -352,6 +375,22 @@ class Connection(asyncio.BufferedProtocol):
         if not self._serving:
             self._schedule_wake()
 
+    def read_here(self, request: Request, reply: memoryview, buffer: Buffer) -> None:
+        """Read what the courier could not."""
+        client = self._client
+        assert client is not None
+        self._run(
+            client,
+            _READ,
+            request,
+            lambda client, request: read_into(client, request.offset, reply, buffer),
+        )
+
+    def courier_back(self) -> None:
+        """Go on with the client's requests."""
+        if not self._serving:
+            self._schedule_wake()
+
     def _schedule_wake(self) -> None:
         if not self._wake_scheduled:
             self._wake_scheduled = True
@@ -393,13 +432,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end_if_idle(self) -> None:
         """When the socket is gone and nothing is in flight: give everything back, once."""
-        if self._in_flight or self._ended:
+        if self._in_flight or self._ended or (self._courier is not None and self._courier.busy):
             return
         self._ended = True
         if self._parser is not None:
             self._parser.close()
         if self._outgoing is not None:
             self._outgoing.close()
+        if self._courier is not None:
+            self._courier.close()
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)

@@ -15,6 +15,7 @@ from typing import Final
 from qmpfleece.base.units import MIB
 from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.connection import Connection
+from qmpfleece.exports.nbd.courier import Sharing
 from qmpfleece.exports.nbd.listener import Listener, open_listener
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.exports.options import ListenAddress
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _SHORT_OF_DESCRIPTORS_S: Final = 0.1
 #: What is sent and not received yet, on a unix socket, in bytes; the system may allow less.
 #: With its default, 208 KiB, both sides are woken several times for each large reply.
-_SEND_BUFFER: Final = 1 * MIB
+_SEND_BUFFER: Final = 2 * MIB
 
 
 class NbdServer:
@@ -40,6 +41,7 @@ class NbdServer:
     def __init__(self, max_connections: int) -> None:
         self.max_connections: Final = max_connections
         self.pool: Final = BufferPool()
+        self.sharing: Final = Sharing()
         self.vigil: Final = Vigil(asyncio.get_running_loop())
         self._exports: dict[str, Reachable] = {}
         self._connections: set[Connection] = set()

@@ -30,6 +30,7 @@ from qmpfleece.block.drivers.qcow2.snapshotting import Snapshotter
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.hostfile.names import file_definition
 from qmpfleece.block.perm import Role
+from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 
@@ -211,6 +212,10 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         except OSError as error:
             return self._watch(fail(errno_of(error)))
         return io if io is DONE else self._watch(io)
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Find plain data in the file."""
+        return self._reader.locate(offset, length, places)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; see ``Writer.pwrite``."""

@@ -56,6 +56,10 @@ class Epoch:
     def __init__(self) -> None:
         self.users = 0
 
+    def leave(self) -> None:
+        """Be one user less."""
+        self.users -= 1
+
 
 class _Round(NamedTuple):
     """What one round writes: copies, so that changes meanwhile belong to the next one."""

@@ -12,6 +12,7 @@ from qmpfleece.block.driver import Extent, Io, Status
 from qmpfleece.block.drivers.qcow2 import compression
 from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind, Run
 from qmpfleece.block.drivers.qcow2.image import read_padded
+from qmpfleece.block.places import Places
 from qmpfleece.block.status import block_status
 
 if TYPE_CHECKING:
@@ -57,6 +58,24 @@ class Reader:
         if run is not None and run.kind == Kind.NORMAL and run.length == length:
             return self._read_data(run.host, buf)
         return self._read_runs(offset, buf)
+
+    def locate(self, offset: int, length: int, places: Places) -> bool:
+        """Find runs of data, as far as the tables are in memory; they keep their place."""
+        image = self._image
+        if image.debug is not None:
+            return False
+        while length:
+            run = self._clusters.lookup(offset, length)
+            if run is None or run.kind != Kind.NORMAL:
+                return False
+            if not pipeline.locate(image.data, run.host, run.length, places):
+                return False
+            offset += run.length
+            length -= run.length
+        epoch = image.journal.epoch
+        epoch.users += 1
+        places.held.append(epoch.leave)
+        return True
 
     def _read_data(self, host: int, buf: memoryview) -> Io:
         """Read clusters that lie one behind the other, which keep their place meanwhile."""

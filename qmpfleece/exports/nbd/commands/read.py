@@ -44,10 +44,11 @@ def read(client: Client, request: Request) -> Rest:
     if client.trusted <= 0 and client.structured and _looks_for_holes(client, request):
         return _read_sparse(client, request)
     if length >= POOLED_READ:
-        return _read_pooled(client, request, request.offset, length, _DONE)
+        return _read_large(client, request)
     if not length:
         client.out.append(_nothing(client, request))
         return DONE
+    client.read_here += length
     header = client.header
     reply = client.room(header + length)
     client.pack_header(reply, request.cookie, request.offset, length, _DONE)
@@ -113,18 +114,34 @@ async def _read_sparse(client: Client, request: Request) -> None:
         offset += length
 
 
+def _read_large(client: Client, request: Request) -> Rest:
+    """Answer with one chunk, which a thread reads and sends if that is possible."""
+    reply, _, buffer = client.payload_buffer(request.length)
+    client.pack_header(reply, request.cookie, request.offset, request.length, _DONE)
+    if client.courier is not None and client.courier.take(request, reply, buffer):
+        return DONE
+    return read_into(client, request.offset, reply, buffer)
+
+
 def _read_pooled(client: Client, request: Request, offset: int, length: int, flags: int) -> Rest:
     """Read one run into pooled memory and send it from there."""
-    whole, payload, buffer = client.payload_buffer(length)
-    client.pack_header(whole, request.cookie, offset, length, flags)
+    reply, _, buffer = client.payload_buffer(length)
+    client.pack_header(reply, request.cookie, offset, length, flags)
+    return read_into(client, offset, reply, buffer)
+
+
+def read_into(client: Client, offset: int, reply: memoryview, buffer: Buffer) -> Rest:
+    """Read the payload of a reply that has its header, and send it when it is there."""
+    payload = reply[client.header :]
+    client.read_here += len(payload)
     try:
         io = client.backend.pread(offset, payload)
     except BaseException:
         buffer.release()
         raise
     if io is not DONE:
-        return _send_later(client, whole, buffer, io)
-    client.out.append(whole)
+        return _send_later(client, reply, buffer, io)
+    client.out.append(reply)
     client.lent.append(buffer)
     return DONE
 

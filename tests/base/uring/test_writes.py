@@ -10,7 +10,7 @@ import sys
 import pytest
 import pytest_asyncio
 
-from qmpfleece.base import uring
+from qmpfleece.base.uring import queues, writes
 from qmpfleece.base.workers import Workers
 
 
@@ -27,7 +27,7 @@ def no_thread(_fd, _buf, _offset):
 
 @pytest_asyncio.fixture
 async def ring():
-    ring = uring.Ring(no_thread)
+    ring = writes.Ring(no_thread)
     yield ring
     ring.close()
 
@@ -37,8 +37,7 @@ def block(fill, size=512):
 
 
 async def test_writes_are_in_the_file_when_they_end(ring, fd):
-    writes = [ring.pwrite(fd, block(index), index * 512) for index in range(100)]
-    await asyncio.gather(*writes)
+    await asyncio.gather(*(ring.pwrite(fd, block(index), index * 512) for index in range(100)))
     assert os.pread(fd, 100 * 512, 0) == b"".join(bytes(block(index)) for index in range(100))
 
 
@@ -49,9 +48,8 @@ async def test_a_write_larger_than_a_page_and_at_an_odd_place_is_whole(ring, fd)
 
 
 async def test_more_writes_than_fit_all_end(ring, fd):
-    count = uring._MAX_IN_FLIGHT + 700
-    writes = [ring.pwrite(fd, block(index, 8), index * 8) for index in range(count)]
-    await asyncio.gather(*writes)
+    count = writes._MAX_IN_FLIGHT + 700
+    await asyncio.gather(*(ring.pwrite(fd, block(index, 8), index * 8) for index in range(count)))
     assert os.pread(fd, count * 8, 0) == b"".join(bytes(block(i, 8)) for i in range(count))
 
 
@@ -89,10 +87,10 @@ async def test_a_cancelled_task_ends_with_its_write(ring, fd):
 async def test_the_end_of_a_few_writes_is_seen_without_sleep(ring, fd, monkeypatch):
     if not ring._deferred:
         pytest.skip("this kernel does not say when there is something to deliver")
-    monkeypatch.setattr(uring, "_PATIENCE_NS", 60 * 10**9)
+    monkeypatch.setattr(writes, "_PATIENCE_NS", 60 * 10**9)
     loop = asyncio.get_running_loop()
     loop.remove_reader(ring._eventfd)  # nothing else can tell of it
-    for count in range(1, uring._FEW + 1):
+    for count in range(1, writes._FEW + 1):
         await asyncio.wait_for(
             asyncio.gather(*(ring.pwrite(fd, block(i), 0) for i in range(count))), 20
         )
@@ -101,11 +99,11 @@ async def test_the_end_of_a_few_writes_is_seen_without_sleep(ring, fd, monkeypat
 
 
 async def test_the_loop_sleeps_while_many_or_slow_writes_are_made(ring, fd, monkeypatch):
-    many = [ring.pwrite(fd, block(index), index * 512) for index in range(uring._FEW + 1)]
+    many = [ring.pwrite(fd, block(index), index * 512) for index in range(writes._FEW + 1)]
     ring._submit_rest()
     assert ring._watching is None
     await asyncio.gather(*many)
-    monkeypatch.setattr(uring, "_PATIENCE_NS", 0)
+    monkeypatch.setattr(writes, "_PATIENCE_NS", 0)
     slow = ring.pwrite(fd, block(1), 0)
     ring._submit_rest()
     await asyncio.sleep(0)
@@ -116,7 +114,7 @@ async def test_the_loop_sleeps_while_many_or_slow_writes_are_made(ring, fd, monk
 
 async def test_a_closed_ring_leaves_no_file_open():
     before = os.listdir("/proc/self/fd")
-    ring = uring.Ring(no_thread)
+    ring = writes.Ring(no_thread)
     ring.close()
     assert os.listdir("/proc/self/fd") == before
 
@@ -125,7 +123,7 @@ async def test_without_io_uring_there_is_no_ring(monkeypatch):
     def refuse(_on_thread):
         raise OSError(errno.EPERM, "not allowed")
 
-    monkeypatch.setattr("qmpfleece.base.uring.Ring", refuse)
+    monkeypatch.setattr("qmpfleece.base.uring.writes.Ring", refuse)
     workers = Workers()
     assert workers.ring is None
     workers.close()
@@ -208,14 +206,14 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("number", [uring._SETUP, uring._ENTER, uring._REGISTER])
+@pytest.mark.parametrize("number", [queues._SETUP, queues._ENTER, queues._REGISTER])
 def test_there_is_no_ring_where_a_system_call_of_it_is_forbidden(number):
     subprocess.run([sys.executable, "-c", _FORBIDDEN, str(number)], check=True, timeout=60)
 
 
 async def test_a_kernel_that_knows_no_deferred_completions_writes_as_well(monkeypatch, fd):
-    monkeypatch.setattr(uring, "_DEFERRED", 1 << 31)  # it refuses what it does not know
-    ring = uring.Ring(no_thread)
+    monkeypatch.setattr(writes, "_DEFERRED", 1 << 31)  # it refuses what it does not know
+    ring = writes.Ring(no_thread)
     assert not ring._deferred
     try:
         await asyncio.gather(*(ring.pwrite(fd, block(i), i * 512) for i in range(50)))

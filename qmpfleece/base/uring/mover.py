@@ -1,0 +1,162 @@
+"""Threads that read files and send what they have read, without the interpreter.
+
+A read that the page cache answers, and the sending of its data, are two copies, which take
+longer than everything else about a large read. Chains of such reads and sends are put into a
+queue of io_uring; a thread enters the kernel, which makes them one after the other, there and
+then. Neither has to wait: what is not in the page cache, and what a socket has no room for,
+ends the chain. ::
+
+    loop: read, send, read, send | go -> thread: one system call -> loop: sent, sent
+
+Two threads copy on two processors, and what one has read is in its cache when it is sent.
+"""
+
+import asyncio
+import errno
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qmpfleece.base.uring.queues import Queues
+
+#: Most requests on their way, reads and sends.
+_ENTRIES: Final = 256
+_OP_READ: Final = 22
+_OP_SEND: Final = 26
+_SQE_IO_LINK: Final = 1 << 2
+#: All or, if there is no room, what there is room for; then the chain ends.
+_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
+#: Most threads.
+_MAX_THREADS: Final = 4
+#: After what time the kernel is asked again when it was short of memory.
+_RETRY_S: Final = 0.001
+
+#: What a file has of a payload: descriptor, offset, length.
+Run = tuple[int, int, int]
+
+
+class Mover:
+    """A thread, and the requests that it makes.
+
+    Only the loop puts requests in and takes their results.
+
+    Raises:
+        OSError: The system has no io_uring, or does not allow it.
+    """
+
+    def __init__(self) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._queues: Final = Queues(_ENTRIES, 2 * _ENTRIES)
+        self._inbox: Final[queue.SimpleQueue[int]] = queue.SimpleQueue()
+        #: By number: who is told, and how many entries it had.
+        self._flying: Final[dict[int, tuple[Callable[[int], None], int]]] = {}
+        self._room = _ENTRIES
+        self._number = 0
+        self._thread: Final = threading.Thread(target=self._work, name="mover", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._queues.close()
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+    def close(self) -> None:
+        """End the thread. Nothing is on its way."""
+        assert not self._flying
+        self._inbox.put(0)
+        self._thread.join()
+        self._queues.close()
+
+    def add(
+        self, runs: Sequence[Run], sock: int, reply: int, header: int, sent: Callable[[int], None]
+    ) -> bool:
+        """Add to the chain: read runs one behind the other, then send them with what precedes.
+
+        Args:
+            runs: Where the data is.
+            sock: The descriptor of a stream socket; that and those of the runs stay open.
+            reply: The address of memory that stays: a header, then room for all runs.
+            header: Its bytes.
+            sent: Called with the number of bytes that were sent, or the errno as a negative
+                number: EAGAIN when there was no room, ECANCELED when what this one waits for
+                has failed, so that nothing was sent, or even read.
+
+        Returns:
+            False when there is no room for it.
+        """
+        entries = len(runs) + 1
+        if entries > self._room:
+            return False
+        put = self._queues.put
+        address = reply + header
+        for fd, offset, length in runs:
+            put(_OP_READ, _SQE_IO_LINK, fd, offset, address, length, os.RWF_NOWAIT, 0)
+            address += length
+        self._number = number = self._number % 0xFFFFFFFF + 1
+        put(_OP_SEND, _SQE_IO_LINK, sock, 0, reply, address - reply, _SEND_FLAGS, number)
+        self._flying[number] = sent, entries
+        self._room -= entries
+        return True
+
+    def go(self) -> None:
+        """End the chain, and have it made."""
+        queues = self._queues
+        queues.unlink_last()
+        queues.publish()
+        count, queues.unsubmitted = queues.unsubmitted, 0
+        self._inbox.put(count)
+
+    def _work(self) -> None:
+        """Make one chain after the other; on the thread."""
+        enter, tell = self._queues.enter, self._loop.call_soon_threadsafe
+        while count := self._inbox.get():
+            while count:
+                taken = enter(count)
+                if taken > 0:
+                    count -= taken
+                elif taken != -errno.EINTR:
+                    time.sleep(_RETRY_S)
+            tell(self._made)
+
+    def _made(self) -> None:
+        """Tell what has become of the requests."""
+        while (found := self._queues.take()) is not None:
+            number, result, _ = found
+            if number:
+                sent, entries = self._flying.pop(number)
+                self._room += entries
+                sent(result)
+
+
+class Movers:
+    """As many as there are processors to copy on, within reason; users take turns.
+
+    Raises:
+        OSError: There is but one processor, no io_uring, or it is not allowed.
+    """
+
+    def __init__(self) -> None:
+        count = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
+        if count < 2:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        self._all: list[Mover] = []
+        self._next = 0
+        try:
+            for _ in range(count):
+                self._all.append(Mover())
+        except OSError:
+            self.close()
+            raise
+
+    def one(self) -> Mover:
+        """Return the mover whose turn it is to get a user."""
+        self._next += 1
+        return self._all[self._next % len(self._all)]
+
+    def close(self) -> None:
+        """End all threads."""
+        for mover in self._all:
+            mover.close()

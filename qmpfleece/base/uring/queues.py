@@ -1,0 +1,190 @@
+"""A pair of queues that is shared with the kernel: requests in, completions out.
+
+::
+
+    put, put, publish -> submission queue --enter--> the kernel -> completion queue -> take
+
+The queues are shared memory, read and written here without locks: of the submission queue the
+kernel reads only in ``enter``, of the completion queue what lies before its tail. One thread
+puts, publishes and takes; another one may enter.
+
+Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), and ``linux/io_uring.h``.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+import sys
+from typing import Final
+
+_SETUP: Final = 425
+_ENTER: Final = 426
+_REGISTER: Final = 427
+_SETUP_CQSIZE: Final = 1 << 3
+_FEAT_SINGLE_MMAP: Final = 1 << 0
+_FEAT_NODROP: Final = 1 << 1
+#: Of no use here, but since 5.6, as are the operations that are used here.
+_FEAT_RW_CUR_POS: Final = 1 << 3
+_NEEDED: Final = _FEAT_SINGLE_MMAP | _FEAT_NODROP | _FEAT_RW_CUR_POS
+_OFF_SQES: Final = 0x10000000
+#: The kernel says in the flags of the submission queue that there is something to deliver.
+_SQ_TASKRUN: Final = 1 << 2
+#: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
+#: operation, user data, the rest.
+_SQE: Final = struct.Struct("=BBHiQQIIQ24x")
+#: Where the flags of such an entry lie.
+_SQE_FLAGS: Final = 1
+#: struct io_uring_cqe: user data, result, flags.
+_CQE: Final = struct.Struct("=QiI")
+#: struct io_uring_params: entries of both queues, flags, -, features; and where in the shared
+#: memory things are: tail, flags and array of the submission queue; head, tail, entries of the
+#: other.
+_PARAMS: Final = struct.Struct("=4I4xI20xI8xI4xI12x2I12xI16x")
+
+
+class Queues:
+    """The queues, and what they have room for.
+
+    Args:
+        entries: Of the submission queue, a power of two.
+        completions: Of the other.
+        wish: Flags of io_uring_setup that are given up where the kernel does not know them.
+
+    Attributes:
+        granted: Whether the kernel knows them.
+        unsubmitted: How many requests are put and not yet counted as submitted.
+
+    Raises:
+        OSError: The system has no io_uring, does not allow it, or lacks what is needed.
+    """
+
+    def __init__(self, entries: int, completions: int, wish: int = 0) -> None:
+        if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self._syscall.restype = ctypes.c_long
+        params = self._set_up(entries, completions, wish)
+        try:
+            self._map(params)
+            self._checked(_ENTER, self._fd, 0, 0, 0, None, 0)  # a sandbox may forbid just this
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.unsubmitted = 0
+
+    def _set_up(self, entries: int, completions: int, wish: int) -> bytes:
+        """Make the queues and return what the kernel says of them.
+
+        Raises:
+            OSError: It refuses.
+        """
+        params = ctypes.create_string_buffer(_PARAMS.size)
+        self.granted = True
+        while True:
+            flags = _SETUP_CQSIZE | (wish if self.granted else 0)
+            _PARAMS.pack_into(params, 0, 0, completions, flags, 0, 0, 0, 0, 0, 0, 0, 0)
+            try:
+                self._fd = self._checked(_SETUP, entries, params)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self.granted:
+                    raise
+                self.granted = False
+            else:
+                return params.raw
+
+    def _map(self, params: bytes) -> None:
+        """Map the queues into our memory.
+
+        Raises:
+            OSError: ENOSYS: the kernel is older than 5.6.
+        """
+        (
+            submissions, completions, _, _, features, self._sq_tail_at, self._sq_flags_at, array,
+            self._cq_head_at, self._cq_tail_at, self._cqes_at,
+        ) = _PARAMS.unpack(params)  # fmt: skip
+        if features & _NEEDED != _NEEDED:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
+        shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        self._rings = mmap.mmap(self._fd, size, shared)
+        self._sqes = mmap.mmap(self._fd, submissions * _SQE.size, shared, offset=_OFF_SQES)
+        self._words = memoryview(self._rings).cast("I")
+        for index in range(submissions):
+            self._words[array // 4 + index] = index
+        self._sq_mask = submissions - 1
+        self._cq_mask = completions - 1
+        self._sq_tail_at //= 4
+        self._sq_flags_at //= 4
+        self._cq_head_at //= 4
+        self._cq_tail_at //= 4
+        self._sq_tail = self._words[self._sq_tail_at]
+        self._cq_head = self._words[self._cq_head_at]
+
+    def close(self) -> None:
+        """Give everything back to the system. Nothing is on its way."""
+        self._words.release()
+        self._rings.close()
+        self._sqes.close()
+        os.close(self._fd)
+
+    def register(self, opcode: int, argument: object, count: int) -> None:
+        """Call io_uring_register.
+
+        Raises:
+            OSError: It has failed.
+        """
+        self._checked(_REGISTER, self._fd, opcode, argument, count)
+
+    def put(
+        self, opcode: int, flags: int, fd: int, offset: int, address: int, length: int,
+        of_operation: int, user_data: int,
+    ) -> None:  # fmt: skip
+        """Add a request; there must be room. The kernel sees it once it is published."""
+        tail = self._sq_tail
+        _SQE.pack_into(
+            self._sqes, (tail & self._sq_mask) * _SQE.size,
+            opcode, flags, 0, fd, offset, address, length, of_operation, user_data,
+        )  # fmt: skip
+        self._sq_tail = (tail + 1) & 0xFFFFFFFF
+        self.unsubmitted += 1
+
+    def unlink_last(self) -> None:
+        """Make the request that was put last the last one of its chain."""
+        self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE.size + _SQE_FLAGS] = 0
+
+    def publish(self) -> None:
+        """Let the kernel see what was put."""
+        self._words[self._sq_tail_at] = self._sq_tail
+
+    def enter(self, count: int, flags: int = 0) -> int:
+        """Call io_uring_enter; return how many were taken, or the errno as a negative number."""
+        taken = int(self._syscall(_ENTER, self._fd, count, 0, flags, None, 0))
+        return taken if taken >= 0 else -ctypes.get_errno()
+
+    @property
+    def has_undelivered(self) -> bool:
+        """Whether the kernel waits to be asked for completions; known if that was wished for."""
+        return bool(self._words[self._sq_flags_at] & _SQ_TASKRUN)
+
+    def take(self) -> tuple[int, int, int] | None:
+        """Return the next completion: user data, result, flags; None if there is none."""
+        head = self._cq_head
+        if head == self._words[self._cq_tail_at]:
+            return None
+        found = _CQE.unpack_from(self._rings, self._cqes_at + (head & self._cq_mask) * _CQE.size)
+        self._cq_head = self._words[self._cq_head_at] = (head + 1) & 0xFFFFFFFF
+        return found
+
+    def _checked(self, *arguments: object) -> int:
+        """Make a system call.
+
+        Raises:
+            OSError: It has failed.
+        """
+        result = int(self._syscall(*arguments))
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
