@@ -233,10 +233,13 @@ class Backend:
         if self._detour or self._root is None:
             return None
         places = Places()
-        if pipeline.locate(self._root, offset, length, places):
-            return places
-        places.release()
-        return None
+        found = False
+        try:
+            found = pipeline.locate(self._root, offset, length, places)
+        finally:
+            if not found:
+                places.release()
+        return places if found else None
 
     def pwrite(self, offset: int, buf: memoryview, flags: int = 0) -> Io:
         """Write ``buf`` at ``offset``; see ``pipeline.pwrite``."""

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from qmpfleece.base.errors import BlockError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from tests.tools.graphs import add
@@ -134,3 +135,25 @@ async def test_a_qcow2_image_tells_of_its_data_alone(graph, disk, image):
     assert backend.locate(4 * CLUSTER, 2 * CLUSTER) is None  # in part
     await backend.detach()
     assert 0 < await check(graph, "q") < 100
+
+
+async def test_a_corrupt_qcow2_image_can_not_tell_and_holds_nothing(graph, image):
+    with open(image, "r+b") as file:  # noqa: ASYNC230 - the page cache has it
+        file.seek(40)
+        l1 = int.from_bytes(file.read(8))
+        file.seek(l1)
+        l2 = int.from_bytes(file.read(8)) & (1 << 56) - 512
+        file.seek(l2 + 3 * 8)
+        file.write((1 << 63 | 777).to_bytes(8))  # the fourth cluster lies nowhere
+    await add(graph, "file", "file", filename=image)
+    await add(graph, "qcow2", "q", file="file", backing=None)
+    backend = Backend(graph, perm=Perm.CONSISTENT_READ | Perm.WRITE)
+    backend.attach(graph.find("q"))
+    await read(backend, 0, 512)
+    assert there(backend.locate(0, CLUSTER)) == b"\x07" * CLUSTER
+    assert backend.locate(0, 4 * CLUSTER) is None
+    assert not graph.find("file").in_flight
+    with pytest.raises(BlockError):
+        await read(backend, 0, 4 * CLUSTER)
+    assert backend.locate(0, CLUSTER) is None  # it is known to be corrupt
+    await backend.detach()

@@ -12,7 +12,10 @@ Two threads copy on two processors, and what one has read is in its cache when i
 """
 
 import asyncio
+import ctypes
 import errno
+import logging
+import mmap
 import os
 import queue
 import socket
@@ -23,6 +26,8 @@ from typing import Final
 
 from qmpfleece.base.uring.queues import Queues
 
+log = logging.getLogger(__name__)
+
 #: Most requests on their way, reads and sends.
 _ENTRIES: Final = 256
 _OP_READ: Final = 22
@@ -30,6 +35,10 @@ _OP_SEND: Final = 26
 _SQE_IO_LINK: Final = 1 << 2
 #: All or, if there is no room, what there is room for; then the chain ends.
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
+#: More than a socket with an eighth of it as its buffer takes, in bytes.
+_TOO_MUCH: Final = 1 << 20
+#: Of no use here, but since 6.0.
+_FEAT_LINKED_FILE: Final = 1 << 12
 #: Most threads.
 _MAX_THREADS: Final = 4
 #: After what time the kernel is asked again when it was short of memory.
@@ -51,7 +60,8 @@ class Mover:
     def __init__(self) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._queues: Final = Queues(_ENTRIES, 2 * _ENTRIES)
-        self._inbox: Final[queue.SimpleQueue[int]] = queue.SimpleQueue()
+        #: Chains: how many requests, and where in the queue they end.
+        self._inbox: Final[queue.SimpleQueue[tuple[int, int]]] = queue.SimpleQueue()
         #: By number: who is told, and how many entries it had.
         self._flying: Final[dict[int, tuple[Callable[[int], None], int]]] = {}
         self._room = _ENTRIES
@@ -66,7 +76,7 @@ class Mover:
     def close(self) -> None:
         """End the thread. Nothing is on its way."""
         assert not self._flying
-        self._inbox.put(0)
+        self._inbox.put((0, 0))
         self._thread.join()
         self._queues.close()
 
@@ -81,8 +91,8 @@ class Mover:
             reply: The address of memory that stays: a header, then room for all runs.
             header: Its bytes.
             sent: Called with the number of bytes that were sent, or the errno as a negative
-                number: EAGAIN when there was no room, ECANCELED when what this one waits for
-                has failed, so that nothing was sent, or even read.
+                number. EAGAIN: there was no room. With all others, such as ECANCELED when
+                something before it in the chain has failed, it may not even have been read.
 
         Returns:
             False when there is no room for it.
@@ -105,43 +115,55 @@ class Mover:
         """End the chain, and have it made."""
         queues = self._queues
         queues.unlink_last()
-        queues.publish()
-        count, queues.unsubmitted = queues.unsubmitted, 0
-        self._inbox.put(count)
+        end = queues.publish()
+        self._inbox.put((queues.unsubmitted, end))
+        queues.unsubmitted = 0
 
     def _work(self) -> None:
         """Make one chain after the other; on the thread."""
-        enter, tell = self._queues.enter, self._loop.call_soon_threadsafe
-        while count := self._inbox.get():
-            while count:
-                taken = enter(count)
+        queues, tell = self._queues, self._loop.call_soon_threadsafe
+        while True:
+            count, end = self._inbox.get()
+            if not count:
+                return
+            left = count
+            while left:
+                taken = queues.enter(left)
                 if taken > 0:
-                    count -= taken
+                    left -= taken
+                    # The kernel has ended the chain there: what is left is none any more.
+                    queues.spoil(end, left)
                 elif taken != -errno.EINTR:
                     time.sleep(_RETRY_S)
-            tell(self._made)
+            tell(self._made, count)
 
-    def _made(self) -> None:
-        """Tell what has become of the requests."""
-        while (found := self._queues.take()) is not None:
+    def _made(self, count: int) -> None:
+        """Tell what has become of the next ``count`` requests."""
+        for _ in range(count):
+            found = self._queues.take()
+            assert found is not None
             number, result, _ = found
             if number:
                 sent, entries = self._flying.pop(number)
                 self._room += entries
-                sent(result)
+                try:
+                    sent(result)
+                except Exception:  # our bug must not harm other clients
+                    log.exception("a large reply went wrong")
 
 
 class Movers:
     """As many as there are processors to copy on, within reason; users take turns.
 
     Raises:
-        OSError: There is but one processor, no io_uring, or it is not allowed.
+        OSError: There is but one processor, no io_uring, it is not allowed, or not as it should.
     """
 
     def __init__(self) -> None:
         count = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
         if count < 2:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        _check()
         self._all: list[Mover] = []
         self._next = 0
         try:
@@ -160,3 +182,37 @@ class Movers:
         """End all threads."""
         for mover in self._all:
             mover.close()
+
+
+def _check() -> None:
+    """See whether a send that finds too little room ends its chain, and says how far it came.
+
+    Before Linux 5.12 the chain went on, and before 5.15 it was cut where a file system knows no
+    RWF_NOWAIT; 5.19 and 6.0 did not say what they had sent.
+
+    Raises:
+        OSError: ENOTSUP: it does not.
+    """
+    memory = mmap.mmap(-1, _TOO_MUCH)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    queues = Queues(2, 4)
+    if not queues.features & _FEAT_LINKED_FILE:
+        queues.close()
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    ours, theirs = socket.socketpair()
+    try:
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _TOO_MUCH // 8)
+        for number, length in ((1, _TOO_MUCH), (2, 1)):
+            flags = _SQE_IO_LINK if number == 1 else 0
+            queues.put(_OP_SEND, flags, ours.fileno(), 0, address, length, _SEND_FLAGS, number)
+        queues.publish()
+        queues.enter(2)
+        results = {found[0]: found[1] for found in iter(queues.take, None)}
+        sent = len(theirs.recv(_TOO_MUCH, socket.MSG_DONTWAIT | socket.MSG_WAITALL))
+    finally:
+        ours.close()
+        theirs.close()
+        queues.close()
+    if not 0 < sent < _TOO_MUCH or results != {1: sent, 2: -errno.ECANCELED}:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))

@@ -6,7 +6,7 @@
 
 The queues are shared memory, read and written here without locks: of the submission queue the
 kernel reads only in ``enter``, of the completion queue what lies before its tail. One thread
-puts, publishes and takes; another one may enter.
+puts, publishes and takes; another one may enter, and then says how many completions to take.
 
 Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), and ``linux/io_uring.h``.
 """
@@ -25,7 +25,7 @@ _REGISTER: Final = 427
 _SETUP_CQSIZE: Final = 1 << 3
 _FEAT_SINGLE_MMAP: Final = 1 << 0
 _FEAT_NODROP: Final = 1 << 1
-#: Of no use here, but since 5.6, as are the operations that are used here.
+#: Of no use here, but since 5.6, as are the operations of reading, writing and sending.
 _FEAT_RW_CUR_POS: Final = 1 << 3
 _NEEDED: Final = _FEAT_SINGLE_MMAP | _FEAT_NODROP | _FEAT_RW_CUR_POS
 _OFF_SQES: Final = 0x10000000
@@ -34,6 +34,7 @@ _SQ_TASKRUN: Final = 1 << 2
 #: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
 #: operation, user data, the rest.
 _SQE: Final = struct.Struct("=BBHiQQIIQ24x")
+_OP_INVALID: Final = 255
 #: Where the flags of such an entry lie.
 _SQE_FLAGS: Final = 1
 #: struct io_uring_cqe: user data, result, flags.
@@ -54,6 +55,7 @@ class Queues:
 
     Attributes:
         granted: Whether the kernel knows them.
+        features: The kernel's IORING_FEAT_* bits.
         unsubmitted: How many requests are put and not yet counted as submitted.
 
     Raises:
@@ -101,10 +103,11 @@ class Queues:
             OSError: ENOSYS: the kernel is older than 5.6.
         """
         (
-            submissions, completions, _, _, features, self._sq_tail_at, self._sq_flags_at, array,
+            submissions, completions, _, _, self.features,
+            self._sq_tail_at, self._sq_flags_at, array,
             self._cq_head_at, self._cq_tail_at, self._cqes_at,
         ) = _PARAMS.unpack(params)  # fmt: skip
-        if features & _NEEDED != _NEEDED:
+        if self.features & _NEEDED != _NEEDED:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
         shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
@@ -119,7 +122,7 @@ class Queues:
         self._sq_flags_at //= 4
         self._cq_head_at //= 4
         self._cq_tail_at //= 4
-        self._sq_tail = self._words[self._sq_tail_at]
+        self._sq_tail: int = self._words[self._sq_tail_at]
         self._cq_head = self._words[self._cq_head_at]
 
     def close(self) -> None:
@@ -154,9 +157,15 @@ class Queues:
         """Make the request that was put last the last one of its chain."""
         self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE.size + _SQE_FLAGS] = 0
 
-    def publish(self) -> None:
-        """Let the kernel see what was put."""
+    def publish(self) -> int:
+        """Let the kernel see what was put; return the place behind it in the queue."""
         self._words[self._sq_tail_at] = self._sq_tail
+        return self._sq_tail
+
+    def spoil(self, end: int, count: int) -> None:
+        """Make the ``count`` requests before a place, none of which was submitted, fail."""
+        for place in range(end - count, end):
+            self._sqes[(place & self._sq_mask) * _SQE.size] = _OP_INVALID
 
     def enter(self, count: int, flags: int = 0) -> int:
         """Call io_uring_enter; return how many were taken, or the errno as a negative number."""

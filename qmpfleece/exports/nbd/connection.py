@@ -173,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writing_paused = False
         if self._outgoing is not None:
             self._outgoing.reclaim()
-        if self._phase is _Phase.TRANSMISSION:
+        if self._phase is _Phase.TRANSMISSION or (self._courier and self._courier.undone):
             self._schedule_wake()
         else:
             self._resume_reading()
@@ -253,7 +253,7 @@ class Connection(asyncio.BufferedProtocol):
         self._serving = True
         begun = client.read_here = 0
         transmission = _Phase.TRANSMISSION
-        while self._phase is transmission:
+        while self._phase is transmission or courier.undone:
             if begun == _MAX_BATCH or client.read_here >= _MAX_READ:
                 self._pause_reading()
                 self._schedule_wake()
@@ -266,6 +266,10 @@ class Connection(asyncio.BufferedProtocol):
             ):
                 self._pause_reading()
                 break
+            if courier.undone:
+                self._read_after_all(client, *courier.undone.popleft())
+                outgoing.send(paused=self._writing_paused)
+                continue
             try:
                 request = parser.next()
             except BadMagicError as error:
@@ -288,7 +292,9 @@ class Connection(asyncio.BufferedProtocol):
         outgoing.send(paused=self._writing_paused)
         if begun == 1 and client.read_here < _LARGE and not self._in_flight and not courier.busy:
             self._server.vigil.prolong()  # it seems to wait for each reply
-        if self._phase is _Phase.CLOSING and not self._in_flight and not courier.busy:
+        if self._phase is _Phase.CLOSING and not (
+            self._in_flight or courier.busy or courier.undone
+        ):
             assert self._transport is not None
             self._transport.close()  # once everything is sent
 
@@ -334,6 +340,17 @@ class Connection(asyncio.BufferedProtocol):
             self._bytes += size
             _Running(rest, self, client, known, request, size).wait_for(waits_for)
 
+    def _read_after_all(
+        self, client: Client, request: Request, reply: memoryview, buffer: Buffer
+    ) -> None:
+        """Read what the courier could not."""
+        self._run(
+            client,
+            _READ,
+            request,
+            lambda client, request: read_into(client, request.offset, reply, buffer),
+        )
+
     def _refuse(
         self, client: Client, request: Request, known: Command | None, error: int, text: str
     ) -> None:
@@ -375,21 +392,9 @@ class Connection(asyncio.BufferedProtocol):
         if not self._serving:
             self._schedule_wake()
 
-    def read_here(self, request: Request, reply: memoryview, buffer: Buffer) -> None:
-        """Read what the courier could not."""
-        client = self._client
-        assert client is not None
-        self._run(
-            client,
-            _READ,
-            request,
-            lambda client, request: read_into(client, request.offset, reply, buffer),
-        )
-
     def courier_back(self) -> None:
         """Go on with the client's requests."""
-        if not self._serving:
-            self._schedule_wake()
+        self._schedule_wake()
 
     def _schedule_wake(self) -> None:
         if not self._wake_scheduled:
@@ -400,6 +405,7 @@ class Connection(asyncio.BufferedProtocol):
         """Go on after requests have ended or the client has taken replies."""
         self._wake_scheduled = False
         if self._phase is _Phase.LOST:
+            self._close_courier()
             self._end_if_idle()
         else:
             self._serve()
@@ -428,7 +434,13 @@ class Connection(asyncio.BufferedProtocol):
     def _lose(self) -> None:
         self._phase = _Phase.LOST
         self._stop_timer()
+        self._close_courier()
         self._end_if_idle()
+
+    def _close_courier(self) -> None:
+        """Let go of the courier's end of the socket, so that the client sees that it is over."""
+        if self._courier is not None and not self._courier.busy:
+            self._courier.close()
 
     def _end_if_idle(self) -> None:
         """When the socket is gone and nothing is in flight: give everything back, once."""
@@ -439,8 +451,6 @@ class Connection(asyncio.BufferedProtocol):
             self._parser.close()
         if self._outgoing is not None:
             self._outgoing.close()
-        if self._courier is not None:
-            self._courier.close()
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)

@@ -13,6 +13,7 @@ import asyncio
 import ctypes
 import errno
 import os
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 #: No more is added to a batch that has so many bytes: what a unix socket takes at once.
 _BATCH: Final = 2 * MIB
+
+#: So many bytes the loop reads after something was not in the page cache.
+_RETRY: Final = 4 * MIB
 
 
 class Sharing:
@@ -54,11 +58,8 @@ class Sharing:
 class Owner(Protocol):
     """The connection."""
 
-    def read_here(self, request: Request, reply: memoryview, buffer: Buffer) -> None:
-        """Read a payload after all; ``buffer`` has the memory of ``reply``."""
-
     def courier_back(self) -> None:
-        """Go on: nothing is away any more."""
+        """Go on: nothing is away any more. What is ``undone`` is to be done first."""
 
 
 class Courier:
@@ -74,6 +75,7 @@ class Courier:
         busy: A batch is being made or is away; nothing may be sent.
         full: Nothing may be begun, either: the batch is large enough, or away.
         away: The batch is on its way.
+        undone: Reads that have come back as they were: request, reply, and whose memory it is.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Courier:
         self.busy = False
         self.full = False
         self.away = False
+        self.undone: deque[tuple[Request, memoryview, Buffer]] = deque()
         self._owner: Final = owner
         self._client: Final = client
         self._transport: Final = transport
@@ -92,6 +95,10 @@ class Courier:
         self._socket = -1
         self._bytes = 0
         self._count = 0
+        #: Whether a reply of this batch found too little room.
+        self._was_short = False
+        #: Bytes to be read by the loop before the next try, after what was not in the page cache.
+        self._cold = 0
 
     def take(self, request: Request, reply: memoryview, buffer: Buffer) -> bool:
         """Add a read to the batch, if that is possible.
@@ -103,13 +110,17 @@ class Courier:
         """
         if not self._sharing.is_shared(self) and not self.busy:
             return False
-        if not self.busy and not self._may_begin():
-            return False
         client, length = self._client, request.length
+        if self._cold > 0:
+            self._cold -= length
+            return False
+        if not self.busy and not self._get_ready():
+            return False
         places = client.backend.locate(request.offset, length)
         if places is None:
             return False
         assert self._mover is not None
+        assert sum(run[2] for run in places.runs) == length
         if not self._mover.add(
             places.runs,
             self._socket,
@@ -132,15 +143,17 @@ class Courier:
         self._mover.go()
 
     def close(self) -> None:
-        """Let go of the socket; nothing is away."""
+        """Let go of the socket, and forget what is undone; nothing is away. Again is harmless."""
         assert not self.busy
         self._sharing.forget(self)
+        while self.undone:
+            self.undone.pop()[2].release()
         if self._socket >= 0:
             os.close(self._socket)
             self._socket = -1
 
-    def _may_begin(self) -> bool:
-        """Tell whether all that was sent so far is sent, and get what is needed."""
+    def _get_ready(self) -> bool:
+        """Get what is needed; return whether that was possible, and everything else is sent."""
         if self._impossible or self._client.has_replies or self._transport.get_write_buffer_size():
             return False
         if self._mover is None:
@@ -158,20 +171,29 @@ class Courier:
         self, request: Request, reply: memoryview, buffer: Buffer, places: "Places", result: int
     ) -> None:
         """Take note of what has become of a read."""
-        places.release()
         client = self._client
-        if result == len(reply):
-            buffer.release()
-        elif result == -errno.ECANCELED:
-            self._owner.read_here(request, reply, buffer)
-        else:
-            if result > 0:
+        try:
+            places.release()
+            if result == len(reply):
+                buffer.release()
+            elif result > 0:
+                self._was_short = True
                 client.out.insert(0, reply[result:])  # the client has its beginning
-            else:
+                client.lent.append(buffer)
+            elif result == -errno.EAGAIN:
+                self._was_short = True
                 client.out.append(reply)
-            client.lent.append(buffer)
-        self._count -= 1
-        if not self._count:
-            self.busy = self.full = self.away = False
-            self._bytes = 0
-            self._owner.courier_back()
+                client.lent.append(buffer)
+            else:
+                self.undone.append((request, reply, buffer))
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._come_back()
+
+    def _come_back(self) -> None:
+        if self.undone and not self._was_short:
+            self._cold = _RETRY
+        self.busy = self.full = self.away = self._was_short = False
+        self._bytes = 0
+        self._owner.courier_back()

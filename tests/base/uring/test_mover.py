@@ -161,6 +161,36 @@ async def test_what_exceeds_the_queue_is_not_taken_until_there_is_room(mover, fi
     assert await again.made() == [54]
 
 
+async def test_a_chain_that_the_kernel_takes_in_part_is_not_continued(
+    mover, file, pair, monkeypatch
+):
+    """It would end the chain there, so what follows would not wait for what precedes."""
+    ours, theirs = pair
+    whole = mover._queues.enter
+    monkeypatch.setattr(mover._queues, "enter", lambda count: whole(min(count, 3)))
+    replies = Replies(mover, ours)
+    for place in (0, 10, 20):
+        replies.add((file, place, 10))
+    first, *others = await replies.made()
+    assert first == 14
+    assert all(result < 0 and result != -errno.EAGAIN for result in others)
+    assert await received(theirs, 14) == HEADER + DATA[:10]
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+
+
+async def test_a_bug_in_who_is_told_harms_no_other(mover, file, pair, caplog):
+    ours, theirs = pair
+    replies = Replies(mover, ours)
+    memory = bytearray(100)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    mover.add([(file, 0, 96)], ours.fileno(), address, 4, lambda result: 1 / 0)
+    replies.add((file, 0, 10))
+    assert await replies.made() == [14]
+    assert "a large reply went wrong" in caplog.text
+    assert len(await received(theirs, 114)) == 114
+
+
 async def test_movers_take_turns_and_leave_nothing_behind():
     files, threads = os.listdir("/proc/self/fd"), threading.active_count()
     movers = Movers()
@@ -184,6 +214,16 @@ async def test_without_threads_there_are_no_movers_and_nothing_is_left(monkeypat
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    workers = Workers()
+    assert workers.movers is None
+    workers.close()
+    assert os.listdir("/proc/self/fd") == files
+
+
+async def test_where_a_chain_goes_on_after_half_a_reply_there_are_no_movers(monkeypatch):
+    files = os.listdir("/proc/self/fd")
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL  # then the kernel is content with a part
+    monkeypatch.setattr(uring_mover, "_SEND_FLAGS", flags)
     workers = Workers()
     assert workers.movers is None
     workers.close()

@@ -15,6 +15,7 @@ from qmpfleece.exports.nbd.courier import Courier, Sharing
 from qmpfleece.nbdproto import const
 from tests.tools.gate import settle
 from tests.tools.graphs import add
+from tests.tools.hold import hold
 from tests.tools.until import until
 
 LARGE = 256 << 10
@@ -196,7 +197,7 @@ async def test_nothing_is_taken_while_something_else_is_to_be_sent(replies, unse
     sharing = Sharing()
     sharing.is_shared("another")
     courier = Courier(None, client, transport, sharing)
-    assert not courier.take(None, None, None)
+    assert not courier.take(SimpleNamespace(length=LARGE), None, None)
     assert not courier.busy
 
 
@@ -252,6 +253,48 @@ async def test_a_broken_snapshot_says_so(fleecing):
     for client in clients:
         assert (await client.ask(READ, 0, LARGE)).error
     assert not fleecing.bench.graph.find("file").in_flight
+
+
+async def test_a_client_is_hung_up_on_at_once_while_a_read_waits(fleecing, monkeypatch):
+    clients = [await fleecing.bench.enter("s") for _ in range(2)]
+    for client in clients:
+        reply = client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
+        await client.finish(reply)
+    await until(lambda: fleecing.moved)
+    driver = fleecing.bench.graph.find("file").driver
+    gate, let_go = hold(driver, "pread")
+    monkeypatch.setattr(driver, "locate", lambda *_: False)
+    for client in clients:
+        client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
+    await until(lambda: fleecing.bench.graph.find("file").in_flight == 2)
+    await fleecing.bench.delete("s", "hard")
+    for client in clients:
+        assert await client.hung_up()
+    assert fleecing.bench.manager.nbd.connections == 2
+    gate.set()
+    let_go()
+    await until(lambda: not fleecing.bench.manager.nbd.connections)
+
+
+async def test_what_is_not_in_the_page_cache_is_read_by_the_loop_for_a_while(
+    fleecing, monkeypatch
+):
+    clients = [await fleecing.bench.enter("s") for _ in range(2)]
+    tail = SIZE // 512 * 512 + 512 - LARGE  # the end of the file has fewer bytes than the disk
+    replies = [client.request(READ, tail, LARGE, flags=const.CMD_FLAG_DF) for client in clients]
+    for client, reply in zip(clients, replies, strict=True):
+        await client.finish(reply)
+        assert reply.buffer == expected(tail, LARGE)
+    assert fleecing.moved == 1
+    again = [
+        client.request(READ, turn * LARGE, LARGE, flags=const.CMD_FLAG_DF)
+        for turn in range(30)
+        for client in clients
+    ]
+    for client in clients:
+        await client.finish(*client.in_flight.values())
+    assert all(reply.buffer == expected(reply.offset, LARGE) for reply in again)
+    assert fleecing.moved > 1
 
 
 async def test_without_io_uring_the_loop_does_it(fleecing, monkeypatch):

@@ -214,8 +214,11 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
         return io if io is DONE else self._watch(io)
 
     def locate(self, offset: int, length: int, places: Places) -> bool:
-        """Find plain data in the file."""
-        return self._reader.locate(offset, length, places)
+        """Find plain data in the file of a sound image."""
+        try:
+            return not self.image.dead and self._reader.locate(offset, length, places)
+        except OSError:
+            return False  # reading says why, and marks the image
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; see ``Writer.pwrite``."""
