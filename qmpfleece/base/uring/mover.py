@@ -135,6 +135,8 @@ class Mover:
                     queues.spoil(end, left)
                 elif taken != -errno.EINTR:
                     time.sleep(_RETRY_S)
+            while queues.completed != end:  # a chain that was cut is made elsewhere in the kernel
+                time.sleep(_RETRY_S)
             tell(self._made, count)
 
     def _made(self, count: int) -> None:

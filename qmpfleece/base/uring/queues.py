@@ -177,6 +177,11 @@ class Queues:
         """Whether the kernel waits to be asked for completions; known if that was wished for."""
         return bool(self._words[self._sq_flags_at] & _SQ_TASKRUN)
 
+    @property
+    def completed(self) -> int:
+        """How many requests have ended; equals what ``publish`` returned when all before have."""
+        return int(self._words[self._cq_tail_at])
+
     def take(self) -> tuple[int, int, int] | None:
         """Return the next completion: user data, result, flags; None if there is none."""
         head = self._cq_head

@@ -260,19 +260,21 @@ async def test_a_client_is_hung_up_on_at_once_while_a_read_waits(fleecing, monke
     for client in clients:
         reply = client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
         await client.finish(reply)
-    await until(lambda: fleecing.moved)
-    driver = fleecing.bench.graph.find("file").driver
-    gate, let_go = hold(driver, "pread")
-    monkeypatch.setattr(driver, "locate", lambda *_: False)
-    for client in clients:
-        client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
-    await until(lambda: fleecing.bench.graph.find("file").in_flight == 2)
-    await fleecing.bench.delete("s", "hard")
-    for client in clients:
-        assert await client.hung_up()
-    assert fleecing.bench.manager.nbd.connections == 2
-    gate.set()
-    let_go()
+    file = fleecing.bench.graph.find("file")
+    await until(lambda: fleecing.moved and not file.in_flight)
+    gate, let_go = hold(file.driver, "pread")
+    monkeypatch.setattr(file.driver, "locate", lambda *_: False)
+    try:
+        for client in clients:
+            client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
+        await until(lambda: file.in_flight == 2)
+        await fleecing.bench.delete("s", "hard")
+        for client in clients:
+            assert await client.hung_up()
+        assert fleecing.bench.manager.nbd.connections == 2
+    finally:
+        gate.set()
+        let_go()
     await until(lambda: not fleecing.bench.manager.nbd.connections)
 
 
