@@ -141,10 +141,7 @@ class Mover:
 
     def _made(self, count: int) -> None:
         """Tell what has become of the next ``count`` requests."""
-        for _ in range(count):
-            found = self._queues.take()
-            assert found is not None
-            number, result, _ = found
+        for number, result, _ in self._queues.take(count):
             if number:
                 sent, entries = self._flying.pop(number)
                 self._room += entries
@@ -210,7 +207,7 @@ def _check() -> None:
             queues.put(_OP_SEND, flags, ours.fileno(), 0, address, length, _SEND_FLAGS, number)
         queues.publish()
         queues.enter(2)
-        results = {found[0]: found[1] for found in iter(queues.take, None)}
+        results = {found[0]: found[1] for found in queues.take(2)}
         sent = len(theirs.recv(_TOO_MUCH, socket.MSG_DONTWAIT | socket.MSG_WAITALL))
     finally:
         ours.close()

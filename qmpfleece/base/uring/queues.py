@@ -182,13 +182,16 @@ class Queues:
         """How many requests have ended; equals what ``publish`` returned when all before have."""
         return int(self._words[self._cq_tail_at])
 
-    def take(self) -> tuple[int, int, int] | None:
-        """Return the next completion: user data, result, flags; None if there is none."""
-        head = self._cq_head
-        if head == self._words[self._cq_tail_at]:
-            return None
-        found = _CQE.unpack_from(self._rings, self._cqes_at + (head & self._cq_mask) * _CQE.size)
-        self._cq_head = self._words[self._cq_head_at] = (head + 1) & 0xFFFFFFFF
+    def take(self, most: int) -> list[tuple[int, int, int]]:
+        """Return the next completions, ``most`` of them at most: user data, result, flags."""
+        words, head = self._words, self._cq_head
+        count = min((words[self._cq_tail_at] - head) & 0xFFFFFFFF, most)
+        rings, first, mask, size = self._rings, self._cqes_at, self._cq_mask, _CQE.size
+        found = [
+            _CQE.unpack_from(rings, first + (place & mask) * size)
+            for place in range(head, head + count)
+        ]
+        self._cq_head = words[self._cq_head_at] = (head + count) & 0xFFFFFFFF
         return found
 
     def _checked(self, *arguments: object) -> int:

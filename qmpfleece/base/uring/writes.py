@@ -145,11 +145,12 @@ class Ring:
             offset: Bytes.
         """
         write = _Write(self._loop, fd, buf, offset)
-        if not self._free or self._queues.unsubmitted == _ENTRIES:
+        queues = self._queues
+        if not self._free or queues.unsubmitted == _ENTRIES:
             self._waiting.append(write)
             return write
         self._prepare(write)
-        if self._queues.unsubmitted == _BATCH:
+        if queues.unsubmitted == _BATCH:
             self._submit()
         elif self._submit_later is None:
             self._submit_later = self._loop.call_soon(self._submit_rest)
@@ -210,22 +211,22 @@ class Ring:
                 self._deliver()
         else:
             self._read_event()
-        while (found := queues.take()) is not None:
-            slot, result, _ = found
-            write = self._writes[slot]
-            assert write is not None
-            self._writes[slot] = None
-            self._free.append(slot)
-            if result == write.left:
-                write.settle(None, None)
-            elif result > 0:
-                write.advance(result)
-                self._waiting.append(write)
-            elif result == -errno.ECANCELED:
-                self._do_otherwise(write)
-            else:
-                code = -result or errno.ENOSPC
-                write.settle(None, OSError(code, os.strerror(code)))
+        while ready := queues.take(_MAX_IN_FLIGHT):
+            for slot, result, _ in ready:
+                write = self._writes[slot]
+                assert write is not None
+                self._writes[slot] = None
+                self._free.append(slot)
+                if result == write.left:
+                    write.settle(None, None)
+                elif result > 0:
+                    write.advance(result)
+                    self._waiting.append(write)
+                elif result == -errno.ECANCELED:
+                    self._do_otherwise(write)
+                else:
+                    code = -result or errno.ENOSPC
+                    write.settle(None, OSError(code, os.strerror(code)))
         self._submit_rest()
 
     def _read_event(self) -> None:
