@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from qmpfleece.base.uring.queues import Queues
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.uring.queues import RETRY_S, Queues
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ _TOO_MUCH: Final = 1 << 20
 _FEAT_LINKED_FILE: Final = 1 << 12
 #: Most threads.
 _MAX_THREADS: Final = 4
-#: After what time the kernel is asked again when it was short of memory.
-_RETRY_S: Final = 0.001
 
 #: What a file has of a payload: descriptor, offset, length.
 Run = tuple[int, int, int]
@@ -62,8 +61,8 @@ class Mover:
         self._queues: Final = Queues(_ENTRIES, 2 * _ENTRIES)
         #: Chains: how many requests, and where in the queue they end.
         self._inbox: Final[queue.SimpleQueue[tuple[int, int]]] = queue.SimpleQueue()
-        #: By number: who is told, and how many entries it had.
-        self._flying: Final[dict[int, tuple[Callable[[int], None], int]]] = {}
+        #: By number: who is told.
+        self._flying: Final[dict[int, Callable[[int], None]]] = {}
         self._room = _ENTRIES
         self._number = 0
         self._thread: Final = threading.Thread(target=self._work, name="mover", daemon=True)
@@ -71,7 +70,7 @@ class Mover:
             self._thread.start()
         except RuntimeError as error:
             self._queues.close()
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+            raise BlockError(errno.EAGAIN) from error
 
     def close(self) -> None:
         """End the thread. Nothing is on its way."""
@@ -107,7 +106,7 @@ class Mover:
             address += length
         self._number = number = self._number % 0xFFFFFFFF + 1
         put(_OP_SEND, _SQE_IO_LINK, sock, 0, reply, address - reply, _SEND_FLAGS, number)
-        self._flying[number] = sent, entries
+        self._flying[number] = sent
         self._room -= entries
         return True
 
@@ -134,19 +133,18 @@ class Mover:
                     # The kernel has ended the chain there: what is left is none any more.
                     queues.spoil(end, left)
                 elif taken != -errno.EINTR:
-                    time.sleep(_RETRY_S)
+                    time.sleep(RETRY_S)
             while queues.completed != end:  # a chain that was cut is made elsewhere in the kernel
-                time.sleep(_RETRY_S)
+                time.sleep(RETRY_S)
             tell(self._made, count)
 
     def _made(self, count: int) -> None:
         """Tell what has become of the next ``count`` requests."""
+        self._room += count
         for number, result, _ in self._queues.take(count):
             if number:
-                sent, entries = self._flying.pop(number)
-                self._room += entries
                 try:
-                    sent(result)
+                    self._flying.pop(number)(result)
                 except Exception:  # our bug must not harm other clients
                     log.exception("a large reply went wrong")
 
@@ -161,7 +159,7 @@ class Movers:
     def __init__(self) -> None:
         count = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
         if count < 2:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise BlockError(errno.ENOTSUP)
         _check()
         self._all: list[Mover] = []
         self._next = 0
@@ -195,9 +193,6 @@ def _check() -> None:
     memory = mmap.mmap(-1, _TOO_MUCH)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     queues = Queues(2, 4)
-    if not queues.features & _FEAT_LINKED_FILE:
-        queues.close()
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     ours, theirs = socket.socketpair()
     try:
         ours.setblocking(False)
@@ -213,5 +208,6 @@ def _check() -> None:
         ours.close()
         theirs.close()
         queues.close()
-    if not 0 < sent < _TOO_MUCH or results != {1: sent, 2: -errno.ECANCELED}:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    is_sound = 0 < sent < _TOO_MUCH and results == {1: sent, 2: -errno.ECANCELED}
+    if not (is_sound and queues.features & _FEAT_LINKED_FILE):
+        raise BlockError(errno.ENOTSUP)

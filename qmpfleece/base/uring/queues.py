@@ -19,6 +19,11 @@ import struct
 import sys
 from typing import Final
 
+from qmpfleece.base.errors import BlockError
+
+#: After what time the kernel is asked again when it could not take a request, in seconds.
+RETRY_S: Final = 0.001
+
 _SETUP: Final = 425
 _ENTER: Final = 426
 _REGISTER: Final = 427
@@ -64,7 +69,7 @@ class Queues:
 
     def __init__(self, entries: int, completions: int, wish: int = 0) -> None:
         if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            raise BlockError(errno.ENOSYS)
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
         params = self._set_up(entries, completions, wish)
@@ -108,7 +113,7 @@ class Queues:
             self._cq_head_at, self._cq_tail_at, self._cqes_at,
         ) = _PARAMS.unpack(params)  # fmt: skip
         if self.features & _NEEDED != _NEEDED:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            raise BlockError(errno.ENOSYS)
         size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
         shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._rings = mmap.mmap(self._fd, size, shared)
@@ -202,6 +207,5 @@ class Queues:
         """
         result = int(self._syscall(*arguments))
         if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+            raise BlockError(ctypes.get_errno())
         return result

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Final
 
 from qmpfleece.base.eager import Resumable
-from qmpfleece.base.uring.queues import Queues
+from qmpfleece.base.errors import BlockError
+from qmpfleece.base.uring.queues import RETRY_S, Queues
 
 #: Entries of the submission queue; when it is full it is submitted.
 _ENTRIES: Final = 256
@@ -32,9 +33,6 @@ _BATCH: Final = 8
 #: takes longer than most of them. What waits for more of them has no haste.
 _FEW: Final = 2
 _PATIENCE_NS: Final = 200_000
-
-#: After what time the kernel is asked again when it could not take a submission.
-_RETRY_S: Final = 0.001
 
 _REGISTER_EVENTFD: Final = 4
 _REGISTER_IOWQ_MAX_WORKERS: Final = 19
@@ -181,7 +179,7 @@ class Ring:
                     continue
                 # EAGAIN, EBUSY: it is short of memory.
                 if self._submit_later is None:
-                    self._submit_later = self._loop.call_later(_RETRY_S, self._submit_rest)
+                    self._submit_later = self._loop.call_later(RETRY_S, self._submit_rest)
                 return False
             queues.unsubmitted -= taken
         if self._deferred and len(self._free) >= _MAX_IN_FLIGHT - _FEW:
@@ -225,8 +223,7 @@ class Ring:
                 elif result == -errno.ECANCELED:
                     self._do_otherwise(write)
                 else:
-                    code = -result or errno.ENOSPC
-                    write.settle(None, OSError(code, os.strerror(code)))
+                    write.settle(None, BlockError(-result or errno.ENOSPC))
         self._submit_rest()
 
     def _read_event(self) -> None:

@@ -91,17 +91,30 @@ class Client:
         else:
             self.out.append(transmission.pack_simple(wire, request.cookie))
 
-    def payload_buffer(self, length: int) -> tuple[memoryview, memoryview, Buffer]:
-        """Return memory for a large reply with a payload of ``length`` bytes.
+    def large_reply(
+        self, cookie: int, offset: int, length: int, flags: int
+    ) -> tuple[memoryview, Buffer]:
+        """Return a large reply, or a chunk of one, that has its header but no payload yet.
+
+        Args:
+            cookie: The request's.
+            offset: Of the payload, in bytes.
+            length: Of the payload, in bytes.
+            flags: Of the chunk.
 
         Returns:
-            The whole reply, the payload in it, and the buffer below, which the caller
-            releases when the read fails, and else puts into ``lent``.
+            The whole, and the buffer below, which the caller releases when the read fails, and
+            else hands to ``answer``.
         """
-        header = self.header
         buffer = self._pool.take(_PAYLOAD_AT + length)
-        whole = buffer.view[_PAYLOAD_AT - header : _PAYLOAD_AT + length]
-        return whole, whole[header:], buffer
+        reply = buffer.view[_PAYLOAD_AT - self.header : _PAYLOAD_AT + length]
+        self.pack_header(reply, cookie, offset, length, flags)
+        return reply, buffer
+
+    def answer(self, reply: memoryview, buffer: Buffer) -> None:
+        """Send a reply that is complete; ``buffer`` below it is released then."""
+        self.out.append(reply)
+        self.lent.append(buffer)
 
     def room(self, size: int) -> memoryview:
         """Return memory for a reply of ``size`` bytes, at most POOLED_READ and a header.

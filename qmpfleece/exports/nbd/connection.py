@@ -14,27 +14,20 @@ import asyncio
 import enum
 import errno
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
-from qmpfleece.base import eager
-from qmpfleece.base.errors import errno_of
-from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.client import Client
-from qmpfleece.exports.nbd.command import COMMANDS, Command, Rest, refusal
-from qmpfleece.exports.nbd.commands.read import read_into
 from qmpfleece.exports.nbd.courier import Courier, Sharing
 from qmpfleece.exports.nbd.outgoing import Outgoing
 from qmpfleece.exports.nbd.reachable import Reachable
+from qmpfleece.exports.nbd.requests import Requests
 from qmpfleece.nbdproto import const
-from qmpfleece.nbdproto.buffers import Buffer, BufferPool
+from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.handshake import ServerHandshake
 from qmpfleece.nbdproto.option import Directory, Negotiated
 from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
-
-import_siblings("qmpfleece.exports.nbd.commands")
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +47,6 @@ _MAX_BATCH: Final = 512
 _MAX_READ: Final = 256 * KIB
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
-
-#: QEMU's words for a request after which the stream can't be followed.
-_INTERMEDIATE: Final = "Disconnect client, due to: Request handling failed in intermediate state"
-_COMMANDS: Final = {known.number: known for known in COMMANDS.values()}
-_READ: Final = _COMMANDS[const.CMD_READ]
 
 
 class Server(Directory, Protocol):
@@ -95,8 +83,7 @@ class _Phase(enum.Enum):
 class Connection(asyncio.BufferedProtocol):
     """A client, from its handshake to the end of its last request.
 
-    Changes only in ``_begin`` and ``ended``: ``_in_flight``, ``_bytes``. Only in ``_serve``: what
-    is parsed.
+    Changes only in ``_serve``: what is parsed.
 
     Args:
         server: Who accepted it; is told of the end.
@@ -113,8 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._client: Client | None = None
         self._parser: RequestParser | None = None
         self._transport: asyncio.Transport | None = None
-        self._in_flight = 0
-        self._bytes = 0
+        self._requests: Requests | None = None
         self._outgoing: Outgoing | None = None
         self._courier: Courier | None = None
         self._reading_paused = False
@@ -156,7 +142,7 @@ class Connection(asyncio.BufferedProtocol):
             # What waits for its turn is whole; only a client that is served fully can be cut.
             if not self._reading_paused and self._parser.missing:
                 log.warning("Disconnect client, due to: %s", self._parser.missing)
-            self._stop_receiving()
+            self.stop_receiving()
         elif self._phase is _Phase.HANDSHAKE and self._handshake.spoke:
             self._handshake.end()
             self._note_closed()
@@ -222,7 +208,8 @@ class Connection(asyncio.BufferedProtocol):
         self._client = Client(export, negotiated, pool)
         self._outgoing = Outgoing(self._client, transport)
         self._parser = RequestParser(pool)
-        self._courier = Courier(self, self._client, transport, self._server.sharing)
+        self._requests = Requests(self._client, self)
+        self._courier = Courier(self._client, transport, self._server.sharing, self._schedule_wake)
         self._client.courier = self._courier
         self._phase = _Phase.TRANSMISSION
         export.enter(self)
@@ -244,10 +231,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _serve(self) -> None:
         """Begin all requests that have been received, as far as the bounds allow."""
-        parser, client = self._parser, self._client
+        parser, client, requests = self._parser, self._client, self._requests
         outgoing, courier = self._outgoing, self._courier
         assert parser is not None
         assert client is not None
+        assert requests is not None
         assert outgoing is not None
         assert courier is not None
         self._serving = True
@@ -259,15 +247,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._schedule_wake()
                 break
             if (
-                self._in_flight >= MAX_IN_FLIGHT
-                or self._bytes >= MAX_BYTES_IN_FLIGHT
+                requests.in_flight >= MAX_IN_FLIGHT
+                or requests.bytes >= MAX_BYTES_IN_FLIGHT
                 or self._writing_paused
                 or courier.full
             ):
                 self._pause_reading()
                 break
             if courier.undone:
-                self._read_after_all(client, *courier.undone.popleft())
+                requests.read_after_all(*courier.undone.popleft())
                 outgoing.send(paused=self._writing_paused)
                 continue
             try:
@@ -276,125 +264,41 @@ class Connection(asyncio.BufferedProtocol):
                 client.fail(
                     Request(0, const.CMD_READ, error.cookie, 0, 0), errno.EINVAL, str(error)
                 )
-                log.warning(_INTERMEDIATE)
-                self._stop_receiving()
+                self.lose_track()
                 break
             if request is None:
                 self._resume_reading()
                 break
-            self._begin(client, request)
+            requests.begin(request)
             begun += 1
-            if client.lent:  # a large reply: while it lies in the processor's cache
+            if client.lent:  # much is complete: while it lies in the processor's cache
                 outgoing.send(paused=self._writing_paused)
         self._serving = False
-        if courier.busy and not courier.away:
-            courier.go()
+        courier.go()
         outgoing.send(paused=self._writing_paused)
-        if begun == 1 and client.read_here < _LARGE and not self._in_flight and not courier.busy:
+        busy = requests.in_flight or courier.pending
+        if begun == 1 and client.read_here < _LARGE and not busy:
             self._server.vigil.prolong()  # it seems to wait for each reply
-        if self._phase is _Phase.CLOSING and not (
-            self._in_flight or courier.busy or courier.undone
-        ):
+        if self._phase is _Phase.CLOSING and not busy and not courier.undone:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
 
-    def _begin(self, client: Client, request: Request) -> None:
-        if request.type == const.CMD_DISC:
-            self._stop_receiving()
-            return
-        known = _COMMANDS.get(request.type)
-        why = refusal(client, request, known)
-        if why is not None:
-            self._refuse(client, request, known, *why)
-            return
-        assert known is not None
-        self._run(client, known, request, known.run)
-
-    def _run(
-        self,
-        client: Client,
-        known: Command,
-        request: Request,
-        run: Callable[[Client, Request], Rest],
-    ) -> None:
-        """Run a request to its end, or until it has to wait."""
-        try:
-            rest = run(client, request)
-            if rest is eager.DONE:
-                if request.payload is not None:
-                    request.release()
-                return
-            rest = cast("Coroutine[Any, Any, None]", rest)
-            waits_for = rest.send(None)
-        except StopIteration:
-            if request.payload is not None:
-                request.release()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - becomes the reply
-            self._fail(client, known, request, error)
-            request.release()
-        else:
-            size = request.length if known.payload else 0
-            self._in_flight += 1
-            self._bytes += size
-            _Running(rest, self, client, known, request, size).wait_for(waits_for)
-
-    def _read_after_all(
-        self, client: Client, request: Request, reply: memoryview, buffer: Buffer
-    ) -> None:
-        """Read what the courier could not."""
-        self._run(
-            client,
-            _READ,
-            request,
-            lambda client, request: read_into(client, request.offset, reply, buffer),
-        )
-
-    def _refuse(
-        self, client: Client, request: Request, known: Command | None, error: int, text: str
-    ) -> None:
-        """Answer a request that is not run."""
-        if known is not None and known.counts_as is not None:
-            client.accounting.invalid(known.counts_as)
-        client.fail(request, error, text)
-        if request.type == const.CMD_WRITE and request.payload is None:
-            log.warning(_INTERMEDIATE)
-            self._stop_receiving()
-        request.release()
-
-    def _fail(
-        self, client: Client, known: Command, request: Request, error: BaseException
-    ) -> None:
-        """Answer with an error. This is an edge: nothing that goes wrong goes any further."""
-        if known.counts_as is not None:
-            client.accounting.failed(known.counts_as, request.length)
-        if isinstance(error, OSError):
-            client.fail(request, errno_of(error), known.failure)
-        else:  # our bug must not harm other clients
-            log.error("NBD %s of %d bytes failed", known.name, request.length, exc_info=error)
-            client.fail(request, errno.EIO, known.failure)
-
-    def ended(
-        self,
-        client: Client,
-        known: Command,
-        request: Request,
-        size: int,
-        error: BaseException | None,
-    ) -> None:
-        """Take note of the end of a request that had to wait."""
-        if error is not None:
-            self._fail(client, known, request, error)
-        self._in_flight -= 1
-        self._bytes -= size
-        request.release()
+    def stop_receiving(self) -> None:
+        """Take no more requests; hang up once those in flight are answered."""
+        self._phase = _Phase.CLOSING
         if not self._serving:
             self._schedule_wake()
 
-    def courier_back(self) -> None:
-        """Go on with the client's requests."""
-        self._schedule_wake()
+    def lose_track(self) -> None:
+        """Do so because it can't be told where the next request begins."""
+        # QEMU's words.
+        log.warning("Disconnect client, due to: Request handling failed in intermediate state")
+        self.stop_receiving()
+
+    def request_ended(self) -> None:
+        """Go on with the client's requests, and send what is complete."""
+        if not self._serving:
+            self._schedule_wake()
 
     def _schedule_wake(self) -> None:
         if not self._wake_scheduled:
@@ -425,12 +329,6 @@ class Connection(asyncio.BufferedProtocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    def _stop_receiving(self) -> None:
-        """Take no more requests; hang up once those in flight are answered."""
-        self._phase = _Phase.CLOSING
-        if not self._serving:
-            self._schedule_wake()
-
     def _lose(self) -> None:
         self._phase = _Phase.LOST
         self._stop_timer()
@@ -439,12 +337,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def _close_courier(self) -> None:
         """Let go of the courier's end of the socket, so that the client sees that it is over."""
-        if self._courier is not None and not self._courier.busy:
+        if self._courier is not None and not self._courier.pending:
             self._courier.close()
 
     def _end_if_idle(self) -> None:
         """When the socket is gone and nothing is in flight: give everything back, once."""
-        if self._in_flight or self._ended or (self._courier is not None and self._courier.busy):
+        if (
+            self._ended
+            or (self._requests is not None and self._requests.in_flight)
+            or (self._courier is not None and self._courier.pending)
+        ):
             return
         self._ended = True
         if self._parser is not None:
@@ -454,30 +356,3 @@ class Connection(asyncio.BufferedProtocol):
         if self._export is not None:
             self._export.leave(self)
         self._server.connection_ended(self)
-
-
-class _Running(eager.Stepper):
-    """A request on its way."""
-
-    __slots__ = ("_client", "_connection", "_known", "_request", "_size")
-
-    def __init__(
-        self,
-        coro: Coroutine[Any, Any, None],
-        connection: Connection,
-        client: Client,
-        known: Command,
-        request: Request,
-        size: int,
-    ) -> None:
-        self._coro = coro  # at once: this is made for every request that waits
-        self._loop = connection.loop
-        self._connection = connection
-        self._client = client
-        self._known = known
-        self._request = request
-        self._size = size
-
-    def ended(self, error: BaseException | None) -> None:
-        """Tell the connection."""
-        self._connection.ended(self._client, self._known, self._request, self._size, error)

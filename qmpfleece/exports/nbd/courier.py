@@ -14,8 +14,9 @@ import ctypes
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.units import MIB
 from qmpfleece.exports.nbd.client import Client
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 #: No more is added to a batch that has so many bytes: what a unix socket takes at once.
 _BATCH: Final = 2 * MIB
-
 #: So many bytes the loop reads after something was not in the page cache.
 _RETRY: Final = 4 * MIB
 
@@ -55,46 +55,41 @@ class Sharing:
             self._last = None
 
 
-class Owner(Protocol):
-    """The connection."""
-
-    def courier_back(self) -> None:
-        """Go on: nothing is away any more. What is ``undone`` is to be done first."""
-
-
 class Courier:
     """The large replies of one connection.
 
     Args:
-        owner: Is told what becomes of them.
         client: Whose replies they are.
         transport: To the client.
         sharing: Of all connections of the server.
+        on_back: Called when a batch is back, and what is ``undone`` is to be done.
 
     Attributes:
-        busy: A batch is being made or is away; nothing may be sent.
+        pending: How many replies are in the batch. While there are any nothing may be sent.
         full: Nothing may be begun, either: the batch is large enough, or away.
-        away: The batch is on its way.
         undone: Reads that have come back as they were: request, reply, and whose memory it is.
     """
 
     def __init__(
-        self, owner: Owner, client: Client, transport: asyncio.Transport, sharing: Sharing
+        self,
+        client: Client,
+        transport: asyncio.Transport,
+        sharing: Sharing,
+        on_back: Callable[[], None],
     ) -> None:
-        self.busy = False
+        self.pending = 0
         self.full = False
-        self.away = False
         self.undone: deque[tuple[Request, memoryview, Buffer]] = deque()
-        self._owner: Final = owner
         self._client: Final = client
         self._transport: Final = transport
         self._sharing: Final = sharing
+        self._on_back: Final = on_back
         self._mover: Mover | None = None
         self._impossible = False
         #: The transport may close its own while a batch is away, and the number be used again.
         self._socket = -1
+        self._away = False
         self._bytes = 0
-        self._count = 0
         #: Whether a reply of this batch found too little room.
         self._was_short = False
         #: Bytes to be read by the loop before the next try, after what was not in the page cache.
@@ -108,13 +103,13 @@ class Courier:
             reply: Its reply: the header, and room for the payload.
             buffer: Has the memory; belongs to the courier when it takes the read.
         """
-        if not self._sharing.is_shared(self) and not self.busy:
+        if not self._sharing.is_shared(self) and not self.pending:
             return False
         client, length = self._client, request.length
         if self._cold > 0:
             self._cold -= length
             return False
-        if not self.busy and not self._get_ready():
+        if not self.pending and not self._get_ready():
             return False
         places = client.backend.locate(request.offset, length)
         if places is None:
@@ -130,21 +125,21 @@ class Courier:
         ):
             places.release()
             return False
-        self.busy = True
-        self._count += 1
+        self.pending += 1
         self._bytes += length
         self.full = self._bytes >= _BATCH
         return True
 
     def go(self) -> None:
-        """Send the batch on its way."""
-        assert self._mover is not None
-        self.full = self.away = True
-        self._mover.go()
+        """Send the batch on its way, if there is one here."""
+        if self.pending and not self._away:
+            assert self._mover is not None
+            self.full = self._away = True
+            self._mover.go()
 
     def close(self) -> None:
         """Let go of the socket, and forget what is undone; nothing is away. Again is harmless."""
-        assert not self.busy
+        assert not self.pending
         self._sharing.forget(self)
         while self.undone:
             self.undone.pop()[2].release()
@@ -182,18 +177,17 @@ class Courier:
                 client.lent.append(buffer)
             elif result == -errno.EAGAIN:
                 self._was_short = True
-                client.out.append(reply)
-                client.lent.append(buffer)
+                client.answer(reply, buffer)
             else:
                 self.undone.append((request, reply, buffer))
         finally:
-            self._count -= 1
-            if not self._count:
+            self.pending -= 1
+            if not self.pending:
                 self._come_back()
 
     def _come_back(self) -> None:
         if self.undone and not self._was_short:
             self._cold = _RETRY
-        self.busy = self.full = self.away = self._was_short = False
+        self.full = self._away = self._was_short = False
         self._bytes = 0
-        self._owner.courier_back()
+        self._on_back()

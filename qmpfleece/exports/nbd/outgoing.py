@@ -35,7 +35,7 @@ class Outgoing:
             paused: The transport has more than enough, and will say when that is sent.
         """
         client, transport = self._client, self._transport
-        if client.courier is not None and client.courier.busy:
+        if client.courier is not None and client.courier.pending:
             return  # it is the courier's turn to send
         out = client.out
         if (row := client.take_row()) is not None:

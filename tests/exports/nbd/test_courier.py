@@ -196,9 +196,9 @@ async def test_nothing_is_taken_while_something_else_is_to_be_sent(replies, unse
     transport = SimpleNamespace(get_write_buffer_size=lambda: unsent)
     sharing = Sharing()
     sharing.is_shared("another")
-    courier = Courier(None, client, transport, sharing)
+    courier = Courier(client, transport, sharing, lambda: None)
     assert not courier.take(SimpleNamespace(length=LARGE), None, None)
-    assert not courier.busy
+    assert not courier.pending
 
 
 async def test_what_is_done_meanwhile_is_answered_behind_what_is_away(fleecing, gate):

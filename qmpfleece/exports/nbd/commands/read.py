@@ -110,24 +110,17 @@ async def _read_sparse(client: Client, request: Request) -> None:
         if zero:
             client.out.append(transmission.pack_hole(request.cookie, offset, length, flags))
         else:
-            await _read_pooled(client, request, offset, length, flags)
+            reply, buffer = client.large_reply(request.cookie, offset, length, flags)
+            await read_into(client, offset, reply, buffer)
         offset += length
 
 
 def _read_large(client: Client, request: Request) -> Rest:
     """Answer with one chunk, which a thread reads and sends if that is possible."""
-    reply, _, buffer = client.payload_buffer(request.length)
-    client.pack_header(reply, request.cookie, request.offset, request.length, _DONE)
+    reply, buffer = client.large_reply(request.cookie, request.offset, request.length, _DONE)
     if client.courier is not None and client.courier.take(request, reply, buffer):
         return DONE
     return read_into(client, request.offset, reply, buffer)
-
-
-def _read_pooled(client: Client, request: Request, offset: int, length: int, flags: int) -> Rest:
-    """Read one run into pooled memory and send it from there."""
-    reply, _, buffer = client.payload_buffer(length)
-    client.pack_header(reply, request.cookie, offset, length, flags)
-    return read_into(client, offset, reply, buffer)
 
 
 def read_into(client: Client, offset: int, reply: memoryview, buffer: Buffer) -> Rest:
@@ -141,8 +134,7 @@ def read_into(client: Client, offset: int, reply: memoryview, buffer: Buffer) ->
         raise
     if io is not DONE:
         return _send_later(client, reply, buffer, io)
-    client.out.append(reply)
-    client.lent.append(buffer)
+    client.answer(reply, buffer)
     return DONE
 
 
@@ -153,5 +145,4 @@ async def _send_later(client: Client, reply: memoryview, buffer: Buffer, io: Io)
     except BaseException:
         buffer.release()
         raise
-    client.out.append(reply)
-    client.lent.append(buffer)
+    client.answer(reply, buffer)
