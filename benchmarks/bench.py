@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from benchmarks import fio
+from benchmarks import at_hand, fio
 from benchmarks.images import GIB, MIB
 from benchmarks.model import MeasurementError
 from benchmarks.peers import Peer, Server, Setup, child, ended, serve
@@ -25,6 +25,7 @@ class Scale:
         rounds: Measurements of each peer.
         seconds: Of a load, each.
         disk: Bytes of a disk full of data.
+        memory: Bytes kept at hand, for the disk and what is written beside it.
         extents: Pieces of data in a fragmented image.
         scattered: Writes that spread over a large bitmap.
         round_trips: Of QMP.
@@ -33,8 +34,9 @@ class Scale:
     """
 
     rounds: int = 3
-    seconds: float = 4.0
+    seconds: float = 2.5
     disk: int = GIB
+    memory: int = 4 * GIB
     extents: int = 20_000
     scattered: int = 50_000
     round_trips: int = 5000
@@ -48,6 +50,7 @@ QUICK: Final = Scale(
     rounds=1,
     seconds=0.5,
     disk=512 * MIB,
+    memory=2 * GIB,
     extents=2000,
     scattered=5000,
     round_trips=500,
@@ -74,6 +77,7 @@ class Bench:
                 tempfile.TemporaryDirectory(prefix="bench-", dir=self._parent)
             )
         )
+        self._stack.enter_context(at_hand.kept(self.scale.memory))
         return self
 
     def __exit__(self, *exc: object) -> None:

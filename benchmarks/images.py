@@ -88,20 +88,6 @@ def warm(path: Path) -> None:
             pass
 
 
-def claim_memory(folder: Path, size: int) -> None:
-    """Make the system have ``size`` bytes of memory at hand for the page cache.
-
-    A virtual machine may have given free memory back to its host, and to get it again costs
-    several times what copying into it does, by chance to one peer and not to another.
-    """
-    path = folder / "memory"
-    block = memoryview(bytearray(b"\x5a") * MIB)
-    with path.open("wb", buffering=0) as file:
-        for _ in range(size // MIB):
-            file.write(block)
-    path.unlink()
-
-
 def shuffled_clusters(size: int) -> list[int]:
     """Return an offset in every cluster, each once, in an order that is always the same."""
     order = list(range(size // CLUSTER))

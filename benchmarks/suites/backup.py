@@ -69,7 +69,6 @@ def _full(bench: Bench, peer: Peer, *, source: str, target: str) -> Figures:
         _serving(bench, peer, (source, path), target, size) as (server, _),
         server.qmp() as qmp,
     ):
-        images.claim_memory(bench.folder, size)
         seconds, length = _back_up(qmp, sync="full")
     if length != size:
         raise MeasurementError(f"{length} of {size} bytes were copied")
@@ -99,7 +98,6 @@ def _incremental(bench: Bench, peer: Peer, *, driver: str) -> Figures:
             {"node": "disk", "name": "bitmap", "granularity": images.CLUSTER},
         )
         fio.write_once(server.uri(), offsets, images.CLUSTER, _GUEST, target.parent)
-        images.claim_memory(bench.folder, len(offsets) * images.CLUSTER)
         seconds, length = _back_up(qmp, sync="incremental", bitmap="bitmap")
     if length != len(dirty) * images.CLUSTER:
         raise MeasurementError(f"{length} bytes were copied, {len(dirty)} clusters were dirty")

@@ -52,7 +52,6 @@ def _fleecing(bench: Bench, peer: Peer, temp_format: str = "raw") -> Iterator[_F
             images.qcow2(temp, size)
         else:
             images.sparse(temp, size)
-        images.claim_memory(bench.folder, size)
         graph = (
             f"--blockdev=driver=file,node-name=disk,filename={disk}",
             f"--blockdev=driver=file,node-name=temp-file,filename={temp}",

@@ -17,6 +17,7 @@ _TINY = replace(
     rounds=1,
     seconds=0.05,
     disk=8 * MIB,
+    memory=4 * MIB,
     extents=50,
     scattered=200,
     round_trips=20,
