@@ -6,12 +6,13 @@ switches a batch, not two an operation.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
 from qmpfleece.base.eager import Resumable
 from qmpfleece.base.files import pwrite_all
@@ -63,6 +64,44 @@ class _Operation(Resumable[T]):
 _Batch = list[_Operation[Any]]
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
+
+
+class _IfPossible(Generic[C]):
+    """What is made when it is first asked for, if the system has such a thing."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], C]) -> None:
+        self._make: Callable[[], C] | None = make
+        self._made: C | None = None
+
+    def get(self) -> C | None:
+        """Return it; None where it is not possible."""
+        if self._make is not None:
+            make, self._make = self._make, None
+            with contextlib.suppress(OSError):
+                self._made = make()
+        return self._made
+
+    def close(self) -> None:
+        """Give it back, if there is one; none is made any more."""
+        self._make = None
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+
+def _make_movers() -> "Movers":
+    from qmpfleece.base.uring.mover import Movers
+
+    return Movers()
+
+
 class Workers:
     """Threads shared by all disks, started as they are needed.
 
@@ -74,35 +113,24 @@ class Workers:
         self._inbox: queue.SimpleQueue[tuple[WorkerQueue, _Batch] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._busy = 0
-        self._ring: Ring | None = None
-        self._has_ring = True
-        self._movers: Movers | None = None
-        self._has_movers = True
+        self._ring = _IfPossible(self._make_ring)
+        self._movers = _IfPossible(_make_movers)
 
     @property
     def ring(self) -> "Ring | None":
         """What makes buffered writes without a thread; None where the system has no such thing."""
-        if self._ring is None and self._has_ring:
-            from qmpfleece.base.uring.writes import Ring
-
-            try:
-                queue = self.queue()
-                self._ring = Ring(lambda *write: queue.submit(pwrite_all, *write))
-            except OSError:
-                self._has_ring = False
-        return self._ring
+        return self._ring.get()
 
     @property
     def movers(self) -> "Movers | None":
         """What reads files and sends the data; None where the system has no such thing."""
-        if self._movers is None and self._has_movers:
-            from qmpfleece.base.uring.mover import Movers
+        return self._movers.get()
 
-            try:
-                self._movers = Movers()
-            except OSError:
-                self._has_movers = False
-        return self._movers
+    def _make_ring(self) -> "Ring":
+        from qmpfleece.base.uring.writes import Ring
+
+        queue = self.queue()
+        return Ring(lambda *write: queue.submit(pwrite_all, *write))
 
     def queue(self, limit: int = 16) -> "WorkerQueue":
         """Return a new queue, for one disk.
@@ -141,12 +169,8 @@ class Workers:
 
     def close(self) -> None:
         """End all threads. The caller has awaited every operation."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
-        if self._movers is not None:
-            self._movers.close()
-            self._movers = None
+        self._ring.close()
+        self._movers.close()
         for _ in self._threads:
             self._inbox.put(None)
         for thread in self._threads:

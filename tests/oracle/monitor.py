@@ -4,8 +4,9 @@ import contextlib
 import errno
 import json
 import socket
-import time
 from typing import Final
+
+from tests.tools.dial import dial
 
 PATIENCE_S: Final = 10.0
 
@@ -35,7 +36,10 @@ class Monitor:
         if isinstance(address, socket.socket):
             self._socket = address
         else:
-            self._socket = _connect(address)
+            try:
+                self._socket = dial(address)
+            except ConnectionRefusedError:
+                raise StoppedError("nobody listens for the monitor") from None
         self._socket.settimeout(PATIENCE_S)
 
     def send(self, data: bytes) -> None:
@@ -79,19 +83,3 @@ class Monitor:
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
-
-
-def _connect(address: str | tuple[str, int]) -> socket.socket:
-    """Connect to what has been made and may not listen yet."""
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        connection = socket.socket(family)
-        try:
-            connection.connect(address)
-        except ConnectionRefusedError:
-            connection.close()
-            if time.monotonic() > deadline:
-                raise StoppedError("nobody listens for the monitor") from None
-        else:
-            return connection

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+
+from tests.tools.dial import dial
 
 BIN = Path(sys.executable).parent
 QSD = BIN / "qmpfleece-qsd"
@@ -148,9 +149,8 @@ class Qmp:
     """
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = dial(str(path))
         self._socket.settimeout(PATIENCE_S)
-        self._socket.connect(str(path))
         self._lines = self._socket.makefile("r")
         self.events: list[dict[str, Any]] = []
         self.greeting = json.loads(self._lines.readline())

@@ -128,15 +128,11 @@ class Discarder:
         if not any(count for _, count in dropped):
             dropped.clear()
             return
-        epoch = image.journal.epoch
-        epoch.users += 1  # so that nobody gets the clusters before they are discarded
-        try:
+        with image.journal.epoch:  # so that nobody gets the clusters before they are discarded
             await image.note("cluster_free")
             if image.discard_request:
                 for first, count in _runs(dropped):
                     await image.refcounts.discard(first, count)
-        finally:
-            epoch.users -= 1
         dropped.clear()
 
     # -- zeroes ---------------------------------------------------------------------------

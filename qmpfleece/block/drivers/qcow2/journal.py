@@ -47,6 +47,8 @@ class Free(NamedTuple):
 class Epoch:
     """Requests that began in one span of time; the clusters that they use must stay.
 
+    As a context manager it holds them for the length of the block.
+
     Attributes:
         users: How many are in flight.
     """
@@ -56,8 +58,18 @@ class Epoch:
     def __init__(self) -> None:
         self.users = 0
 
+    def enter(self) -> None:
+        """Be one user more."""
+        self.users += 1
+
     def leave(self) -> None:
         """Be one user less."""
+        self.users -= 1
+
+    def __enter__(self) -> None:
+        self.users += 1
+
+    def __exit__(self, *_: object) -> None:
         self.users -= 1
 
 

@@ -73,7 +73,7 @@ class Reader:
             offset += run.length
             length -= run.length
         epoch = image.journal.epoch
-        epoch.users += 1
+        epoch.enter()
         places.held.append(epoch.leave)
         return True
 
@@ -86,12 +86,8 @@ class Reader:
         return io if io is DONE else self._holding_places(io)
 
     async def _holding_places(self, io: Io) -> None:
-        epoch = self._image.journal.epoch
-        epoch.users += 1
-        try:
+        with self._image.journal.epoch:
             await io
-        finally:
-            epoch.users -= 1
 
     async def _read_told(self, host: int, buf: memoryview) -> None:
         """Read what reaches past the end of the file, or once who listens knows of it."""
@@ -142,23 +138,20 @@ class Reader:
         image = self._image
         place, length = image.geometry.compressed(entry)
         data = bytearray(length)
-        epoch = image.journal.epoch
-        epoch.users += 1
-        try:
+        with image.journal.epoch:
             await image.note("read_compressed")
             await read_padded(image.file, place, memoryview(data))
-            cluster = await self._queue.submit(
-                compression.decompress,
-                image.header.compression,
-                data,
-                image.geometry.cluster_size,
-            )
+            try:
+                cluster = await self._queue.submit(
+                    compression.decompress,
+                    image.header.compression,
+                    data,
+                    image.geometry.cluster_size,
+                )
+            except ValueError as error:
+                raise BlockError(errno.EIO) from error
             # Remembered before others may use its place: it is forgotten when they do.
             image.decompressed = (entry, cluster)
-        except ValueError as error:
-            raise BlockError(errno.EIO) from error
-        finally:
-            epoch.users -= 1
         return cluster
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:

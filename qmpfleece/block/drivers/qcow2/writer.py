@@ -88,14 +88,10 @@ class Writer:
     async def _write_data(self, host: int, buf: memoryview) -> None:
         image = self._image
         self._check_place(host, len(buf))
-        epoch = image.journal.epoch
-        epoch.users += 1
-        try:
+        with image.journal.epoch:
             if image.debug is not None:
                 await image.debug("write_aio")
             await pipeline.pwrite(image.data, host, buf)
-        finally:
-            epoch.users -= 1
 
     def _check_place(self, host: int, length: int) -> None:
         """Refuse to write data where metadata is."""
