@@ -109,6 +109,14 @@ class Opener(Protocol):
     #: The driver was chosen by what the image looks like.
     probed: bool
 
+    async def open_node(self, name: str, ref: "str | BlockdevOptions") -> "Node":
+        """Do the first half of ``open_child``: what is opened is attached by that, or closed.
+
+        Raises:
+            QmpError: It can't be opened, or there is none.
+        """
+        ...
+
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> "Child":
         """Open a nested definition, or find the node of that name, and attach it.
 

@@ -346,14 +346,17 @@ class _Opener:
         self._graph = graph
         self._options = options
 
+    async def open_node(self, name: str, ref: "str | BlockdevOptions") -> Node:
+        """Open or find what is to be a child."""
+        if isinstance(ref, str):
+            return self.find(ref)
+        if name not in self.opened:
+            self.opened[name] = await self._graph._open(ref, self._options, self.above)
+        return self.opened[name]
+
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> Child:
         """Open or find a child, and attach it."""
-        if isinstance(ref, str):
-            below = self.find(ref)
-        elif name in self.opened:
-            below = self.opened[name]
-        else:
-            below = self.opened[name] = await self._graph._open(ref, self._options, self.above)
+        below = await self.open_node(name, ref)
         child = self._graph.attach_child(self.node, name, role, below)
         if not isinstance(ref, str):
             below.inherits_from = self.node
@@ -377,13 +380,13 @@ def check_options(
     Raises:
         QmpError: They contradict each other.
     """
+    if not reopened and options.force_share and not options.read_only:
+        raise QmpError("force-share=on can only be used with read-only images")
     if options.detect_zeroes == "unmap" and not options.unmap:
         raise QmpError(
             "setting detect-zeroes to unmap is not allowed without setting discard operation"
             " to unmap"
         )
-    if not reopened and options.force_share and not options.read_only:
-        raise QmpError("force-share=on can only be used with read-only images")
 
 
 def _check_length(node: Node) -> None:

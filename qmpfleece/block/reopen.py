@@ -226,6 +226,9 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
         if name not in new and name not in free and name != "node-name":
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
     if change.given.driver != node.given.driver:
+        for name in _REPLACEABLE:  # QEMU looks at these first
+            if isinstance(ref := getattr(change.given, name, None), str):
+                _find_child(graph, node, name, ref)
         raise QmpError("Cannot change the option 'driver'")
     _find_moves(graph, change)
     await driver.reopen_prepare(change)

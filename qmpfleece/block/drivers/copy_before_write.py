@@ -100,10 +100,10 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         self._file = await opener.open_child("file", options.file, Role.FILTERED | Role.PRIMARY)
         self._target = await opener.open_child("target", options.target, Role.DATA)
         self._shown = self._target_shows_source()
+        bitmap = _find_bitmap(opener, options.bitmap) if options.bitmap is not None else None
         self._check_target()
         length = self._file.node.length
         self.node.length = self._length = length
-        bitmap = _find_bitmap(opener, options.bitmap) if options.bitmap is not None else None
         cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
         try:
             self._copier = BlockCopy(

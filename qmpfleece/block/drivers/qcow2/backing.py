@@ -49,8 +49,7 @@ async def open_backing(
         ref = options.backing
         if isinstance(ref, BlockdevOptions) and ref.read_only is None:
             ref = ref.model_copy(update={"read_only": True})
-        with _said_of_backing():
-            return await opener.open_child("backing", ref, Role.COW)
+        return await _open_child(opener, ref)
     if not header.backing_name:
         return None
     above = _CHAIN.get()
@@ -61,9 +60,15 @@ async def open_backing(
     try:
         with _said_of_backing():
             ref = await _from_header(opener, header, file)
-            return await opener.open_child("backing", ref, Role.COW)
+        return await _open_child(opener, ref)
     finally:
         _CHAIN.reset(chain)
+
+
+async def _open_child(opener: Opener, ref: str | BlockdevOptions) -> Child:
+    with _said_of_backing():
+        await opener.open_node("backing", ref)
+    return await opener.open_child("backing", ref, Role.COW)  # fails without these words
 
 
 @contextmanager
