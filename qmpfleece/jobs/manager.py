@@ -94,16 +94,15 @@ class JobManager:
             job.pause()
         for job in running:
             await job.wait_paused(None)
-        while jobs := self.jobs():
-            for job in jobs:
-                if job.status is JobStatus.CONCLUDED:
-                    job.move(JobStatus.NULL)
-                elif not job.txn.settling:
-                    await job.cancel()
-            for job in jobs:
-                await job.join()
-                if job.txn.settling:
-                    await job.txn.settled()
+        while jobs := self.jobs():  # one after the other, the newest first
+            job = jobs[0]
+            if job.status is JobStatus.CONCLUDED:
+                job.move(JobStatus.NULL)
+            elif not job.txn.settling:
+                await job.cancel()
+            await job.join()
+            if job.txn.settling:
+                await job.txn.settled()
 
     def _get(self, job_id: str) -> "Job | None":
         job = self._jobs.get(job_id)

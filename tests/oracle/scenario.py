@@ -103,7 +103,11 @@ def load(module: str | None = None) -> dict[str, Scenario]:
 
 def run(name: str, program: Program) -> list[str]:
     """Run a scenario and return its transcript, which ends with how the program ended."""
-    function = load()[name]
+    return run_function(load()[name], program)
+
+
+def run_function(function: Scenario, program: Program) -> list[str]:
+    """Do the same with a scenario that has no name."""
     path = program.path()
     if path is None:
         raise FileNotFoundError(program.command)

@@ -132,7 +132,6 @@ class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
         below = self.system.drives.find_node(self.data.node)
         overlay = self.system.drives.find_node(self.data.overlay)
         await self.hold_drained(below)
-        overlay.check_free()
         self.append(overlay)
 
 

@@ -123,14 +123,17 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
         for wanted in self.options.bitmaps or ():
             if isinstance(wanted, str):
                 node, bitmap = _find_below(self.backend.node, wanted)
+                # One that is named with its node may change: it can be another disk's.
+                if not self.writable and not node.read_only and bitmap.enabled:
+                    raise QmpError(
+                        f"Enabled bitmap '{bitmap.name}' incompatible with readonly export"
+                    )
             else:
                 holder = self.host.graph.get(wanted.node)
                 if holder is None:
                     raise QmpError(f"Node '{wanted.node}' not found")
-                node, bitmap = holder, find_bitmap(holder.bitmaps, wanted.name)
+                bitmap = find_bitmap(holder.bitmaps, wanted.name)
             bitmap.check(allow_readonly=True)
-            if not self.writable and not node.read_only and bitmap.enabled:
-                raise QmpError(f"Enabled bitmap '{bitmap.name}' incompatible with readonly export")
             if len(bitmap.name or "") > const.MAX_STRING - len(const.CONTEXT_DIRTY_BITMAP):
                 raise QmpError(f"bitmap name '{bitmap.name}' is too long to be a context")
             found.append(bitmap)

@@ -66,3 +66,59 @@ def exports_end_with_server(d: Session) -> None:
         d.qmp("block-export-add", id=f"export-{name}", type="nbd", node_name=name)
     d.qmp("nbd-server-stop")
     d.qmp("query-block-exports")
+
+
+@scenario
+def overlay_that_is_in_use(d: Session) -> None:
+    nodes(d, "disk", "other")
+    for name in ("base", "top"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+        file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
+        more = {"backing": "base"} if name == "top" else {}
+        d.qmp("blockdev-add", driver="qcow2", node_name=name, file=file, **more)
+    d.qmp("blockdev-snapshot", node="disk", overlay="base")
+    d.qmp("blockdev-snapshot", node="base", overlay="top")
+    d.qmp("blockdev-snapshot", node="base", overlay="base")
+    backup = {"job_id": "j", "sync": "full", "auto_finalize": False}
+    d.qmp("blockdev-backup", device="disk", target="other", **backup)
+    d.event('"pending"')
+    for overlay in ("disk", "other"):
+        d.qmp("blockdev-snapshot", node="top", overlay=overlay)
+    d.qmp("job-finalize", id="j")
+    d.event('"null"')
+    d.qmp("blockdev-backup", device="disk", target="top", **backup)
+    d.event('"pending"')
+    d.qmp("blockdev-snapshot", node="other", overlay="top")
+    d.qmp("job-finalize", id="j")
+
+
+@scenario
+def jobs_end_with_quit(d: Session) -> None:
+    nodes(d, "a", "b", "c", "x", "y", "z")
+    kept = {"sync": "full", "auto_dismiss": False}
+    d.qmp("blockdev-backup", job_id="j0", device="a", target="x", **kept)
+    d.event('"concluded"')
+    d.qmp("blockdev-backup", job_id="j1", device="b", target="y", sync="none", auto_dismiss=False)
+    d.qmp("blockdev-backup", job_id="j2", device="c", target="z", auto_finalize=False, **kept)
+    d.event("BLOCK_JOB_PENDING")
+    d.qmp("query-jobs")
+
+
+@scenario
+def enabled_bitmap_on_readonly_export(d: Session) -> None:
+    d.nbd_server()
+    nodes(d, "a", "b", "target")
+    d.qmp("block-dirty-bitmap-add", node="a", name="bitmap")
+    named = {"node": "a", "name": "bitmap"}
+    for number, (node, bitmap) in enumerate(
+        (("a", "bitmap"), ("a", named), ("b", "bitmap"), ("b", named), ("a", "bitmap"))
+    ):
+        name = f"e{number}"
+        d.qmp("block-export-add", id=name, type="nbd", node_name=node, name=name, bitmaps=[bitmap])
+    d.qmp("query-block-exports")
+    d.qmp("query-named-block-nodes")
+    d.tool("nbdinfo", "--map=qemu:dirty-bitmap:bitmap", d.uri("e1"))
+    d.qmp("block-dirty-bitmap-remove", node="a", name="bitmap")
+    d.qmp("block-export-del", id="e1")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("block-dirty-bitmap-remove", node="a", name="bitmap")
