@@ -11,6 +11,7 @@ kill QEMU 7.2: to enable a bitmap that is not there in a transaction, to merge n
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
@@ -28,6 +29,10 @@ _EXPORTS: Final = ("e0", "e1", "e2")
 _SETTLED: Final = frozenset({"concluded", "pending"})
 #: Where QEMU has died of an assertion, there is nothing to compare any more.
 _DIED: Final = "** the connection ended"
+#: What files occupy, and where those of qcow2 images end.
+_OCCUPIED: Final = re.compile(
+    r', "actual-size": \d+|"virtual-size": \d+, (?="filename": "TMP/q\d.qcow2", "format": "file")'
+)
 
 Json = dict[str, Any]
 
@@ -44,6 +49,8 @@ class Commands:
         self._random = random.Random(seed)
         self._session = session
         self._there: list[str] = []
+        #: The names of exports, by their ids.
+        self._exported: dict[str, str] = {}
         self._steps: list[tuple[int, Callable[[], None]]] = [
             (25, self._add),
             (8, self._delete),
@@ -53,7 +60,8 @@ class Commands:
             (8, self._transaction),
             (14, self._backup),
             (5, self._tell_job),
-            (6, lambda: self._send("block-export-add", self._export())),
+            (8, self._add_export),
+            (10, self._request),
             (3, self._remove_export),
             (2, self._snapshot),
             (4, self._query),
@@ -78,6 +86,8 @@ class Commands:
             self._send(query)
         for name in _EXPORTS:
             self._send("block-export-del", {"id": name, "mode": "hard"})
+        for number in range(2):
+            session.content(f"f{number}.raw")
 
     # -- drawing ----------------------------------------------------------------------------
 
@@ -248,9 +258,31 @@ class Commands:
         self._send(f"job-{verb}", {"id": self._any(*_JOBS)})
         self._settle()
 
+    def _add_export(self) -> None:
+        options = self._export()
+        if self._send("block-export-add", options):
+            self._exported[options["id"]] = options.get("name", options["node-name"])
+
     def _remove_export(self) -> None:
         mode = self._some(0.3, mode=self._any("safe", "hard"))
-        self._send("block-export-del", {"id": self._any(*_EXPORTS), **mode})
+        name = self._any(*_EXPORTS)
+        if self._send("block-export-del", {"id": name, **mode}):
+            self._session.event("BLOCK_EXPORT_DELETED")
+            self._exported.pop(name, None)
+
+    def _request(self) -> None:
+        """Be a client of an export."""
+        if not self._exported:
+            return
+        name = self._exported[self._any(*sorted(self._exported))]
+        verb = self._any("write -P 5", "write -P 6", "write -z", "write -z -u", "discard", "read")
+        offset = self._random.randrange(0, _SIZE, 512)
+        length = min(self._any(512, 4 * KIB, 64 * KIB, 96 * KIB), _SIZE - offset)
+        options = ("-r",) if verb == "read" else ()
+        request = f"{verb} {offset} {length}"
+        self._session.tool(
+            "qemu-io", *options, "-f", "raw", "-c", request, self._session.uri(name)
+        )
 
     def _snapshot(self) -> None:
         self._send("blockdev-snapshot", {"node": self._name(), "overlay": self._name()})
@@ -263,9 +295,10 @@ def difference(seed: int, steps: int) -> list[str]:
     """Run one seed on both daemons; return the lines where they first differ, none if equal."""
     pair = scenario.STORAGE_DAEMON
     qemu, ours = (_run(seed, steps, program) for program in (pair.qemu, pair.ours))
-    died = next((at for at, line in enumerate(qemu) if line.startswith(_DIED)), len(qemu))
-    if died < len(qemu):
-        qemu, ours = qemu[:died], ours[:died]
+    if any(line.startswith(_DIED) for line in qemu):
+        # Its last reply is the last thing that counts: it may have died of a client's request.
+        end = 1 + max(at for at, line in enumerate(qemu) if line.startswith("<-"))
+        qemu, ours = qemu[:end], ours[:end]
     for at, (theirs, own) in enumerate(zip_longest(qemu, ours)):
         if theirs != own:
             return [*qemu[max(0, at - 4) : at], f"-{theirs}", f"+{own}"]
@@ -273,9 +306,9 @@ def difference(seed: int, steps: int) -> list[str]:
 
 
 def _run(seed: int, steps: int, program: scenario.Program) -> list[str]:
-    """Return what was answered; warnings on standard error are another matter."""
+    """Return what was answered; warnings, and what files occupy, are another matter."""
     lines = scenario.run_function(lambda d: Commands(seed, d).run(steps), program)
-    return [line for line in lines if not line.startswith("stderr:")]
+    return [_OCCUPIED.sub("", line) for line in lines if not line.startswith("stderr:")]
 
 
 def main() -> int:
