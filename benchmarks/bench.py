@@ -70,6 +70,7 @@ class Bench:
         self.scale = scale
         self._stack = contextlib.ExitStack()
         self._parent = parent
+        self._has_memory = False
 
     def __enter__(self) -> Self:
         self.folder = Path(
@@ -77,11 +78,16 @@ class Bench:
                 tempfile.TemporaryDirectory(prefix="bench-", dir=self._parent)
             )
         )
-        self._stack.enter_context(at_hand.kept(self.scale.memory))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def keep_memory(self) -> None:
+        """Keep memory at hand from now on, for those who measure what fills the page cache."""
+        if not self._has_memory:
+            self._has_memory = True
+            self._stack.enter_context(at_hand.kept(self.scale.memory))
 
     def shared(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return an image that all peers use, one after the other; make it if it is not there."""

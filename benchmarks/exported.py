@@ -67,6 +67,7 @@ def _measure(bench: Bench, peer: Peer, *, load: Load, serve: Serve, export: str)
 
 def raw_disk(bench: Bench) -> Path:
     """Return a raw file full of data; it is warm."""
+    bench.keep_memory()
     size = bench.scale.disk
     path = bench.shared(f"disk-{size}.raw", lambda path: images.filled(path, size))
     images.warm(path)
