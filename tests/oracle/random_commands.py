@@ -22,6 +22,7 @@ from tests.oracle.session import Session
 
 KIB: Final = 1024
 _SIZE: Final = 256 * KIB
+_STEPS: Final = 40
 _NODES: Final = ("n0", "n1", "n2", "n3", "n4")
 _BITMAPS: Final = ("b0", "b1")
 _JOBS: Final = ("j0", "j1")
@@ -231,9 +232,11 @@ class Commands:
             self._settle()
 
     def _change_bitmap(self) -> None:
-        verb = self._any("remove", "clear", "enable", "disable", "sha256")
-        name = "x-debug-block-dirty-bitmap-sha256" if verb == "sha256" else verb
-        self._send(name if verb == "sha256" else f"block-dirty-bitmap-{verb}", self._bitmap())
+        command = self._any(
+            *(f"block-dirty-bitmap-{verb}" for verb in ("remove", "clear", "enable", "disable")),
+            "x-debug-block-dirty-bitmap-sha256",
+        )
+        self._send(command, self._bitmap())
 
     def _transaction(self) -> None:
         drawn: dict[str, Callable[[], Json]] = {
@@ -291,7 +294,7 @@ class Commands:
         self._send(self._any("query-named-block-nodes", "query-block-exports", "query-jobs"))
 
 
-def difference(seed: int, steps: int) -> list[str]:
+def difference(seed: int, steps: int = _STEPS) -> list[str]:
     """Run one seed on both daemons; return the lines where they first differ, none if equal."""
     pair = scenario.STORAGE_DAEMON
     qemu, ours = (_run(seed, steps, program) for program in (pair.qemu, pair.ours))
@@ -316,7 +319,7 @@ def main() -> int:
     first, last, *more = (int(word) for word in sys.argv[1:])
     failed = 0
     for seed in range(first, last):
-        lines = difference(seed, more[0] if more else 40)
+        lines = difference(seed, *more)
         failed += bool(lines)
         for line in [f"=== {seed}", *lines] if lines else []:
             sys.stdout.write(f"{line}\n")
