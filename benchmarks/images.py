@@ -4,6 +4,8 @@ import os
 import random
 import subprocess
 from collections.abc import Iterable
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +21,19 @@ CLUSTER: Final = 64 * 1024
 def filled(path: Path, size: int) -> None:
     """Make a raw image without holes or zeroes."""
     noise = os.urandom(MIB)
-    with path.open("wb") as file:
-        for _ in range(size // MIB):
-            file.write(noise)
+    pieces = [noise[start : start + CLUSTER] for start in range(0, MIB, CLUSTER)]
+    _write_in_pieces(path, islice(cycle(pieces), size // CLUSTER))
+
+
+def _write_in_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file a cluster at a time, since that is how the page cache will keep it.
+
+    What was written with 1 MiB at once lies in folios of as much, and then ext4 (Linux 6.18)
+    takes 30 us for each 4 KiB that are written into one, for whoever is measured.
+    """
+    with path.open("wb", buffering=0) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def sparse(path: Path, size: int) -> None:
@@ -60,7 +72,11 @@ def qcow2(path: Path, size: int) -> None:
 
 def qcow2_of(path: Path, raw: Path) -> None:
     """Make a qcow2 image of a raw one."""
-    _img("convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(path))
+    converted = path.with_suffix(".converted")
+    _img("convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(converted))
+    with converted.open("rb", buffering=0) as file:
+        _write_in_pieces(path, iter(partial(file.read, CLUSTER), b""))
+    converted.unlink()
 
 
 def check(path: Path) -> None:
