@@ -93,7 +93,7 @@ class Stepper:
 
     def wait_for(self, future: Any) -> None:
         """Go on when ``future``, which the coroutine has just yielded, is done."""
-        if type(future) is not asyncio.Future and isinstance(future, Resumable):
+        if isinstance(future, Resumable):
             future._asyncio_future_blocking = False
             future._stepper = self
         elif future is None:  # asyncio.sleep(0)
