@@ -89,6 +89,10 @@ class Bench:
             self._has_memory = True
             self._stack.enter_context(at_hand.kept(self.scale.memory))
 
+    def fetch_memory(self) -> None:
+        """Have memory at hand for what is measured next, if that fills a disk at once."""
+        at_hand.fetch(self.scale.disk * 5 // 4)
+
     def shared(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return an image that all peers use, one after the other; make it if it is not there."""
         path = self.folder / name

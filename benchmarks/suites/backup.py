@@ -69,6 +69,7 @@ def _full(bench: Bench, peer: Peer, *, source: str, target: str) -> Figures:
         _serving(bench, peer, (source, path), target, size) as (server, _),
         server.qmp() as qmp,
     ):
+        bench.fetch_memory()
         seconds, length = _back_up(qmp, sync="full")
     if length != size:
         raise MeasurementError(f"{length} of {size} bytes were copied")

@@ -64,6 +64,7 @@ def _fleecing(bench: Bench, peer: Peer, temp_format: str = "raw") -> Iterator[_F
         # The nearest thing: writes go to a temporary file, the disk stays as it is.
         cow = ("--filter=cow", "file", str(disk))
         with bench.serving(peer, Setup(graph, cow)) as server:
+            bench.fetch_memory()
             yield _Fleecing(server, temp)
 
 

@@ -50,6 +50,7 @@ def _allocate(bench: Bench, peer: Peer, *, block: int, connections: int) -> Figu
         path = folder / "fresh.qcow2"
         images.qcow2(path, size)
         with bench.serving(peer, _image(path)) as server:
+            bench.fetch_memory()
             report = fio.write_once(server.uri(), offsets, block, load, folder)
         images.check(path)
     return {"rate": report.iops if block < images.MIB else report.bytes_s / 1e6}
