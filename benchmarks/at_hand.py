@@ -23,18 +23,11 @@ _PIECE: Final = 64 << 20
 @contextlib.contextmanager
 def kept(size: int) -> Iterator[None]:
     """Keep ``size`` bytes at hand, or half of what is free, for the length of the block."""
-    size = min(size, _available() // 2) // _STEP * _STEP
-    if not size:
-        yield
-        return
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        with contextlib.suppress(OSError):
-            # A huge page goes back as a whole. Not every kernel has them.
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-        for begin in range(0, size, _PIECE):
-            _touch(memory, begin, min(_PIECE, size - begin))
-        for begin in range(0, size, _STEP):
-            memory.madvise(mmap.MADV_DONTNEED, begin + mmap.PAGESIZE, _STEP - mmap.PAGESIZE)
+    # A huge page goes back as a whole.
+    with _claimed(size, mmap.MADV_NOHUGEPAGE) as memory:
+        if memory is not None:
+            for begin in range(0, len(memory), _STEP):
+                memory.madvise(mmap.MADV_DONTNEED, begin + mmap.PAGESIZE, _STEP - mmap.PAGESIZE)
         yield
 
 
@@ -43,14 +36,28 @@ def fetch(size: int) -> None:
 
     For who writes large pieces: what ``kept`` keeps is too scattered for them.
     """
-    size = min(size, _available() // 2) // mmap.PAGESIZE * mmap.PAGESIZE
+    with _claimed(size, mmap.MADV_HUGEPAGE):
+        pass
+
+
+@contextlib.contextmanager
+def _claimed(size: int, huge: int) -> Iterator[mmap.mmap | None]:
+    """Give ``size`` bytes of memory, or half of what is free, all of it touched; None for none.
+
+    Args:
+        size: In bytes, rounded down to whole steps.
+        huge: MADV_HUGEPAGE or MADV_NOHUGEPAGE.
+    """
+    size = min(size, _available() // 2) // _STEP * _STEP
     if not size:
+        yield None
         return
     with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # not every kernel has huge pages
+            memory.madvise(huge)
         for begin in range(0, size, _PIECE):
             _touch(memory, begin, min(_PIECE, size - begin))
+        yield memory
 
 
 def _touch(memory: mmap.mmap, begin: int, length: int) -> None:

@@ -106,9 +106,9 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     """
     node = child.node
     length = len(buf)
-    end = offset + length
-    if offset < 0 or end > node.length or not child.may_write:
+    if offset < 0 or offset + length > node.length or node.options.read_only:
         _check_write(child, offset, length)
+    assert child.may_write, f"{child!r} writes without the permission"
     if node.options.detect_zeroes != "off" and length and is_zero(buf):
         if node.options.detect_zeroes == "unmap":
             flags |= ReqFlags.MAY_UNMAP
@@ -130,8 +130,8 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
             if flags & FUA and not driver.write_flags & FUA:
                 node.write_gen += 1
                 await flush_node(node)
-        if end > node.length:
-            set_length(node, align_up(end, SECTOR))
+        if offset + length > node.length:
+            set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
 

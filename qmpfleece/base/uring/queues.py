@@ -39,8 +39,6 @@ _SQ_TASKRUN: Final = 1 << 2
 #: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
 #: operation, user data, the rest.
 _SQE: Final = struct.Struct("=BBHiQQIIQ24x")
-_SQE_SIZE: Final = _SQE.size
-_pack_sqe: Final = _SQE.pack_into
 _OP_INVALID: Final = 255
 #: Where the flags of such an entry lie.
 _SQE_FLAGS: Final = 1
@@ -119,7 +117,7 @@ class Queues:
         size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
         shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._rings = mmap.mmap(self._fd, size, shared)
-        self._sqes = mmap.mmap(self._fd, submissions * _SQE_SIZE, shared, offset=_OFF_SQES)
+        self._sqes = mmap.mmap(self._fd, submissions * _SQE.size, shared, offset=_OFF_SQES)
         self._words = memoryview(self._rings).cast("I")
         for index in range(submissions):
             self._words[array // 4 + index] = index
@@ -150,24 +148,19 @@ class Queues:
     def put(
         self, opcode: int, flags: int, fd: int, offset: int, address: int, length: int,
         of_operation: int, user_data: int,
-    ) -> int:  # fmt: skip
-        """Add a request; there must be room. The kernel sees it once it is published.
-
-        Returns:
-            How many are put and not submitted.
-        """
+    ) -> None:  # fmt: skip
+        """Add a request; there must be room. The kernel sees it once it is published."""
         tail = self._sq_tail
-        _pack_sqe(
-            self._sqes, (tail & self._sq_mask) * _SQE_SIZE,
+        _SQE.pack_into(
+            self._sqes, (tail & self._sq_mask) * _SQE.size,
             opcode, flags, 0, fd, offset, address, length, of_operation, user_data,
         )  # fmt: skip
         self._sq_tail = (tail + 1) & 0xFFFFFFFF
-        self.unsubmitted = unsubmitted = self.unsubmitted + 1
-        return unsubmitted
+        self.unsubmitted += 1
 
     def unlink_last(self) -> None:
         """Make the request that was put last the last one of its chain."""
-        self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE_SIZE + _SQE_FLAGS] = 0
+        self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE.size + _SQE_FLAGS] = 0
 
     def publish(self) -> int:
         """Let the kernel see what was put; return the place behind it in the queue."""
@@ -177,7 +170,7 @@ class Queues:
     def spoil(self, end: int, count: int) -> None:
         """Make the ``count`` requests before a place, none of which was submitted, fail."""
         for place in range(end - count, end):
-            self._sqes[(place & self._sq_mask) * _SQE_SIZE] = _OP_INVALID
+            self._sqes[(place & self._sq_mask) * _SQE.size] = _OP_INVALID
 
     def enter(self, count: int, flags: int = 0) -> int:
         """Call io_uring_enter; return how many were taken, or the errno as a negative number."""

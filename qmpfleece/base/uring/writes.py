@@ -143,21 +143,21 @@ class Ring:
             offset: Bytes.
         """
         write = _Write(self._loop, fd, buf, offset)
-        if not self._free or self._queues.unsubmitted == _ENTRIES:
+        queues = self._queues
+        if not self._free or queues.unsubmitted == _ENTRIES:
             self._waiting.append(write)
-        elif self._prepare(write) == _BATCH:
+            return write
+        self._prepare(write)
+        if queues.unsubmitted == _BATCH:
             self._submit()
         elif self._submit_later is None:
             self._submit_later = self._loop.call_soon(self._submit_rest)
         return write
 
-    def _prepare(self, write: _Write) -> int:
-        """Put a write into the queue; return how many there are not submitted."""
+    def _prepare(self, write: _Write) -> None:
         slot = self._free.pop()
         self._writes[slot] = write
-        return self._queues.put(
-            _OP_WRITE, 0, write.fd, write.offset, write.address, write.left, 0, slot
-        )
+        self._queues.put(_OP_WRITE, 0, write.fd, write.offset, write.address, write.left, 0, slot)
 
     def _submit_rest(self) -> None:
         """Submit what is left of a turn, and what has waited for room."""
