@@ -130,13 +130,14 @@ class Graph:
         if (driver := DRIVERS.get(given.driver)) is None:
             raise QmpError(f"Unknown driver '{given.driver}'")
         opener = _Opener(self, options, above, probed=probed)
-        # A nested ``file`` is opened, named and listed before the node itself.
+        # As in QEMU, what is below is opened and looked at before the node itself is named.
         below = getattr(given, "file", None)
         try:
             if isinstance(below, str):
-                opener.find(below)
+                edges.look_at(opener.find(below))
             elif below is not None:
-                opener.opened["file"] = await self._open(below, options, above)
+                opener.opened["file"] = nested = await self._open(below, options, above)
+                edges.look_at(nested)
             check_options(given, options)
             node = Node(self._make_name(given.node_name), given, options)
         except BaseException:
