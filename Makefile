@@ -5,15 +5,19 @@ BIN := $(VENV)/bin
 # What make test checks; the folders are added as they come to exist.
 SOURCES := $(wildcard qmpfleece tests benchmarks iotests scripts)
 WORKERS ?= 2
+# What is tested of the compiled programs, and how much of it by make test.
+COMPILED_TESTS ?= tests/oracle tests/test_end_to_end.py
+COMPILED_FEW := $(addprefix tests/,test_end_to_end.py \
+	$(addprefix oracle/test_,cbw.py nbd_wire.py statistics.py backup.py))
 # Extra arguments for pytest, e.g. make test ARGS="-k bitmap"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint soak bench clean tools
+.PHONY: help setup run test test-compiled lint soak compiled bench clean tools
 
 help: ## show this list
 	@echo 'usage: make TARGET'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(VENV)/.dev tools ## install everything for make run and make test, run nothing
 
@@ -26,7 +30,14 @@ test: $(VENV)/.dev tools ## all checks: lint, types, layers, tests (ARGS= goes t
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(BIN)/python -m compileall -q qmpfleece || status=1; \
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS) || status=1; \
+	[ -n "$(ARGS)" ] || ! scripts/compile.sh possible || \
+		$(MAKE) --no-print-directory test-compiled COMPILED_TESTS="$(COMPILED_FEW)" || status=1; \
 	exit $$status
+
+# The programs alone: what is inside of them is tested as it is read.
+test-compiled: compiled tools ## the compiled daemon beside QEMU, and end to end
+	@QMPFLEECE_BIN=$(CURDIR)/build/compiled/bin \
+		$(BIN)/pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS)
 
 lint: $(VENV)/.dev ## ruff (rules and format), mypy --strict, import-linter
 	@status=0; \
@@ -39,7 +50,13 @@ lint: $(VENV)/.dev ## ruff (rules and format), mypy --strict, import-linter
 soak: $(VENV)/.dev tools ## the tests that take minutes: long random loads, verified
 	@$(BIN)/pytest -m soak --timeout 900 $(ARGS)
 
+compiled: build/compiled/.done ## the same with its data path compiled, into build/compiled/bin
+
+build/compiled/.done: $(VENV)/.dev setup.py scripts/compile.sh $(shell find qmpfleece -name '*.py')
+	@scripts/compile.sh
+
 bench: $(VENV)/.dev tools ## speed beside qemu-storage-daemon and nbdkit, in the same run
+	@! scripts/compile.sh possible || $(MAKE) --no-print-directory compiled
 	@benchmarks/run $(ARGS)
 
 clean: ## remove the virtual environment and all caches

@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks import plot, report, runner, suites
 from benchmarks.bench import FULL, QUICK, Bench, Scale
 from benchmarks.model import NBDKIT, OURS, QSD, Result, Suite
-from benchmarks.peers import ENDING, PEERS, Peer
+from benchmarks.peers import COMPILED, ENDING, PEERS, Peer
 
 _BUILD: Final = Path(__file__).resolve().parent.parent / "build"
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return 0, or 1 when something failed, or 128 and a signal's number."""
     loaded = suites.load()
     given = _parse(arguments, loaded)
-    peers = _peers(given.peers)
+    peers = _peers(given.peers, interpreted=given.interpreted)
     for number in ENDING:
         signal.signal(number, _interrupt)
     results: list[Result] = []
@@ -65,8 +65,11 @@ def _run(suite: Suite, bench: Bench, peers: Sequence[Peer]) -> list[Result]:
     return results
 
 
-def _peers(wanted: Sequence[str]) -> list[Peer]:
+def _peers(wanted: Sequence[str], *, interpreted: bool) -> list[Peer]:
     peers = [PEERS[name] for name in (OURS, *wanted)]
+    if not interpreted and COMPILED.installed:
+        peers[0] = COMPILED
+    print(f"{OURS} is {peers[0].program}")
     for peer in peers:
         if not peer.installed:
             print(f"not installed, left out: {peer.program}", file=sys.stderr)
@@ -95,6 +98,11 @@ def _parse(arguments: Sequence[str] | None, loaded: dict[str, Suite]) -> argpars
         default=[QSD, NBDKIT],
         metavar="NAME,...",
         help=f"whom to measure beside us (default: {QSD},{NBDKIT})",
+    )
+    parser.add_argument(
+        "--interpreted",
+        action="store_true",
+        help="measure the checkout as it is, though build/compiled is there (make compiled)",
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes; figures vary")
     parser.add_argument("--rounds", type=int, metavar="N", help="measurements of each peer")

@@ -39,6 +39,10 @@ PEERS: Final = {
     QSD: Peer(QSD, "qemu-storage-daemon"),
     NBDKIT: Peer(NBDKIT, "nbdkit"),
 }
+#: Ours as ``make compiled`` builds it.
+COMPILED: Final = Peer(
+    OURS, str(Path(__file__).resolve().parent.parent / "build/compiled/bin/qmpfleece-qsd")
+)
 
 
 @dataclass(frozen=True, slots=True)

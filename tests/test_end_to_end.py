@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-BIN = Path(sys.executable).parent
+from tests.tools.programs import BIN
+
 DISK_SIZE = 96 << 20
 
 BUILD = """\
@@ -86,7 +87,7 @@ class Fleece:
         raise AssertionError(f"the daemon did not start: {self.process.communicate()}")
 
     def shell(self, script: str, *options: str) -> str:
-        return run(BIN / "qmp-shell", *options, self.qmp, stdin=script)
+        return run(Path(sys.executable).with_name("qmp-shell"), *options, self.qmp, stdin=script)
 
     def uri(self, export: str) -> str:
         return f"nbd+unix:///{export}?socket={self.socket}"

@@ -1,9 +1,9 @@
 """Run a coroutine by hand; a request needs no Task.
 
 A request that the page cache can answer never suspends: it costs no Task and no turn of the
-event loop. One that does suspend is carried on by a ``Stepper``, which costs a fraction of a
-Task; when it waits for a system call on a thread it is resumed where the call's result
-arrives, without another turn of the loop.
+event loop. One that does suspend is carried on by a ``stepper.Stepper``, which costs a
+fraction of a Task; when it waits for a system call on a thread it is resumed where the call's
+result arrives, without another turn of the loop.
 
 The law that comes with it: a coroutine that is run by hand has no Task of its own, so
 ``asyncio.timeout()`` and ``asyncio.current_task()`` must not be used in it, nor can it be
@@ -14,7 +14,10 @@ holds up to that suspension.
 import asyncio
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from qmpfleece.base.stepper import Stepper
 
 T = TypeVar("T")
 
@@ -55,52 +58,6 @@ class Resumable(asyncio.Future[T]):
         stepper, self._stepper = self._stepper, None
         if stepper is not None:
             stepper.step()
-
-
-class Stepper:
-    """Runs a coroutine to its end, resuming it whenever what it waits for has happened.
-
-    Subclasses say in ``ended`` what is to happen then. Nothing needs to hold a stepper: what
-    it waits for does.
-
-    Args:
-        coro: Owned from now on; nothing is run before ``step``.
-        loop: The running loop.
-    """
-
-    __slots__ = ("_coro", "_loop")
-
-    def __init__(self, coro: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        self._coro = coro
-        self._loop = loop
-
-    def ended(self, error: BaseException | None) -> None:
-        """Take note that the coroutine has returned, or raised ``error``."""
-        raise NotImplementedError
-
-    def step(self, _future: Any = None) -> None:
-        """Run the coroutine to its next suspension, or to its end."""
-        try:
-            waits_for = self._coro.send(None)
-        except StopIteration:
-            self.ended(None)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - handed on, not swallowed
-            self.ended(error)
-        else:
-            self.wait_for(waits_for)
-
-    def wait_for(self, future: Any) -> None:
-        """Go on when ``future``, which the coroutine has just yielded, is done."""
-        if isinstance(future, Resumable):
-            future._asyncio_future_blocking = False
-            future._stepper = self
-        elif future is None:  # asyncio.sleep(0)
-            self._loop.call_soon(self.step)
-        else:
-            future._asyncio_future_blocking = False
-            future.add_done_callback(self.step)
 
 
 class _Suspended(Coroutine[Any, Any, T], Generic[T]):

@@ -17,6 +17,30 @@ FLUSH: Final = "flush"
 UNMAP: Final = "unmap"
 
 
+#: What is told as it is.
+_COUNTERS: Final = (
+    "failed_flush_operations",
+    "failed_rd_operations",
+    "failed_unmap_operations",
+    "failed_wr_operations",
+    "flush_operations",
+    "flush_total_time_ns",
+    "invalid_flush_operations",
+    "invalid_rd_operations",
+    "invalid_unmap_operations",
+    "invalid_wr_operations",
+    "rd_bytes",
+    "rd_operations",
+    "rd_total_time_ns",
+    "unmap_bytes",
+    "unmap_operations",
+    "unmap_total_time_ns",
+    "wr_bytes",
+    "wr_operations",
+    "wr_total_time_ns",
+)
+
+
 class Accounting:
     """The counters of one handle on a disk, named as in QAPI ``BlockDeviceStats``.
 
@@ -24,28 +48,7 @@ class Accounting:
         last_access_ns: When a request has ended whose user measures time; 0: never yet.
     """
 
-    __slots__ = (
-        "failed_flush_operations",
-        "failed_rd_operations",
-        "failed_unmap_operations",
-        "failed_wr_operations",
-        "flush_operations",
-        "flush_total_time_ns",
-        "invalid_flush_operations",
-        "invalid_rd_operations",
-        "invalid_unmap_operations",
-        "invalid_wr_operations",
-        "last_access_ns",
-        "rd_bytes",
-        "rd_operations",
-        "rd_total_time_ns",
-        "unmap_bytes",
-        "unmap_operations",
-        "unmap_total_time_ns",
-        "wr_bytes",
-        "wr_operations",
-        "wr_total_time_ns",
-    )
+    __slots__ = (*_COUNTERS, "last_access_ns")
 
     def __init__(self) -> None:
         self.rd_bytes = self.wr_bytes = self.unmap_bytes = 0
@@ -61,7 +64,7 @@ class Accounting:
 
     def counters(self) -> dict[str, int]:
         """Return all counters that are told as they are, by their names."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "last_access_ns"}
+        return {name: getattr(self, name) for name in _COUNTERS}
 
     def idle_ns(self) -> int | None:
         """Return for how long no request has ended, None if that is not known."""

@@ -8,9 +8,8 @@ or run to its first suspension (``eager``), before the loop goes on: not be give
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import grants, pipeline, status
@@ -24,28 +23,7 @@ from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.places import Places
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
 
-if TYPE_CHECKING:
-    from qmpfleece.qapi.blockdev import BlockdevOptions
-
 T = TypeVar("T")
-
-
-@asynccontextmanager
-async def using(graph: Graph, ref: "str | BlockdevOptions", perm: Perm) -> AsyncIterator[Child]:
-    """Find or open a node and hold it with these permissions; others share everything.
-
-    Raises:
-        QmpError: There is no such node, it can't be opened, or permissions conflict.
-    """
-    node = graph.find(ref) if isinstance(ref, str) else await graph.open(ref)
-    backend = Backend(graph, perm=perm)
-    try:
-        backend.attach(node)
-        assert backend._root is not None
-        yield backend._root
-    finally:
-        await backend.detach()
-        await graph.release(node)
 
 
 class Backend:
@@ -146,11 +124,13 @@ class Backend:
             if old is node:
                 return
             async with drained(old):
-                if self._root is not root or root.node is not old:
-                    continue  # it has been led elsewhere, or let go, while we waited
-                self._graph.replace_node([root], node)
-            await self._graph.release(old)
-            return
+                # Else it has been led elsewhere, or let go, while we waited.
+                is_ours = self._root is root and root.node is old
+                if is_ours:
+                    self._graph.replace_node([root], node)
+            if is_ours:
+                await self._graph.release(old)
+                return
         self.attach(node)
 
     def set_perm(self, perm: Perm, shared: Perm) -> None:
@@ -177,11 +157,13 @@ class Backend:
         while (root := self._root) is not None:
             node = root.node
             async with drained(node):
-                if self._root is not root or root.node is not node:
-                    continue  # it has been led elsewhere, or let go, while we waited
-                self._root = None
-                self._graph.detach(root)
-            await self._graph.release(node)
+                # Else it has been led elsewhere, or let go, while we waited.
+                is_ours = self._root is root and root.node is node
+                if is_ours:
+                    self._root = None
+                    self._graph.detach(root)
+            if is_ours:
+                await self._graph.release(node)
 
     async def let_go(self) -> None:
         """Let go of the node without waiting for the requests of others.

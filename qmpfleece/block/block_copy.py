@@ -18,12 +18,13 @@ from typing import Final, Protocol
 
 from qmpfleece.base import together
 from qmpfleece.base.eager import DONE
-from qmpfleece.base.errors import BlockError, QmpError, errno_of
+from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.buffers import Buffers
 from qmpfleece.block.child import Child
+from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.lookahead import Ask, Lookahead
 from qmpfleece.block.node import Node
@@ -40,22 +41,6 @@ MAX_MEMORY: Final = 128 * MIB
 #: Bytes of data of one copy on their way: it keeps disks busy, and stays in the processor's
 #: caches between being read and being written.
 MAX_FLYING: Final = 8 * MIB
-
-
-class CopyError(BlockError):
-    """A copy failed, with the errno of the request that did.
-
-    Attributes:
-        is_read: Reading the source failed, not writing the target.
-        offset: Where, in bytes.
-        length: How many bytes were to be copied.
-    """
-
-    def __init__(self, cause: OSError, req: Req, *, is_read: bool) -> None:
-        super().__init__(errno_of(cause), cause.strerror or "")
-        self.is_read: Final = is_read
-        self.offset: Final = req.offset
-        self.length: Final = req.length
 
 
 class Throttle(Protocol):
@@ -351,7 +336,8 @@ class BlockCopy:
             if ahead is not None:
                 extent = await ahead.get(req.offset, req.length)
             else:
-                extent = (await self._ask(self.source.node, req.offset, req.length, 1))[0]
+                ask = self._ask
+                extent = (await ask(self.source.node, req.offset, req.length, 1))[0]
             length, flags = extent.length, extent.flags
         except OSError:
             length, flags = 0, Status.DATA | Status.ALLOCATED

@@ -22,9 +22,9 @@ from typing import (
     NamedTuple,
     Protocol,
     TypeVar,
-    get_args,
-    get_origin,
 )
+
+from mypy_extensions import mypyc_attr
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
@@ -169,12 +169,9 @@ class Reopening(Generic[O]):
 DRIVERS: Final[Registry[type["BlockDriver[Any]"]]] = Registry("block driver", DRIVER_FILES)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BlockDriver(Generic[O]):
     """Base of all drivers; knows how a filter over ``file`` behaves.
-
-    Class keywords:
-        name: The name in ``BlockdevDriver``; registers the driver.
-        options: Its options model, where that is not the class's parameter.
 
     Attributes:
         node: The node that has this driver. Its ``length`` and ``request_alignment`` are set
@@ -182,8 +179,8 @@ class BlockDriver(Generic[O]):
         options: What the node was opened with.
     """
 
+    #: The name in ``BlockdevDriver``.
     driver_name: ClassVar[str]
-    options_model: "ClassVar[type[BlockdevOptions]]"
     #: A filter shows the data of its ``filtered_child`` unchanged.
     is_filter: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
@@ -208,23 +205,6 @@ class BlockDriver(Generic[O]):
 
     node: "Node"
     options: O
-
-    def __init_subclass__(
-        cls,
-        *,
-        name: str = "",
-        options: "type[BlockdevOptions] | None" = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init_subclass__(**kwargs)
-        if options is not None:
-            cls.options_model = options
-        for base in cls.__dict__.get("__orig_bases__", ()):  # its own, not those inherited
-            if get_origin(base) is BlockDriver and isinstance(get_args(base)[0], type):
-                cls.options_model = get_args(base)[0]
-        if name:
-            cls.driver_name = name
-            DRIVERS.add(name, cls, cls.__module__)
 
     def __init__(self, node: "Node", options: O) -> None:
         self.node = node
@@ -423,6 +403,11 @@ class BlockDriver(Generic[O]):
         """Return the bytes occupied on the host, None if that is unknown."""
         child = self.node.children.get("file")
         return await child.node.driver.allocated_size() if child is not None else None
+
+
+def register(driver: type[BlockDriver[Any]], module: str) -> None:
+    """Make a driver known by its name; the module that has it calls this."""
+    DRIVERS.add(driver.driver_name, driver, module)
 
 
 async def fail(code: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 import uvloop
 
 from qmpfleece.base import eager
+from qmpfleece.base.stepper import Stepper
 from qmpfleece.base.workers import Workers
 
 
@@ -265,7 +266,7 @@ def test_a_request_that_is_cancelled_twice_may_clean_up_undisturbed(run, settled
     run(main)
 
 
-class Ending(eager.Stepper):
+class Ending(Stepper):
     """A stepper that tells how its coroutine ended."""
 
     def __init__(self, coro) -> None:

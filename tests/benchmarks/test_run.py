@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import exported, runner
+from benchmarks import exported, main, runner
 from benchmarks.bench import QUICK, Bench
 from benchmarks.images import MIB
 from benchmarks.model import OURS, QSD, Case, Figures, Metric, Suite
@@ -115,3 +115,14 @@ def test_a_wrong_argument_is_said_in_one_line(arguments: list[str], text: str):
     done = run(_PROGRAM, *arguments)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_the_compiled_programs_are_measured_if_they_are_there(tmp_path, monkeypatch):
+    program = tmp_path / "qmpfleece-qsd"
+    compiled = Peer(OURS, str(program))
+    monkeypatch.setattr(main, "COMPILED", compiled)
+    assert main._peers([QSD], interpreted=False)[0] is PEERS[OURS]
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert main._peers([QSD], interpreted=False)[0] is compiled
+    assert main._peers([QSD], interpreted=True)[0] is PEERS[OURS]

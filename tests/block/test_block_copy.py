@@ -9,8 +9,9 @@ from qmpfleece.base.units import MIB
 from qmpfleece.base.workers import Workers
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import block_copy
-from qmpfleece.block.block_copy import BlockCopy, CopyError, cluster_size_for
+from qmpfleece.block.block_copy import BlockCopy, cluster_size_for
 from qmpfleece.block.child import Child
+from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm, Role
 from tests.tools.fleecing import CLUSTER, pattern

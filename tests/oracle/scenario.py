@@ -4,15 +4,14 @@ import importlib
 import os
 import pkgutil
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from tests.oracle.monitor import StoppedError, UnsettledError
 from tests.oracle.session import Session
 from tests.oracle.transcript import Transcript
+from tests.tools.programs import BIN
 
 #: A scenario drives a session; what it sees is compared, so it asserts nothing.
 Scenario = Callable[[Session], None]
@@ -20,7 +19,6 @@ Scenario = Callable[[Session], None]
 _SCENARIOS: Final[dict[str, Scenario]] = {}
 
 _ATTEMPTS: Final = 3
-_BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Program:
 
     def path(self) -> str | None:
         """Return the executable, None when it is not installed."""
-        return shutil.which(self.command, path=f"{_BIN}{os.pathsep}{os.environ['PATH']}")
+        return shutil.which(self.command, path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
 
 
 _MACHINE: Final = ("-nodefaults", "-display", "none", "-S")

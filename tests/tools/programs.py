@@ -15,7 +15,8 @@ import pytest
 
 from tests.tools.dial import dial
 
-BIN = Path(sys.executable).parent
+#: Where the programs are that are tested: those of the checkout, or the compiled ones.
+BIN = Path(os.environ.get("QMPFLEECE_BIN") or Path(sys.executable).parent)
 QSD = BIN / "qmpfleece-qsd"
 QMPFLEECE = BIN / "qmpfleece"
 PATIENCE_S = 30.0

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from qmpfleece.base.eager import Resumable
 from qmpfleece.base.errors import BlockError
+from qmpfleece.base.uring.pending import Write
 from qmpfleece.base.uring.queues import RETRY_S, Queues
 
 #: Entries of the submission queue; when it is full it is submitted.
@@ -50,38 +50,6 @@ _ENTER_GETEVENTS: Final = 1 << 0
 _OP_WRITE: Final = 23
 
 
-class _Write(Resumable[None]):
-    """A write on its way: where it goes, and what is left of it.
-
-    It can't be cancelled: the kernel works on the request's memory and file.
-    """
-
-    __slots__ = ("_memory", "address", "buf", "fd", "left", "offset")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
-    ) -> None:
-        asyncio.Future.__init__(self, loop=loop)  # at once: this is made for every write
-        self._stepper = None
-        self.fd = fd
-        self.offset = offset
-        self.left = len(buf)
-        self.buf = buf
-        #: Keeps the memory in its place.
-        self._memory = memory = ctypes.c_char.from_buffer(buf)
-        self.address = ctypes.addressof(memory)
-
-    def advance(self, written: int) -> None:
-        """Go on behind what the kernel has written at first."""
-        self.offset += written
-        self.address += written
-        self.left -= written
-
-    def cancel(self, msg: object = None) -> bool:
-        """Refuse: asyncio cancels the waiting task when the write has ended."""
-        return False
-
-
 class Ring:
     """A pair of queues, of one event loop.
 
@@ -111,9 +79,9 @@ class Ring:
         except BaseException:
             self._close_files()
             raise
-        self._writes: list[_Write | None] = [None] * _MAX_IN_FLIGHT
+        self._writes: list[Write | None] = [None] * _MAX_IN_FLIGHT
         self._free = list(range(_MAX_IN_FLIGHT))
-        self._waiting: deque[_Write] = deque()
+        self._waiting: deque[Write] = deque()
         self._submit_later: asyncio.Handle | None = None
         self._watching: asyncio.Handle | None = None
         self._until_ns = 0
@@ -142,7 +110,7 @@ class Ring:
             buf: Writable memory, not empty, which must not change until the end.
             offset: Bytes.
         """
-        write = _Write(self._loop, fd, buf, offset)
+        write = Write(self._loop, fd, buf, offset)
         queues = self._queues
         if not self._free or queues.unsubmitted == _ENTRIES:
             self._waiting.append(write)
@@ -154,7 +122,7 @@ class Ring:
             self._submit_later = self._loop.call_soon(self._submit_rest)
         return write
 
-    def _prepare(self, write: _Write) -> None:
+    def _prepare(self, write: Write) -> None:
         slot = self._free.pop()
         self._writes[slot] = write
         self._queues.put(_OP_WRITE, 0, write.fd, write.offset, write.address, write.left, 0, slot)
@@ -236,7 +204,7 @@ class Ring:
         """Have the kernel put what has ended into the completion queue."""
         self._queues.enter(0, _ENTER_GETEVENTS)
 
-    def _do_otherwise(self, write: _Write) -> None:
+    def _do_otherwise(self, write: Write) -> None:
         """Make a write that the kernel has no thread for: the limit of processes is reached."""
         rest = write.buf[len(write.buf) - write.left :]
         call = self._on_thread(write.fd, rest, write.offset)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import GIB, SECTOR, align_up
-from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags, Status
+from qmpfleece.block.driver import BlockDriver, Extent, Opener, ReqFlags, Status, register
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from qmpfleece.qapi.model import Int64, Uint64
 
@@ -35,8 +35,10 @@ class NullAioOptions(NullCoOptions):
     driver: Literal["null-aio"]  # type: ignore[assignment]  # another literal, by design
 
 
-class NullCo(BlockDriver[NullCoOptions], name="null-co"):
+class NullCo(BlockDriver[NullCoOptions]):
     """Takes everything, gives zeroes."""
+
+    driver_name = "null-co"
 
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("size", "read-zeroes")
@@ -97,5 +99,11 @@ class NullCo(BlockDriver[NullCoOptions], name="null-co"):
         return 0
 
 
-class NullAio(NullCo, name="null-aio", options=NullAioOptions):
+class NullAio(NullCo):
     """The same; QEMU completes it through another path."""
+
+    driver_name = "null-aio"
+
+
+register(NullCo, __name__)
+register(NullAio, __name__)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, Reopening, ReqFlags
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, Reopening, ReqFlags, register
 from qmpfleece.block.perm import Role
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
 from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
@@ -29,8 +29,10 @@ class ThrottleOptions(BlockdevOptions):
     file: BlockdevRef
 
 
-class Throttle(BlockDriver[ThrottleOptions], name="throttle"):
+class Throttle(BlockDriver[ThrottleOptions]):
     """The filter: a member of a group. Without limits it only forwards."""
+
+    driver_name = "throttle"
 
     is_filter = True
     strong_options: ClassVar[tuple[str, ...]] = ("throttle-group",)
@@ -153,3 +155,6 @@ def _find_group(groups: Mapping[str, ThrottleGroup], name: str) -> ThrottleGroup
     if (group := groups.get(name)) is None:
         raise QmpError(f"Throttle group '{name}' does not exist")
     return group
+
+
+register(Throttle, __name__)

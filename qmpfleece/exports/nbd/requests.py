@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 from qmpfleece.base import eager
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.registry import import_siblings
+from qmpfleece.base.stepper import Stepper
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, Rest, refusal
 from qmpfleece.exports.nbd.commands.read import read_into
@@ -138,7 +139,7 @@ class Requests:
         self._owner.request_ended()
 
 
-class _Running(eager.Stepper):
+class _Running(Stepper):
     """A request on its way."""
 
     __slots__ = ("_known", "_request", "_requests", "_size")

@@ -19,8 +19,9 @@ from typing import Final, Literal, NamedTuple
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
-from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, CopyError, reaches
+from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, reaches
 from qmpfleece.block.child import Child
+from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.drain import drained
 from qmpfleece.block.drivers.copy_before_write import CopyBeforeWrite, CopyBeforeWriteOptions
 from qmpfleece.block.graph import Graph

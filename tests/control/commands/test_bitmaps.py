@@ -109,7 +109,7 @@ async def test_bitmap_that_cannot_be_added_is_refused_in_qemus_words(monitor, ar
 )
 async def test_default_granularity_is_the_cluster_size_within_bounds(monitor, size, expected):
     node = monitor.system.graph.find("n")
-    driver = type("Clustered", (type(node.driver),), {"cluster_size": size}, options=None)
+    driver = type("Clustered", (type(node.driver),), {"cluster_size": size})
     node.driver.__class__ = driver
     assert bitmaps.default_granularity(node) == expected
 

@@ -16,13 +16,7 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import MIB, align_down
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import (
-    BlockDriver,
-    Extent,
-    Io,
-    Opener,
-    ReqFlags,
-)
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, ReqFlags, register
 from qmpfleece.block.drivers.blkdebug.config import read_config
 from qmpfleece.block.drivers.blkdebug.rules import (
     BlkdebugInjectErrorOptions,
@@ -94,12 +88,14 @@ _SIZES: Final = (
 _LISTS: Final = ("inject-error", "set-state", "take-child-perms", "unshare-child-perms")
 
 
-class Blkdebug(BlockDriver[BlkdebugOptions], name="blkdebug"):
+class Blkdebug(BlockDriver[BlkdebugOptions]):
     """Passes requests on, unless a rule says otherwise.
 
     Attributes:
         rules: The rules, with the break points.
     """
+
+    driver_name = "blkdebug"
 
     is_filter = True
     is_protocol = True
@@ -319,3 +315,6 @@ def first_blkdebug(node: Node) -> Blkdebug | None:
             return None
         node = child.node
     return node.driver
+
+
+register(Blkdebug, __name__)

@@ -15,7 +15,6 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
 from qmpfleece.block import pipeline
-from qmpfleece.block.backend import using
 from qmpfleece.block.child import Child
 from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.drivers.qcow2 import compression, extensions
@@ -36,6 +35,7 @@ from qmpfleece.block.drivers.qcow2.options import BlockdevDriver, QCryptoBlockCr
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
+from qmpfleece.block.using import using
 from qmpfleece.qapi.blockdev import BlockdevRef
 from qmpfleece.qapi.model import Int64, Size
 

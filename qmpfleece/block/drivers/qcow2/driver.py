@@ -11,7 +11,16 @@ from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.base.workers import WorkerQueue
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, Reopening, ReqFlags, fail
+from qmpfleece.block.driver import (
+    BlockDriver,
+    Extent,
+    Io,
+    Opener,
+    Reopening,
+    ReqFlags,
+    fail,
+    register,
+)
 from qmpfleece.block.drivers.qcow2 import extensions, info, opening, settings
 from qmpfleece.block.drivers.qcow2.backing import open_backing
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
@@ -34,8 +43,10 @@ from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 
-class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
+class Qcow2(BlockDriver[Qcow2Options]):
     """An image in qcow2 format, version 2 or 3."""
+
+    driver_name = "qcow2"
 
     strong_options: ClassVar[tuple[str, ...]] = ("encrypt",)
     mutable_options: ClassVar[frozenset[str] | None] = MUTABLE
@@ -339,3 +350,6 @@ class Qcow2(BlockDriver[Qcow2Options], name="qcow2"):
             sizes.append(await self.image.data.node.driver.allocated_size())
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
+
+
+register(Qcow2, __name__)

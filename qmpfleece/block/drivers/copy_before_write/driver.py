@@ -20,7 +20,7 @@ Source: QAPI ``BlockdevOptionsCbw``.
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from qmpfleece.base import eager
 from qmpfleece.base.eager import DONE
@@ -28,8 +28,9 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 from qmpfleece.block import pipeline, status
-from qmpfleece.block.block_copy import BlockCopy, CopyError, cluster_size_for, reaches
+from qmpfleece.block.block_copy import BlockCopy, cluster_size_for, reaches
 from qmpfleece.block.child import Child
+from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.driver import (
     BlockDriver,
     Extent,
@@ -38,38 +39,17 @@ from qmpfleece.block.driver import (
     ReqFlags,
     Status,
     fail,
+    register,
 )
+from qmpfleece.block.drivers.copy_before_write.options import CopyBeforeWriteOptions
 from qmpfleece.block.patchwork import Patchwork
 from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.block.places import Places
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
-from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
-from qmpfleece.qapi.model import Size, Uint32
 
 
-class CopyBeforeWriteOptions(BlockdevOptions):
-    """QAPI ``BlockdevOptionsCbw``.
-
-    Attributes:
-        file: The active disk.
-        target: The temporary image.
-        bitmap: Only what is dirty here is copied and can be read; all by default.
-        on_cbw_error: Whether the guest's write or the snapshot fails when a copy does.
-        cbw_timeout: Seconds after which a copy counts as failed, 0 for never.
-        min_cluster_size: The least unit of copying, in bytes, a power of two.
-    """
-
-    driver: Literal["copy-before-write"]
-    file: BlockdevRef
-    target: BlockdevRef
-    bitmap: BlockDirtyBitmap | None = None
-    on_cbw_error: Literal["break-guest-write", "break-snapshot"] | None = None
-    cbw_timeout: Uint32 | None = None
-    min_cluster_size: Size | None = None
-
-
-class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-write"):
+class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
     """The filter.
 
     Fixed at open: the edges, the engine, the options and the length of the snapshot. The disk
@@ -79,6 +59,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions], name="copy-before-wri
         snapshot_error: Why the snapshot can no longer be read, None while it can.
         on_broken: Called when that changes.
     """
+
+    driver_name = "copy-before-write"
 
     is_filter = True
     #: The temporary image need not survive, and the guest does not wait for it.
@@ -421,3 +403,6 @@ def _find_bitmap(opener: Opener, reference: BlockDirtyBitmap) -> DirtyBitmap:
     except QmpError as error:
         raise QmpError(f"Node '{reference.node}' not found") from error
     return find_bitmap(node.bitmaps, reference.name)
+
+
+register(CopyBeforeWrite, __name__)

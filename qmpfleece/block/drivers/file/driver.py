@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
@@ -22,7 +22,6 @@ from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring.writes import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
-from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.driver import (
     BlockDriver,
     Extent,
@@ -30,80 +29,22 @@ from qmpfleece.block.driver import (
     Opener,
     Reopening,
     ReqFlags,
+    register,
 )
-from qmpfleece.block.graph import Graph
-from qmpfleece.block.hostfile import allocation, creation, extents, locks, mounts, transfer
+from qmpfleece.block.drivers.file.options import FileOptions
+from qmpfleece.block.hostfile import allocation, extents, locks, mounts, transfer
 from qmpfleece.block.hostfile.counters import Discards
 from qmpfleece.block.hostfile.known_data import GRANULE, KnownData
 from qmpfleece.block.perm import Perm
 from qmpfleece.block.places import Places
-from qmpfleece.qapi.blockdev import AioOption, BlockdevOptions, OnOffAuto
-from qmpfleece.qapi.model import Int64, Size
 
 _ANY_WRITE = Perm.WRITE | Perm.WRITE_UNCHANGED | Perm.RESIZE
 
 
-class FileOptions(BlockdevOptions):
-    """QAPI ``BlockdevOptionsFile``.
-
-    Attributes:
-        filename: Path on the host.
-        pr_manager: Refused: SCSI reservations are not supported.
-        locking: Whether to take QEMU's lock bytes; ``auto`` takes them.
-        aio: ``threads``: nothing but worker threads; else the best there is. ``native`` needs
-            ``cache.direct``.
-        aio_max_batch: Accepted, without effect.
-        drop_cache: Accepted, without effect.
-        x_check_cache_dropped: Accepted, without effect.
-    """
-
-    driver: Literal["file"]
-    filename: str
-    pr_manager: str | None = None
-    locking: OnOffAuto | None = None
-    aio: AioOption | None = None
-    aio_max_batch: Int64 | None = None
-    drop_cache: bool | None = None
-    x_check_cache_dropped: bool | None = None
-
-
-class HostDeviceOptions(FileOptions):
-    """The same for the driver ``host_device``."""
-
-    driver: Literal["host_device"]  # type: ignore[assignment]  # another literal, by design
-
-
-class BlockdevCreateOptionsFile(BlockdevCreateOptions):
-    """QAPI ``BlockdevCreateOptionsFile``.
-
-    Attributes:
-        filename: Path on the host.
-        size: Bytes.
-        preallocation: Whether space is reserved, or even written, at once.
-        nocow: Turn off copy-on-write where the file system has it.
-        extent_size_hint: Accepted, without effect: it is a hint.
-    """
-
-    driver: Literal["file"]
-    filename: str
-    size: Size
-    preallocation: creation.Preallocation | None = None
-    nocow: bool | None = None
-    extent_size_hint: Size | None = None
-
-    async def create(self, graph: Graph) -> None:
-        """Make the file, on a thread."""
-        if (self.extent_size_hint or 0) >= 1 << 32:
-            raise QmpError("Extent size hint is too large")
-        await graph.workers.queue(limit=1).submit(
-            lambda: creation.create(
-                self.filename, self.size, self.preallocation or "off", nocow=bool(self.nocow)
-            )
-        )
-
-
-class File(BlockDriver[FileOptions], name="file"):
+class File(BlockDriver[FileOptions]):
     """A regular file."""
+
+    driver_name = "file"
 
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("filename",)
@@ -432,8 +373,10 @@ def _text(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-class HostDevice(File, name="host_device", options=HostDeviceOptions):
+class HostDevice(File):
     """A block or character device of the host."""
+
+    driver_name = "host_device"
 
     def _check_type(self, info: os.stat_result) -> None:
         if not (stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode)):
@@ -441,3 +384,7 @@ class HostDevice(File, name="host_device", options=HostDeviceOptions):
                 f"'{self.driver_name}' driver requires '{self.options.filename}' to be either a"
                 " character or block device"
             )
+
+
+register(File, __name__)
+register(HostDevice, __name__)

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Coroutine
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
@@ -17,36 +17,23 @@ from qmpfleece.block.driver import (
     ReqFlags,
     Status,
     fail,
+    register,
 )
+from qmpfleece.block.drivers.raw.options import RawOptions
 from qmpfleece.block.node import Listener
 from qmpfleece.block.perm import Role
 from qmpfleece.block.places import Places
-from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
-from qmpfleece.qapi.model import Int64
 
 
-class RawOptions(BlockdevOptions):
-    """QAPI ``BlockdevOptionsRaw``.
-
-    Attributes:
-        file: Where the data lies.
-        offset: Where the disk begins in ``file``, in bytes.
-        size: How many bytes of ``file`` it has; to its end by default.
-    """
-
-    driver: Literal["raw"]
-    file: BlockdevRef
-    offset: Int64 | None = None
-    size: Int64 | None = None
-
-
-class Raw(BlockDriver[RawOptions], name="raw"):
+class Raw(BlockDriver[RawOptions]):
     """Adds an offset to every request.
 
     A disk that was taken for raw by its looks stays raw: who writes to its first sector what
     another format begins with gets EPERM. Otherwise a guest could make its disk an image with
     any file of the host's as its backing file, to be found the next time.
     """
+
+    driver_name = "raw"
 
     strong_options: ClassVar[tuple[str, ...]] = ("offset", "size")
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
@@ -230,3 +217,6 @@ def _window(options: RawOptions, real: int) -> tuple[int, int]:
     if size is not None and size % SECTOR:
         raise QmpError("Specified size is not multiple of 512")
     return offset, real - offset if size is None else size
+
+
+register(Raw, __name__)

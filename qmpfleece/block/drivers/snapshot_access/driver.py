@@ -8,31 +8,22 @@ Source: QAPI ``BlockdevOptionsGenericFormat`` of the driver ``snapshot-access``.
 
 import errno
 from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import Any
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.abilities import SnapshotSource
 from qmpfleece.block.child import Child
-from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, fail
+from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, fail, register
+from qmpfleece.block.drivers.snapshot_access.options import SnapshotAccessOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.places import Places
-from qmpfleece.qapi.blockdev import BlockdevOptions, BlockdevRef
 
 
-class SnapshotAccessOptions(BlockdevOptions):
-    """What snapshot-access takes.
-
-    Attributes:
-        file: The node with the snapshot, a copy-before-write filter.
-    """
-
-    driver: Literal["snapshot-access"]
-    file: BlockdevRef
-
-
-class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access"):
+class SnapshotAccess(BlockDriver[SnapshotAccessOptions]):
     """Reads and discards a snapshot."""
+
+    driver_name = "snapshot-access"
 
     _file: Child
     _driver: object = None
@@ -102,3 +93,6 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions], name="snapshot-access")
 
 async def _no_status() -> list[Extent]:
     raise BlockError(errno.ENOTSUP)
+
+
+register(SnapshotAccess, __name__)

@@ -1,0 +1,57 @@
+"""The data path compiled to machine code, if QMPFLEECE_COMPILE=1: the same sources, by mypyc.
+
+Everything else about the package stands in pyproject.toml. Listed is what every request of an
+NBD client passes through; such modules keep to what mypyc takes: no pydantic models, no
+subclasses of futures, and a driver's options apart from it.
+"""
+
+import os
+
+from setuptools import Extension, setup
+
+COMPILED = [
+    "base/stepper.py",
+    "base/uring/queues.py",
+    "base/uring/writes.py",
+    "base/vigil.py",
+    "bitmap/bits.py",
+    "bitmap/dirty.py",
+    "block/accounting.py",
+    "block/backend.py",
+    "block/block_copy.py",
+    "block/buffers.py",
+    "block/child.py",
+    "block/driver.py",
+    "block/drivers/copy_before_write/driver.py",
+    "block/drivers/file/driver.py",
+    "block/drivers/raw/driver.py",
+    "block/drivers/snapshot_access/driver.py",
+    "block/hostfile/known_data.py",
+    "block/node.py",
+    "block/pipeline.py",
+    "block/places.py",
+    "block/reqlist.py",
+    "exports/nbd/client.py",
+    "exports/nbd/command.py",
+    "exports/nbd/commands/read.py",
+    "exports/nbd/commands/write.py",
+    "exports/nbd/connection.py",
+    "exports/nbd/courier.py",
+    "exports/nbd/outgoing.py",
+    "exports/nbd/requests.py",
+    "nbdproto/buffers.py",
+    "nbdproto/transmission.py",
+]
+
+
+def extensions() -> list[Extension]:
+    """Return what is to be built; mypyc is only needed for that."""
+    if os.environ.get("QMPFLEECE_COMPILE", "0") in {"", "0"}:
+        return []
+    from mypyc.build import mypycify
+
+    paths = [f"qmpfleece/{path}" for path in COMPILED]
+    return mypycify([*paths, "--config-file="], opt_level="2", debug_level="0")
+
+
+setup(ext_modules=extensions())
