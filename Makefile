@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # What make test checks; the folders are added as they come to exist.
-SOURCES := $(wildcard qmpfleece tests benchmarks iotests scripts)
+SOURCES := $(wildcard qmpfleece tests benchmarks iotests scripts setup.py)
 WORKERS ?= 2
 # What is tested of the compiled programs, and how much of it by make test.
 COMPILED_TESTS ?= tests/oracle tests/test_end_to_end.py

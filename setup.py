@@ -6,6 +6,7 @@ subclasses of futures, and a driver's options apart from it.
 """
 
 import os
+import sys
 
 from setuptools import Extension, setup
 
@@ -47,6 +48,8 @@ COMPILED = [
 def extensions() -> list[Extension]:
     """Return what is to be built; mypyc is only needed for that."""
     if os.environ.get("QMPFLEECE_COMPILE", "0") in {"", "0"}:
+        return []
+    if {"dist_info", "egg_info"} & set(sys.argv):  # pip first asks what the package is called
         return []
     from mypyc.build import mypycify
 
