@@ -8,39 +8,6 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node
-from qmpfleece.block.perm import Perm, Role
-
-
-class _Onlooker:
-    """A user that needs nothing."""
-
-    def describe(self) -> str:
-        return "an unnamed block device"
-
-    def drained_begin(self) -> None:
-        pass
-
-    def drained_end(self) -> None:
-        pass
-
-    def busy_nodes(self) -> list[Node]:
-        return []
-
-
-def look_at(node: Node) -> None:
-    """See if a node can have a user at all: a filter that has one may want to be alone below.
-
-    Raises:
-        QmpError: Permissions conflict; nothing has changed.
-    """
-    edge = Child("root", Role.PRIMARY | Role.FILTERED, _Onlooker(), node)
-    edge.perm, edge.shared = Perm.NONE, Perm.ALL
-    link(edge)
-    try:
-        grants.refresh([node])
-    finally:
-        unlink(edge)
-    grants.refresh([node])
 
 
 def move(edge: Child, node: Node) -> None:

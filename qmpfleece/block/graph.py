@@ -134,10 +134,10 @@ class Graph:
         below = getattr(given, "file", None)
         try:
             if isinstance(below, str):
-                edges.look_at(opener.find(below))
+                self._look_at(opener.find(below))
             elif below is not None:
                 opener.opened["file"] = nested = await self._open(below, options, above)
-                edges.look_at(nested)
+                self._look_at(nested)
             check_options(given, options)
             node = Node(self._make_name(given.node_name), given, options)
         except BaseException:
@@ -158,6 +158,16 @@ class Graph:
             self._opening.discard(node)
             await opener.undo()
         return node
+
+    def _look_at(self, node: Node) -> None:
+        """Have a user of a node for a moment: a filter that has one may want to be alone below.
+
+        Raises:
+            QmpError: Permissions conflict; nothing has changed.
+        """
+        edge = Child("root", Role.PRIMARY | Role.FILTERED, _Onlooker(), node)
+        self.attach(edge, Perm.NONE, Perm.ALL)
+        self.detach(edge)
 
     async def _open_driver(self, node: Node, opener: "_Opener") -> None:
         await node.driver.open(opener)
@@ -328,6 +338,22 @@ class Graph:
             grants.refresh([node])
         except QmpError as error:
             log.warning("node '%s' keeps permissions: %s", node.name, error.desc)
+
+
+class _Onlooker:
+    """A user that needs nothing."""
+
+    def describe(self) -> str:
+        return "an unnamed block device"
+
+    def drained_begin(self) -> None:
+        pass
+
+    def drained_end(self) -> None:
+        pass
+
+    def busy_nodes(self) -> list[Node]:
+        return []
 
 
 class _Opener:

@@ -122,3 +122,14 @@ def enabled_bitmap_on_readonly_export(d: Session) -> None:
     d.qmp("block-export-del", id="e1")
     d.event("BLOCK_EXPORT_DELETED")
     d.qmp("block-dirty-bitmap-remove", node="a", name="bitmap")
+
+
+@scenario
+def name_is_looked_at_after_what_is_below(d: Session) -> None:
+    d.nbd_server()
+    nodes(d, "a", "target")
+    d.qmp("block-export-add", id="e", type="nbd", node_name="a", writable=True)
+    below = {"driver": "copy-before-write", "file": "a", "target": "target"}
+    for name in ("target", "new"):
+        d.qmp("blockdev-add", driver="snapshot-access", node_name=name, file=below)
+    d.qmp("query-named-block-nodes")
