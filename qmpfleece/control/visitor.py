@@ -10,6 +10,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.control.leftover import first_unexpected
 from qmpfleece.control.shape import (
     Alternate,
     Array,
@@ -119,11 +120,11 @@ def _struct(shape: Struct, value: Any, path: str) -> Any:
             members[member.wire] = found
         elif member.required:
             raise QmpError(f"Parameter '{full}' is missing")
-    for key in value:
-        if key not in shape.by_wire:
-            if not shape.open_ended:
-                raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
-            members[key] = value[key]
+    if not value.keys() <= shape.by_wire.keys():
+        if not shape.open_ended:
+            key = first_unexpected(value, shape.by_wire)
+            raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
+        members |= {key: value[key] for key in value if key not in shape.by_wire}
     return shape.make(**members)
 
 
