@@ -200,7 +200,8 @@ async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> 
     bitmaps = [_bitmap_info(bitmap) for bitmap in node.bitmaps]
     info["image"] = await image_info(node, flat=flat)
     info["cache"] = cache
-    info["write_threshold"] = node.write_threshold
+    threshold = node.write_threshold
+    info["write_threshold"] = threshold if threshold < 1 << 63 else threshold - (1 << 64)
     if bitmaps:
         info["dirty-bitmaps"] = bitmaps
     return info

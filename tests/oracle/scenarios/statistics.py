@@ -135,6 +135,9 @@ def threshold_refused(d: Session) -> None:
     _threshold(d, "nope", 5)
     for offset in ("5", 1.5, 1 << 64, -1, (1 << 64) - 1, 1 << 62, 0):
         _threshold(d, "n", offset)
+    for offset in (-1, 1 << 63, (1 << 63) - 1):  # shown as if they had a sign
+        _threshold(d, "n", offset)
+        d.qmp("query-named-block-nodes")
     _threshold(d, "n", 5)
     d.qmp("query-named-block-nodes")
 
