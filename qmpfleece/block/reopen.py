@@ -245,15 +245,16 @@ def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
         QmpError: One can't be.
     """
     node, given = change.node, change.given
-    names = dict.fromkeys(node.children)
-    if node.driver.supports_backing:
-        names["backing"] = None
+    # As in QEMU, the backing file is looked at first, and definitions when names are found.
+    names = ["backing"] if node.driver.supports_backing else []
+    names += [name for name in node.children if name not in names]
+    refused = ""
     for name in names:
         child = node.children.get(name)
         ref = getattr(given, _member(name), None)
         if isinstance(ref, BlockdevOptions):
             if child is None or child.node.inherits_from is not node:
-                raise QmpError(f"Cannot change the option '{name}.driver'")
+                refused = refused or name
         elif not ref:
             told = _member(name) in given.model_fields_set
             if name == "backing" and not told and (child or node.driver.names_backing):
@@ -264,6 +265,8 @@ def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
             if name not in _REPLACEABLE:
                 raise QmpError(f"Cannot change the option '{name}'")
             change.moves[name] = _find_child(graph, node, name, ref)
+    if refused:
+        raise QmpError(f"Cannot change the option '{refused}.driver'")
 
 
 def _find_child(graph: Graph, node: Node, name: str, ref: str) -> Node:
