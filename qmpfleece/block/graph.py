@@ -224,9 +224,9 @@ class Graph:
         """
         if (node := self.get(node_name)) is None:
             raise QmpError(f"Failed to find node with node-name='{node_name}'")
-        node.check_free()
-        if any(not isinstance(edge.parent, Node) for edge in node.parents):
+        if any(edge.name == "root" for edge in node.parents):  # of backends, not of jobs
             raise QmpError(f"Node {node_name} is in use")
+        node.check_free()
         if not node.monitor_owned:
             raise QmpError(f"Node {node_name} is not owned by the monitor")
         if node.parents:

@@ -235,7 +235,7 @@ class Node:
         """Return why commands may not touch the node; none if they may."""
         return self.blockers + [
             f"node is used as backing hd of '{edge.parent.name}'"
-            for edge in self.parents
+            for edge in reversed(self.parents)
             if edge.role & Role.COW and isinstance(edge.parent, Node)
         ]
 

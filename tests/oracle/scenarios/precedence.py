@@ -1,5 +1,8 @@
 """What comes first: which of several errors is told, which of several things ends first."""
 
+import random
+from typing import Any
+
 from tests.oracle.scenario import scenario
 from tests.oracle.session import Session
 
@@ -133,3 +136,61 @@ def name_is_looked_at_after_what_is_below(d: Session) -> None:
     for name in ("target", "new"):
         d.qmp("blockdev-add", driver="snapshot-access", node_name=name, file=below)
     d.qmp("query-named-block-nodes")
+
+
+@scenario
+def users_of_a_node_that_is_deleted(d: Session) -> None:
+    """A backend is told first, then what blocks commands, then other nodes."""
+    d.nbd_server()
+    d.qmp("blockdev-add", driver="null-co", node_name="base", size=1 << 20)
+    for name in ("top", "target"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", name, "1M")
+        file = {"driver": "file", "filename": d.path(name)}
+        d.qmp("blockdev-add", driver="qcow2", node_name=name, file=file, backing="base")
+    d.qmp("blockdev-del", node_name="base")
+    d.qmp("block-export-add", type="nbd", id="base", node_name="base")
+    d.qmp("blockdev-del", node_name="base")
+    job = {"device": "top", "target": "target", "filter_node_name": "filter"}
+    d.qmp("blockdev-backup", job_id="j", sync="top", auto_finalize=False, **job)
+    d.event("BLOCK_JOB_PENDING")
+    names = ("top", "target", "filter")
+    for name in names:
+        d.qmp("blockdev-del", node_name=name)
+    for name in names:
+        d.qmp("block-export-add", type="nbd", id=name, node_name=name)
+        d.qmp("blockdev-del", node_name=name)
+
+
+@scenario
+def backing_file_before_file_when_reopened(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    file = {"driver": "file", "node-name": "f", "filename": d.path("a.qcow2")}
+    given = {"driver": "qcow2", "node-name": "a", "file": file}
+    d.qmp("blockdev-add", **given)
+    null = {"driver": "null-co"}
+    for file, backing in (
+        *(("a", "a"), ("none", "a"), ("a", "none"), ("none", "none"), ("a", None)),
+        *(("none", null), (null, "none"), (null, null)),
+    ):
+        options: dict[str, Any] = {**given, "file": file, "backing": backing}
+        d.qmp("blockdev-reopen", options=[options])
+        d.qmp("blockdev-reopen", options=[{**options, "lazy-refcounts": True}])
+
+
+@scenario
+def one_of_several_unexpected_members(d: Session) -> None:
+    """Which one depends on all members, and on which of them are known."""
+    draw = random.Random(1)
+    names = [*("a", "b", "zzz", "file", "node", "limits", "x-perf", "é", "", "0", "a-longer-name")]
+    names += [f"k{number}" for number in range(12)]
+    commands: list[tuple[str, dict[str, Any]]] = [
+        ("query-named-block-nodes", {"flat": True}),
+        ("block-export-add", {"type": "nbd", "id": "e", "node-name": "n", "writable": True}),
+        ("blockdev-add", {"driver": "null-co", "node-name": "n", "size": 5, "read-only": True}),
+    ]
+    for number in range(90):
+        command, known = commands[number % len(commands)]
+        unknown = draw.sample(names, draw.randint(2, len(names)))
+        members = [*known.items(), *((name, 1) for name in unknown)]
+        draw.shuffle(members)
+        d.qmp(command, **dict(members))
