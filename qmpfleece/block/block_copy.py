@@ -88,12 +88,12 @@ def cluster_size_for(target: Node, min_cluster_size: int = 0) -> int:
 class BlockCopy:
     """Copies clusters of ``source`` to the same place of ``target``, each once.
 
-    Fixed: ``source``, ``target``, ``length``, ``cluster_size``, ``in_flight``.
+    Fixed: ``source``, ``target``, ``cluster_size``, ``in_flight``.
 
     Attributes:
         source: Read from. The bitmap belongs to its node.
         target: Written to; as large as the source or larger.
-        length: Bytes of the source.
+        length: Bytes of the source that are copied: what has been added to it since is not.
         cluster_size: Bytes; all claims are of whole clusters, but for the end of the source.
         bitmap: What is to be copied: unnamed, not recording. Others clear bits by ``forget``.
         in_flight: The claimed ranges.
@@ -116,7 +116,7 @@ class BlockCopy:
     ) -> None:
         self.source: Final = source
         self.target: Final = target
-        self.length: Final = source.node.length
+        self.length = source.node.length
         self.cluster_size: Final = cluster_size
         self.in_flight: Final = ReqList()
         self._claimed = 0
@@ -157,6 +157,11 @@ class BlockCopy:
         self._compresses = True
         self.limit_chunk(self.cluster_size)
 
+    def cut(self, length: int) -> None:
+        """Copy nothing behind the new end of the source. No copy is in flight."""
+        assert not self.in_flight
+        self.length = min(self.length, length)
+
     def close(self) -> None:
         """Take the bitmap off the source. No copy is in flight."""
         assert not self.in_flight
@@ -184,7 +189,7 @@ class BlockCopy:
 
         Args:
             offset: Bytes.
-            length: Bytes, within the source.
+            length: Bytes; what is behind the source's end is not copied.
             throttle: Limits the rate. When it stops the copy, clusters remain dirty on return.
             workers: Requests at once.
 
@@ -194,6 +199,8 @@ class BlockCopy:
         """
         start = align_down(offset, self.cluster_size)
         end = min(align_up(offset + length, self.cluster_size), self.length)
+        if start >= end:
+            return
         # The cluster that a small write touches needs no more than a claim of its own.
         alone = end - start <= self.cluster_size and throttle is None
         if alone and (req := self._claim(start, end)) is not None:

@@ -183,6 +183,8 @@ class BlockDriver(Generic[O]):
     driver_name: ClassVar[str]
     #: A filter shows the data of its ``filtered_child`` unchanged.
     is_filter: ClassVar[bool] = False
+    #: When it is resized, it has the whole sectors that it was told; others have their child's.
+    length_is_told: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
     is_protocol: ClassVar[bool] = False
     #: A flush goes on to all children that are written to, except these.

@@ -228,7 +228,8 @@ async def truncate(child: Child, length: int) -> None:
     node.in_flight += 1
     try:
         await node.driver.truncate(length)
-        set_length(node, align_up(length, SECTOR))
+        whole = align_down if node.driver.length_is_told else align_up
+        set_length(node, whole(length, SECTOR))
     finally:
         node.write_gen += 1
         node.work_end()

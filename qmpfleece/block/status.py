@@ -3,6 +3,9 @@
 Source: QEMU's ``bdrv_block_status`` family; extents come in runs, not one by one.
 """
 
+import errno
+
+from qmpfleece.base.errors import BlockError
 from qmpfleece.block.driver import Extent, Status
 from qmpfleece.block.node import Node
 
@@ -12,10 +15,16 @@ async def block_status(node: Node, offset: int, length: int, limit: int) -> list
 
     They follow each other without gap, at least one if ``length`` is not 0, and end at
     ``offset + length`` or before. An extent without ALLOCATED is decided by the backing file.
+
+    Raises:
+        OSError: EIO: the node ends before, it has become shorter than one above it; or the driver
+            can't find the status out.
     """
+    if not length:
+        return []
     length = min(length, node.length - offset)
     if length <= 0:
-        return []
+        raise BlockError(errno.EIO)
     node.in_flight += 1
     try:
         extents = await node.driver.block_status(offset, length, limit)

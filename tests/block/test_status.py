@@ -1,6 +1,7 @@
 """Block status through layers; the layers are memory disks with holes."""
 
 import asyncio
+import errno
 
 import pytest
 from hypothesis import given, settings
@@ -39,8 +40,16 @@ def expand(extents):
 async def test_status_is_cut_at_the_end_of_the_node(graph):
     node = add_memory(graph, "n", bytes(1024)).node
     assert sum(e.length for e in await status.block_status(node, 512, 1 << 40, 9)) == 512
-    assert await status.block_status(node, 1024, 512, 9) == []
     assert await status.block_status(node, 0, 0, 9) == []
+    assert node.in_flight == 0
+
+
+async def test_status_behind_the_end_is_an_error(graph):
+    """Or who has not heard of the end would ask for ever."""
+    node = add_memory(graph, "n", bytes(1024)).node
+    with pytest.raises(OSError, match="Input/output") as failed:
+        await status.block_status(node, 1024, 512, 9)
+    assert failed.value.errno == errno.EIO
     assert node.in_flight == 0
 
 

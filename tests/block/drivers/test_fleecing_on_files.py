@@ -130,3 +130,23 @@ async def test_disk_of_zeroes_takes_no_space_in_the_temporary_image(images):
     await images.guest.pwrite(0, memoryview(bytes(b"x" * SIZE)))
     assert images.temp_bytes() == 0
     assert await images.read(images.client) == images.before
+
+
+async def test_what_is_cut_off_the_disk_is_not_in_the_snapshot_any_more(images):
+    await images.build("file")
+    resizer = Backend(images.graph, perm=Perm.RESIZE)
+    resizer.attach(images.graph.find("cbw"))
+    await resizer.truncate(CLUSTER + 512)
+    await resizer.detach()
+    await images.guest.pwrite(CLUSTER, memoryview(b"x" * 512))
+    end = memoryview(bytearray(CLUSTER + 512))
+    await images.client.pread(0, end)
+    assert end == images.before[: CLUSTER + 512]
+    for offset in (CLUSTER, CLUSTER + 512, SIZE - 512):
+        with pytest.raises(OSError, match="Permission denied"):
+            await images.client.pread(offset, memoryview(bytearray(1024))[: SIZE - offset])
+    with pytest.raises(OSError, match="Permission denied"):
+        await images.client.block_status(CLUSTER + 512, 512, 1)
+    await images.client.pdiscard(0, SIZE)
+    with pytest.raises(OSError, match="Permission denied"):
+        await images.client.pread(CLUSTER, memoryview(bytearray(512)))

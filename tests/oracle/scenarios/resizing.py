@@ -1,6 +1,6 @@
 """block_resize: what is refused, in which order."""
 
-from tests.oracle.scenario import system_scenario
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.devices import CONTROLLER, disk, hmp, null
 from tests.oracle.session import Session
 
@@ -87,3 +87,67 @@ def resizes_of_nodes_in_use(d: Session) -> None:
     for name in ("c", "n2", "t"):
         d.qmp("block_resize", node_name=name, size=-1)
         d.qmp("block_resize", node_name=name, size=4 << 20)
+
+
+def filtered(d: Session) -> None:
+    """Add a filter ``c`` above blkdebug ``b`` above the disk ``f``, and start the server."""
+    d.nbd_server()
+    path = d.file("disk.raw", 256 << 10, (1, 0, 256 << 10))
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path)
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "temp.qcow2", "1M")
+    temp = {"driver": "file", "filename": d.path("temp.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="t", file=temp)
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="f")
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="b", target="t")
+
+
+@scenario
+def resizes_through_filters(d: Session) -> None:
+    filtered(d)
+    for name in ("c", "b", "f", "c"):
+        for size in (1, 512, 1000, 256 << 10, (512 << 10) + 1):
+            d.qmp("block_resize", node_name=name, size=size)
+            d.qmp("query-named-block-nodes", flat=True)
+
+
+@scenario
+def disk_grown_through_a_filter(d: Session) -> None:
+    """What is new is not in the snapshot."""
+    filtered(d)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.qmp("block_resize", node_name="c", size=500 << 10)
+    d.qmp("block-export-add", type="nbd", id="c", node_name="c", writable=True)
+    d.qmp("block-export-add", type="nbd", id="s", node_name="s")
+    d.io("c", "length", "write -P 5 0 4k", "write -P 6 256k 64k", "write -P 7 252k 8k")
+    d.io("s", "length", "read -P 1 0 256k", read_only=True)
+    d.io("c", "write -P 8 499k 1k")
+    d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("block-export-del", id="s")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="s")
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.qmp("block-export-add", type="nbd", id="s", node_name="s")
+    d.io("s", "length", "read -P 1 0 256k", "read 256k 512", "read 499k 1k", read_only=True)
+    d.content("disk.raw")
+
+
+@scenario
+def disk_cut_through_a_filter(d: Session) -> None:
+    filtered(d)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.qmp("block_resize", node_name="c", size=100 << 10)
+    d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("block-export-add", type="nbd", id="c", node_name="c", writable=True)
+    d.qmp("block-export-add", type="nbd", id="s", node_name="s")
+    d.io("c", "length", "write -P 5 0 4k", "write -P 6 99k 1k", "write 100k 512")
+    d.io("s", "length", "read -P 1 0 100k", read_only=True)  # QEMU dies of what is behind
+    d.content("disk.raw")
+
+
+@scenario
+def disk_cut_below_a_filter(d: Session) -> None:
+    filtered(d)
+    d.qmp("block_resize", node_name="f", size=100 << 10)
+    d.qmp("block-export-add", type="nbd", id="c", node_name="c", writable=True)
+    d.io("c", "length", "write -P 5 0 4k", "read -P 1 4k 96k")
+    d.qmp("query-named-block-nodes", flat=True)

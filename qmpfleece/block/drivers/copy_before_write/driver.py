@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 from qmpfleece.base import eager
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
-from qmpfleece.base.units import align_down, align_up
+from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.block_copy import BlockCopy, cluster_size_for, reaches
@@ -52,8 +52,8 @@ from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
 class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
     """The filter.
 
-    Fixed at open: the edges, the engine, the options and the length of the snapshot. The disk
-    may grow, when a format above adds to its file; what is new is not in the snapshot.
+    Fixed at open: the edges, the engine and the options. The disk may grow, when a format above
+    adds to its file or it is resized; what is new is not in the snapshot, nor is what is cut off.
 
     Attributes:
         snapshot_error: Why the snapshot can no longer be read, None while it can.
@@ -63,6 +63,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
     driver_name = "copy-before-write"
 
     is_filter = True
+    length_is_told = True
     #: The temporary image need not survive, and the guest does not wait for it.
     unflushed_children: ClassVar[tuple[str, ...]] = ("target",)
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
@@ -195,6 +196,12 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
             return pipeline.pdiscard(self._file, offset, length)
         return self._save_and_discard(offset, length)
 
+    async def truncate(self, length: int) -> None:
+        """Resize the active disk. What is cut off is not saved, and can't be read any more."""
+        await pipeline.truncate(self._file, length)
+        self._length = align_down(length, SECTOR)
+        self._copier.cut(self._length)
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
@@ -289,7 +296,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         length = len(buf)
         if not length:
             return DONE
-        if self.snapshot_error is not None or not self._access.bits.state(offset, length):
+        if self.snapshot_error is not None or offset + length > self._length:
+            return fail(errno.EACCES)
+        if not self._access.bits.state(offset, length):
             return fail(errno.EACCES)
         done = self._done.bits.state(offset, length)
         if done is None:
@@ -315,7 +324,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     def snapshot_locate(self, offset: int, length: int, places: Places) -> bool:
         """Find each span where it is now; what is on the active disk stays until it was read."""
-        if self.snapshot_error is not None or not self._access.bits.state(offset, length):
+        if self.snapshot_error is not None or offset + length > self._length:
+            return False
+        if not self._access.bits.state(offset, length):
             return False
         while length:
             done, span = self._done.bits.run(offset, length)
@@ -342,7 +353,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         is being copied, so that their space stays free.
         """
         cluster_size = self._copier.cluster_size
-        end = offset + length
+        end = min(offset + length, self._length)
         start = align_up(offset, cluster_size)
         if end < self._length:
             end = align_down(end, cluster_size)
@@ -363,7 +374,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
             OSError: EACCES: the first byte is not accessible, or the snapshot is broken.
         """
         extents: list[Extent] = []
-        end = offset + length
+        end = min(offset + length, self._length)
+        if offset >= end:
+            raise BlockError(errno.EACCES)
         patchwork = Patchwork(self._file.node, self._target.node, self._done.bits, end)
         while offset < end and len(extents) < limit:
             readable, span = self._access.bits.run(offset, end - offset)
@@ -385,7 +398,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     def snapshot_is_known_data(self, offset: int, length: int) -> bool:
         """Tell what is known of whoever has the clusters."""
-        if self.snapshot_error is not None or not self._access.bits.all(offset, length):
+        if self.snapshot_error is not None or offset + length > self._length:
+            return False
+        if not self._access.bits.all(offset, length):
             return False
         while length:
             done, span = self._done.bits.run(offset, length)

@@ -194,10 +194,11 @@ class Discarder:
         """Tell whether a range is known to read as zeroes, as all behind the end does."""
         image = self._image
         end = min(end, image.size)
+        if start < end and end > image.node.length:
+            return False  # while the image grows, nobody can tell of what is new
         while start < end:
-            # While the image grows, nobody can tell of what is new.
             extents = await status_above(image.node, start, end - start, _LIMIT)
-            if not extents or not all(extent.flags & Status.ZERO for extent in extents):
+            if not all(extent.flags & Status.ZERO for extent in extents):
                 return False
             start += sum(extent.length for extent in extents)
         return True
