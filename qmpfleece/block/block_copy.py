@@ -157,10 +157,11 @@ class BlockCopy:
         self._compresses = True
         self.limit_chunk(self.cluster_size)
 
-    def cut(self, length: int) -> None:
-        """Copy nothing behind the new end of the source. No copy is in flight."""
-        assert not self.in_flight
-        self.length = min(self.length, length)
+    async def cut(self, length: int) -> None:
+        """Copy nothing from there on any more; wait until nothing of it is in flight."""
+        end, self.length = self.length, min(self.length, length)
+        if self.length < end:
+            await self.in_flight.wait_all(self.length, end - self.length)
 
     def close(self) -> None:
         """Take the bitmap off the source. No copy is in flight."""

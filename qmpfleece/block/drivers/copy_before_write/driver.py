@@ -198,9 +198,14 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     async def truncate(self, length: int) -> None:
         """Resize the active disk. What is cut off is not saved, and can't be read any more."""
-        await pipeline.truncate(self._file, length)
-        self._length = align_down(length, SECTOR)
-        self._copier.cut(self._length)
+        whole, before = align_down(length, SECTOR), self._copier.length
+        await self._copier.cut(whole)
+        try:
+            await pipeline.truncate(self._file, length)
+        except OSError:
+            self._copier.length = before
+            raise
+        self._length = whole
 
     def block_status(
         self, offset: int, length: int, limit: int
