@@ -102,11 +102,11 @@ class Export(Generic[O]):
         if node is None:
             name = self.options.node_name
             raise QmpError(f"Cannot find device='' nor node-name='{name}'")
-        if self.options.iothread is not None:
-            raise QmpError(f'iothread "{self.options.iothread}" not found')
         read_only = self.borrowed and not self.backend.perm & Perm.WRITE
         if self.writable and (read_only or node.read_only):
             raise QmpError("Cannot export read-only node as writable")
+        if self.options.iothread is not None:
+            raise QmpError(f'iothread "{self.options.iothread}" not found')
         if not self.borrowed:
             self.backend.attach(node)
         try:

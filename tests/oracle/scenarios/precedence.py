@@ -194,3 +194,13 @@ def one_of_several_unexpected_members(d: Session) -> None:
         members = [*known.items(), *((name, 1) for name in unknown)]
         draw.shuffle(members)
         d.qmp(command, **dict(members))
+
+
+@scenario
+def export_of_a_read_only_node_before_its_thread(d: Session) -> None:
+    d.nbd_server()
+    d.qmp("blockdev-add", driver="null-co", node_name="n", read_only=True)
+    for more in ({"writable": True}, {}, {"name": "x" * 5000}, {"bitmaps": ["b"]}):
+        for node in ("n", "none"):
+            given = {"type": "nbd", "id": "e", "node_name": node, "iothread": "none"}
+            d.qmp("block-export-add", **given, **more)
