@@ -10,6 +10,7 @@ from qmpfleece.block.drain import drained
 from qmpfleece.block.graph import MAX_LENGTH
 from qmpfleece.block.node import Node
 
+_READ_ONLY: Final = "Image is read-only"
 _NO_PREALLOCATION: Final = "Preallocation is not supported when resizing"
 
 
@@ -30,7 +31,7 @@ async def resize(backend: Backend, length: int, preallocation: str = "off") -> N
     if length > MAX_LENGTH:
         raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
     if node.read_only:
-        raise QmpError("Image is read-only")
+        raise QmpError(_READ_ONLY)
     async with drained(node):
         pass  # requests in what may be cut off have ended
     _check(node, length, preallocation)
@@ -49,8 +50,10 @@ def _check(node: Node, length: int, preallocation: str) -> None:
     """Refuse what the driver that would do it has a text of its own for.
 
     Raises:
-        QmpError: The image has a fixed size, or can't have space reserved so.
+        QmpError: The image has a fixed size, is read-only, or can't have space reserved so.
     """
+    if node.read_only:
+        raise QmpError(_READ_ONLY)
     reserves, shrinks = preallocation != "off", length < node.length
     name = node.driver.driver_name
     if name == "raw":

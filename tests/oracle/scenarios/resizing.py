@@ -151,3 +151,14 @@ def disk_cut_below_a_filter(d: Session) -> None:
     d.qmp("block-export-add", type="nbd", id="c", node_name="c", writable=True)
     d.io("c", "length", "write -P 5 0 4k", "read -P 1 4k 96k")
     d.qmp("query-named-block-nodes", flat=True)
+
+
+@scenario
+def resizes_above_what_is_read_only(d: Session) -> None:
+    path = d.file("disk.raw", 1 << 20)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path, read_only=True)
+    d.qmp("blockdev-add", driver="file", node_name="g", filename=path, auto_read_only=True)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    d.qmp("blockdev-add", driver="raw", node_name="s", file="g")
+    for name in ("f", "r", "g", "s"):
+        d.qmp("block_resize", node_name=name, size=512)
