@@ -143,10 +143,12 @@ class Reopening(Generic[O]):
         options: The same, resolved.
         graph: Where it lives.
         keep: Only options of every node change; the others stay.
-        moves: Other nodes for its children, by the children's names; None: none.
+        nested: The node is defined within the definition of the one above it.
+        moves: Other nodes for its children, by the children's names; None: none. To be seen
+            by ``reopen_commit``.
     """
 
-    __slots__ = ("given", "graph", "keep", "moves", "node", "options")
+    __slots__ = ("given", "graph", "keep", "moves", "nested", "node", "options")
 
     def __init__(
         self,
@@ -156,12 +158,14 @@ class Reopening(Generic[O]):
         graph: "Graph",
         *,
         keep: bool,
+        nested: bool,
     ) -> None:
         self.node = node
         self.given = given
         self.options = options
         self.graph = graph
         self.keep = keep
+        self.nested = nested
         self.moves: dict[str, Node | None] = {}
 
 
@@ -204,6 +208,8 @@ class BlockDriver(Generic[O]):
     #: Wire names of the options, besides those of every node, that may change while the node
     #: is open; None: it can't be reopened at all.
     mutable_options: ClassVar[frozenset[str] | None] = None
+    #: Those of them that have no default.
+    required_options: ClassVar[frozenset[str]] = frozenset()
 
     node: "Node"
     options: O

@@ -20,6 +20,7 @@ from qmpfleece.block.graph import Graph, check_options
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Role
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
+from qmpfleece.qapi.order import ordered
 
 #: What may change in every node; all but the last may also be left out.
 _COMMON: Final = frozenset(
@@ -116,22 +117,30 @@ def _found_moves(graph: Graph, node: Node, options: Mapping[str, Any]) -> dict[s
     """
     moves: dict[str, Node] = {}
     for name in _REPLACEABLE:
-        if name not in options:
-            continue
-        found, child = _find_child(graph, node, name, options[name]), node.children.get(name)
-        if child is not None and child.node is found:
-            continue
-        kind = node.driver.driver_name
-        if child is None and node.driver.is_filter:
-            raise QmpError(
-                f"'{node.name}' is a {kind} filter node that does not support a {name} child"
-            )
-        if name == "backing" and not node.driver.supports_backing:
-            raise QmpError(f"Driver '{kind}' of node '{node.name}' does not support backing files")
-        if name == "file" and child is None:
-            raise QmpError("Cannot set file child to format node without file child")
-        moves[name] = found
+        if name in options and (found := _replacement(graph, node, name, options[name])):
+            moves[name] = found
     return moves
+
+
+def _replacement(graph: Graph, node: Node, name: str, ref: str) -> Node | None:
+    """Return the node that is named as another child; None: it is that child already.
+
+    Raises:
+        QmpError: It can't be such a child.
+    """
+    found, child = _find_child(graph, node, name, ref), node.children.get(name)
+    if child is not None and child.node is found:
+        return None
+    kind = node.driver.driver_name
+    if child is None and node.driver.is_filter:
+        raise QmpError(
+            f"'{node.name}' is a {kind} filter node that does not support a {name} child"
+        )
+    if name == "backing" and not node.driver.supports_backing:
+        raise QmpError(f"Driver '{kind}' of node '{node.name}' does not support backing files")
+    if name == "file" and child is None:
+        raise QmpError("Cannot set file child to format node without file child")
+    return found
 
 
 def _check_reopens(node: Node) -> None:
@@ -182,13 +191,14 @@ def _enqueue(
     keep: bool,
     parent: NodeOptions | None,
 ) -> None:
+    nested = parent is not None
     if parent is None and node.inherits_from is not None:
         above = queue.get(node.inherits_from)
         parent = above.options if above is not None else node.inherits_from.options
     options = NodeOptions(given, parent)
     if given.discard is None:  # the one option that QEMU keeps when it is left out
         options.unmap = node.options.unmap
-    queue[node] = Reopening(node, given, options, graph, keep=keep)
+    queue[node] = Reopening(node, given, options, graph, keep=keep, nested=nested)
     for child in node.children.values():
         if child.node.inherits_from is not node or child.node.given is None:
             continue
@@ -222,19 +232,17 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
         return
     new, old = _flat(change.given, node), _flat(node.given, node)
     free = changeable(node)
-    for name in old:
-        if name not in new and name not in free and name != "node-name":
+    lasting = old.keys() - (free - driver.required_options) - {"node-name"}
+    for name in ordered(old):
+        if name not in new and name in lasting:
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
-    if change.given.driver != node.given.driver:
-        for name in _REPLACEABLE:  # QEMU looks at these first
-            if isinstance(ref := getattr(change.given, name, None), str):
-                _find_child(graph, node, name, ref)
-        raise QmpError("Cannot change the option 'driver'")
+    if change.given.driver == node.given.driver:
+        await driver.reopen_prepare(change)
     _find_moves(graph, change)
-    await driver.reopen_prepare(change)
-    for name, value in new.items():
+    left = _flat_left(change)
+    for name in ordered(left):
         # Source: QEMU refuses force-share even when it stays as it is.
-        if name not in free and (name == "force-share" or old.get(name, node.name) != value):
+        if name not in free and (name == "force-share" or old.get(name) != left[name]):
             raise QmpError(f"Cannot change the option '{name}'")
 
 
@@ -245,28 +253,19 @@ def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
         QmpError: One can't be.
     """
     node, given = change.node, change.given
-    # As in QEMU, the backing file is looked at first, and definitions when names are found.
-    names = ["backing"] if node.driver.supports_backing else []
-    names += [name for name in node.children if name not in names]
-    refused = ""
-    for name in names:
+    for name in _REPLACEABLE:
         child = node.children.get(name)
-        ref = getattr(given, _member(name), None)
+        ref = getattr(given, name, None)
+        told = name in given.model_fields_set
         if isinstance(ref, BlockdevOptions):
-            if child is None or child.node.inherits_from is not node:
-                refused = refused or name
-        elif not ref:
-            told = _member(name) in given.model_fields_set
-            if name == "backing" and not told and (child or node.driver.names_backing):
-                raise QmpError(f"backing is missing for '{node.name}'")
-            if name == "backing" and told and child is not None:
-                change.moves[name] = None
-        elif child is None or ref != child.node.name:
-            if name not in _REPLACEABLE:
-                raise QmpError(f"Cannot change the option '{name}'")
-            change.moves[name] = _find_child(graph, node, name, ref)
-    if refused:
-        raise QmpError(f"Cannot change the option '{refused}.driver'")
+            continue
+        if ref:
+            if (found := _replacement(graph, node, name, ref)) is not None:
+                change.moves[name] = found
+        elif name == "backing" and told and child is not None:
+            change.moves[name] = None
+        elif name == "backing" and not told and (child or node.driver.names_backing):
+            raise QmpError(f"backing is missing for '{node.name}'")
 
 
 def _find_child(graph: Graph, node: Node, name: str, ref: str) -> Node:
@@ -286,6 +285,24 @@ def _flat(given: BlockdevOptions, node: Node) -> dict[str, Any]:
     members = {key: value for key, value in given.to_wire().items() if key not in children}
     found: dict[str, Any] = {}
     _flatten(members, "", found)
+    return found
+
+
+def _flat_left(change: Reopening[Any]) -> dict[str, Any]:
+    """Return what must be as it was, by dotted names: without what is done for children."""
+    node, left = change.node, change.given.to_wire()
+    if not change.nested:
+        left.pop("node-name", None)
+    for name, ref in list(left.items()):
+        child = node.children.get(name)
+        if isinstance(ref, dict):
+            done = child is not None and child.node.inherits_from is node
+        else:
+            done = name in _REPLACEABLE or (child is not None and ref == child.node.name)
+        if done:
+            del left[name]
+    found: dict[str, Any] = {}
+    _flatten(left, "", found)
     return found
 
 

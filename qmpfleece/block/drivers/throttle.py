@@ -37,6 +37,7 @@ class Throttle(BlockDriver[ThrottleOptions]):
     is_filter = True
     strong_options: ClassVar[tuple[str, ...]] = ("throttle-group",)
     mutable_options: ClassVar[frozenset[str] | None] = frozenset(("throttle-group",))
+    required_options: ClassVar[frozenset[str]] = frozenset(("throttle-group",))
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
     zero_flags = write_flags | ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 

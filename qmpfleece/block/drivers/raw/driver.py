@@ -43,7 +43,7 @@ class Raw(BlockDriver[RawOptions]):
 
     _file: Child
     #: Offset and size that are being prepared.
-    _next: tuple[int, int]
+    _next: int
 
     async def open(self, opener: Opener) -> None:
         """Open ``file`` and check that the window lies in it."""
@@ -58,13 +58,14 @@ class Raw(BlockDriver[RawOptions]):
             self.node.request_alignment = SECTOR
 
     async def reopen_prepare(self, change: Reopening[RawOptions]) -> None:
-        """Check that the other window lies in the file."""
-        below = change.moves.get("file") or self._file.node
-        self._next = _window(change.given, below.length)
+        """Check that the other window lies in the file, which may be about to be replaced."""
+        self._next, _ = _window(change.given, self._file.node.length)
 
     def reopen_commit(self) -> None:
-        """Show the other window."""
-        self._offset, self._size = self._next
+        """Show the other window, of what is the file by now."""
+        self._offset, size = self._next, self.options.size
+        below = max(0, self._file.node.length - self._offset)
+        self._size = below if size is None else size
         pipeline.set_length(self.node, align_up(self._size, SECTOR))
 
     def pread(self, offset: int, buf: memoryview) -> Io:

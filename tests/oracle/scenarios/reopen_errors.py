@@ -1,0 +1,76 @@
+"""blockdev-reopen: of several things that can't be, which one is told."""
+
+from typing import Any
+
+from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.reopen import file_node, reopen
+from tests.oracle.session import Session
+
+SIZE = 1 << 20
+
+
+@scenario
+def reopened_window_before_another_file(d: Session) -> None:
+    """The window must lie in the file that there is, whatever is to be its file."""
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=SIZE)
+    d.qmp("blockdev-add", driver="null-co", node_name="small", size=SIZE // 2)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="n")
+    windows: tuple[dict[str, int], ...] = (
+        *({"offset": 1000, "size": SIZE}, {"size": 0}, {"size": 1000}, {"offset": 1000}),
+        *({"offset": SIZE + 512}, {"size": 2 * SIZE}, {"offset": SIZE // 2 + 512}, {}),
+    )
+    for window in windows:
+        for file in ("r", "none", "n", "small"):
+            reopen(d, {"driver": "raw", "node-name": "r", "file": file, **window})
+            d.qmp("query-named-block-nodes")
+
+
+@scenario
+def reopened_with_definitions_of_children(d: Session) -> None:
+    path = d.file("disk.raw", SIZE)
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=SIZE)
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="n")
+    file: dict[str, Any] = {"driver": "file", "filename": path}
+    d.qmp("blockdev-add", driver="blkdebug", node_name="c", image={**file, "node-name": "p"})
+    d.qmp("blockdev-add", driver="raw", node_name="r", file={**file, "node-name": "q"})
+    named = {**file, "node-name": "new"}
+    children: tuple[dict[str, Any], ...] = (
+        *(named, file, {**file, "node-name": "p"}, {"driver": "null-co"}),
+        *({"driver": "raw", "file": "n"}, {"driver": "blkdebug", "image": named}),
+    )
+    for name in ("b", "c", "r"):
+        for child in children:
+            for more in ({}, {"align": 512}):
+                reopen(d, {"driver": "blkdebug", "node-name": name, "image": child, **more})
+            for more in ({}, {"offset": 5}):
+                reopen(d, {"driver": "raw", "node-name": name, "file": child, **more})
+
+
+@scenario
+def reopened_as_if_with_another_driver(d: Session) -> None:
+    base = file_node(d, locking="off")
+    more = {"aio": "threads", "discard": "unmap", "x-check-cache-dropped": True}
+    file_node(d, "g", "other.raw", **more)
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=SIZE, read_zeroes=True)
+    rule = {"event": "none", "errno": 5, "once": True}
+    d.qmp("object-add", qom_type="throttle-group", id="group")
+    nodes: tuple[dict[str, Any], ...] = (
+        {"driver": "blkdebug", "image": "n", "align": 512, "inject-error": [rule]},
+        {"driver": "raw", "file": "n", "size": SIZE, "offset": 0},
+        {"driver": "throttle", "file": "n", "throttle-group": "group"},
+    )
+    for number, node in enumerate(nodes):
+        d.qmp("blockdev-add", **{"node-name": f"n{number}", **node})
+    drivers: tuple[dict[str, Any], ...] = (
+        *nodes,
+        {"driver": "null-co"},
+        {"driver": "null-aio", "size": 512},
+        {"driver": "file", "filename": base["filename"]},
+        {"driver": "raw", "file": "none"},
+        {"driver": "snapshot-access", "file": "n"},
+        {"driver": "copy-before-write", "file": "n", "target": "n"},
+    )
+    for name in ("f", "g", "n", "n0", "n1", "n2"):
+        for driver in drivers:
+            reopen(d, {"node-name": name, **driver})
+            reopen(d, {"node-name": name, "read-only": True, **driver})
