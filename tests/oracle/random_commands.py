@@ -5,41 +5,46 @@
 runs these seeds on both daemons, and prints for each that differs where it first does.
 
 Names are few, so that commands meet each other. Not drawn is what would only show a listed
-deviation (targets of a filter that others use), depend on time (jobs that go on for ever), or
+deviation (targets of a filter that others use), depend on time (limits that are reached), or
 kill QEMU 7.2: to enable a bitmap that is not there in a transaction, to merge none.
 """
 
 import json
-import random
 import re
 import sys
 from collections.abc import Callable
-from itertools import zip_longest
-from typing import Any, Final
+from itertools import takewhile, zip_longest
+from typing import Final
 
 from tests.oracle import scenario
+from tests.oracle.random_draws import EXPORTS, GROUPS, JOBS, KIB, SIZE, Draws, Json
 from tests.oracle.session import Session
 
-KIB: Final = 1024
-_SIZE: Final = 256 * KIB
 _STEPS: Final = 40
-_NODES: Final = ("n0", "n1", "n2", "n3", "n4")
-_BITMAPS: Final = ("b0", "b1")
-_JOBS: Final = ("j0", "j1")
-_EXPORTS: Final = ("e0", "e1", "e2")
-_SETTLED: Final = frozenset({"concluded", "pending"})
+#: How much is shown before and after the place where two lines differ.
+_AROUND: Final = 200
+#: How many commands have a mistake in their arguments.
+_SPOILT: Final = 0.04
+_SETTLED: Final = frozenset({"concluded", "pending", "paused"})
 #: Where QEMU has died of an assertion, there is nothing to compare any more.
 _DIED: Final = "** the connection ended"
 #: What files occupy, and where those of qcow2 images end.
 _OCCUPIED: Final = re.compile(
     r', "actual-size": \d+|"virtual-size": \d+, (?="filename": "TMP/q\d.qcow2", "format": "file")'
 )
-
-Json = dict[str, Any]
+#: Whether a filter's target may be written to, a listed deviation.
+_SHARED: Final = re.compile(
+    r'("name": "target", "parent": \d+, "shared-perm": \[[^]]*?)"write", (?="consistent-read"\])'
+)
+_PAUSE: Final = '"event": "JOB_STATUS_CHANGE", "data": {"status": "paused", '
+_QUERIES: Final = (
+    *("query-named-block-nodes", "query-block-exports", "query-jobs", "query-block-jobs"),
+    *("query-blockstats", "query-block", "x-debug-query-block-graph"),
+)
 
 
 class Commands:
-    """Draws commands and sends them.
+    """Sends commands that are drawn.
 
     Args:
         seed: Decides everything.
@@ -47,251 +52,263 @@ class Commands:
     """
 
     def __init__(self, seed: int, session: Session) -> None:
-        self._random = random.Random(seed)
+        self._draw = Draws(seed, session.path)
         self._session = session
-        self._there: list[str] = []
         #: The names of exports, by their ids.
         self._exported: dict[str, str] = {}
-        self._steps: list[tuple[int, Callable[[], None]]] = [
+        #: The jobs that go on until they are cancelled.
+        self._lasting: set[str] = set()
+        draw = self._draw
+        self._steps: list[tuple[int, Callable[[], object]]] = [
             (25, self._add),
             (8, self._delete),
-            (10, lambda: self._send("block-dirty-bitmap-add", self._new_bitmap())),
+            (10, self._reopen),
+            (10, lambda: self._send("block-dirty-bitmap-add", draw.new_bitmap())),
             (9, self._change_bitmap),
-            (4, lambda: self._send("block-dirty-bitmap-merge", self._merge())),
+            (4, lambda: self._send("block-dirty-bitmap-merge", draw.merge())),
             (8, self._transaction),
             (14, self._backup),
-            (5, self._tell_job),
+            (6, self._tell_job),
             (8, self._add_export),
             (10, self._request),
             (3, self._remove_export),
+            (3, self._serve),
+            (4, self._resize),
+            (2, self._threshold),
+            (2, self._change_backing_file),
+            (5, self._change_group),
             (2, self._snapshot),
-            (4, self._query),
+            (5, self._query),
         ]
 
     def run(self, steps: int) -> None:
         """Send so many, then look at what is there."""
         session = self._session
         for number in range(2):
-            session.file(f"f{number}.raw", _SIZE, (1, 0, 64 * KIB), (2, 128 * KIB, 4 * KIB))
+            session.file(f"f{number}.raw", SIZE, (1, 0, 64 * KIB), (2, 128 * KIB, 4 * KIB))
             session.tool("qemu-img", "create", "-q", "-f", "qcow2", f"q{number}.qcow2", "256K")
         session.qmp("object-add", qom_type="throttle-group", id="group")
-        session.qmp("blockdev-add", driver="null-co", node_name="target", size=_SIZE)
-        if self._often(0.8):
+        session.qmp("blockdev-add", driver="null-co", node_name="target", size=SIZE)
+        if self._draw.often(0.8):
             session.nbd_server()
-        for _ in range(4):
-            self._add()
+        for _ in range(20):
+            if len(self._draw.there) < 3:
+                self._add()
         weights = [weight for weight, _ in self._steps]
         for _ in range(steps):
-            self._random.choices(self._steps, weights)[0][1]()
+            self._draw.random.choices(self._steps, weights)[0][1]()
         for query in ("query-named-block-nodes", "query-block-exports", "query-jobs"):
             self._send(query)
-        for name in _EXPORTS:
+        for name in EXPORTS:
             self._send("block-export-del", {"id": name, "mode": "hard"})
         for number in range(2):
             session.content(f"f{number}.raw")
 
-    # -- drawing ----------------------------------------------------------------------------
-
-    def _often(self, share: float) -> bool:
-        return self._random.random() < share
-
-    def _some(self, share: float, **options: Any) -> Json:
-        """Return options, or none of them."""
-        named = {name.replace("_", "-"): value for name, value in options.items()}
-        return named if self._often(share) else {}
-
-    def _any(self, *values: Any) -> Any:
-        return self._random.choice(values)
-
-    def _name(self) -> str:
-        if self._there and self._often(0.8):
-            return self._any(*self._there)
-        return self._any("none", *_NODES)
-
-    def _new_name(self) -> str:
-        missing = [name for name in _NODES if name not in self._there]
-        return self._any(*missing) if missing and self._often(0.8) else self._any(*_NODES)
-
-    def _bitmap(self) -> Json:
-        return {"node": self._name(), "name": self._any(*_BITMAPS)}
-
-    def _source(self) -> str | Json:
-        return self._any(*_BITMAPS) if self._often(0.5) else self._bitmap()
-
-    def _child(self, depth: int) -> str | Json:
-        if depth or self._often(0.6):
-            return self._name()
-        return self._node(depth + 1, named=self._often(0.2))
-
-    def _node(self, depth: int = 0, *, named: bool = True) -> Json:
-        driver = self._any(
-            *("file", "file", "file", "raw", "raw", "qcow2", "null-co", "null-aio"),
-            *("copy-before-write", "copy-before-write", "snapshot-access", "throttle"),
-        )
-        options: Json = {"driver": driver} | ({"node-name": self._new_name()} if named else {})
-        if driver == "file":
-            options["filename"] = self._session.path(self._any("f0.raw", "f1.raw", "none.raw"))
-            options |= self._some(0.1, locking=self._any("on", "off", "auto"))
-        elif driver == "qcow2":
-            path = self._session.path(self._any("q0.qcow2", "q1.qcow2", "f0.raw"))
-            options["file"] = {"driver": "file", "filename": path}
-            options |= self._some(0.2, backing=self._any(None, self._name()))
-        elif driver.startswith("null"):
-            options |= {"size": _SIZE} | self._some(0.3, read_zeroes=True)
-        else:
-            options["file"] = self._child(depth)
-        if driver == "copy-before-write":
-            options["target"] = {"driver": "null-co", "size": _SIZE}
-            options |= self._some(0.2, bitmap=self._bitmap())
-            options |= self._some(0.2, on_cbw_error=self._any("break-snapshot", "zzz"))
-        if driver == "throttle":
-            options["throttle-group"] = self._any("group", "group", "none")
-        return options | self._common()
-
-    def _common(self) -> Json:
-        return {
-            **self._some(0.15, read_only=self._often(0.5)),
-            **self._some(0.1, auto_read_only=self._often(0.7)),
-            **self._some(0.1, discard=self._any("unmap", "ignore")),
-            **self._some(0.1, detect_zeroes=self._any("on", "off", "unmap")),
-            **self._some(0.08, cache={"no-flush": self._often(0.5)}),
-            **self._some(0.05, force_share=True),
-            **self._some(0.02, zzz=1),
-        }
-
-    def _new_bitmap(self) -> Json:
-        return {
-            **self._bitmap(),
-            **self._some(0.3, granularity=self._any(256, 512, 1000, 4 * KIB, 64 * KIB)),
-            **self._some(0.2, persistent=self._often(0.7)),
-            **self._some(0.2, disabled=True),
-        }
-
-    def _merge(self) -> Json:
-        bitmaps = [self._source() for _ in range(self._random.randint(1, 3))]
-        return {"node": self._name(), "target": self._any(*_BITMAPS), "bitmaps": bitmaps}
-
-    def _job(self) -> Json:
-        sync = self._any("full", "full", "full", "top", "incremental", "bitmap")
-        device = self._name()
-        has_bitmap = sync in {"incremental", "bitmap"}
-        return {
-            "device": device,
-            "target": self._any("target", "target", "target", "none", device),
-            "sync": sync,
-            **self._some(0.95, job_id=self._any(*_JOBS)),
-            **self._some(0.9 if has_bitmap else 0.1, bitmap=self._any(*_BITMAPS)),
-            **self._some(
-                0.9 if sync == "bitmap" else 0.1,
-                bitmap_mode=self._any("on-success", "never", "always"),
-            ),
-            **self._some(0.3, auto_dismiss=False),
-            **self._some(0.2, auto_finalize=False),
-            **self._some(0.1, compress=True),
-            **self._some(0.1, filter_node_name=self._any("filter", *_NODES)),
-        }
-
-    def _export(self) -> Json:
-        return {
-            "type": "nbd",
-            "id": self._any(*_EXPORTS),
-            "node-name": self._name(),
-            **self._some(0.5, writable=self._often(0.7)),
-            **self._some(0.3, name=self._any("x", "y")),
-            **self._some(0.2, bitmaps=[self._source()]),
-            **self._some(0.1, allocation_depth=True),
-            **self._some(0.1, description="words"),
-        }
-
-    # -- sending ----------------------------------------------------------------------------
-
     def _send(self, command: str, arguments: Json | None = None) -> bool:
-        """Send a command; return whether it has succeeded."""
+        """Send a command, sometimes with a mistake; return whether it has succeeded."""
+        if arguments and self._draw.often(_SPOILT):
+            self._draw.spoil(arguments)
         message: Json = {"execute": command} | ({"arguments": arguments} if arguments else {})
         return self._session.raw(json.dumps(message), command=command) is not None
 
+    # -- nodes ------------------------------------------------------------------------------
+
     def _add(self) -> None:
-        options = self._node()
+        options = self._draw.node()
         if self._send("blockdev-add", options):
-            self._there.append(options["node-name"])
+            self._draw.there[options["node-name"]] = options
 
     def _delete(self) -> None:
-        name = self._name()
-        if self._send("blockdev-del", {"node-name": name}):
-            self._there.remove(name)
+        arguments = {"node-name": self._draw.name()}
+        if self._send("blockdev-del", arguments):
+            del self._draw.there[arguments["node-name"]]
 
-    def _settle(self) -> None:
-        """Wait until no job does anything by itself."""
-        self._session.until_told(
-            "query-jobs", lambda jobs: all(job["status"] in _SETTLED for job in jobs)
-        )
-        self._send("query-jobs")  # what comes later is not the job's
+    def _reopen(self) -> None:
+        arguments = self._draw.reopenings()
+        if self._send("blockdev-reopen", arguments):
+            self._draw.there |= {one["node-name"]: one for one in arguments["options"]}
 
-    def _backup(self) -> None:
-        if self._send("blockdev-backup", self._job()):
-            self._settle()
+    def _resize(self) -> None:
+        sizes = (0, 1, 512, 1000, 64 * KIB, SIZE, SIZE, SIZE + 512, SIZE + 1, 2 * SIZE, -1)
+        node = self._draw.any("node-name", "node-name", "node-name", "device")
+        arguments = {node: self._draw.name(), "size": self._draw.any(*sizes)}
+        self._send("block_resize", arguments)
+
+    def _threshold(self) -> None:
+        offset = self._draw.any(0, 4 * KIB, 100 * KIB, SIZE, -1)
+        arguments = {"node-name": self._draw.name(), "write-threshold": offset}
+        self._send("block-set-write-threshold", arguments)
+
+    def _change_backing_file(self) -> None:
+        name = self._draw.name()
+        arguments = {
+            "device": name,
+            "image-node-name": self._draw.any(name, name, self._draw.name()),
+            "backing-file": self._draw.any("", "f0.raw", "none.raw", "x" * 1024),
+        }
+        self._send("change-backing-file", arguments)
+
+    def _snapshot(self) -> None:
+        arguments = {"node": self._draw.name(), "overlay": self._draw.name()}
+        self._send("blockdev-snapshot", arguments)
+
+    # -- bitmaps and jobs -------------------------------------------------------------------
 
     def _change_bitmap(self) -> None:
-        command = self._any(
+        command = self._draw.any(
             *(f"block-dirty-bitmap-{verb}" for verb in ("remove", "clear", "enable", "disable")),
             "x-debug-block-dirty-bitmap-sha256",
         )
-        self._send(command, self._bitmap())
+        self._send(command, self._draw.bitmap())
+
+    def _settle(self) -> None:
+        """Wait until no job does anything by itself."""
+        self._session.until_told("query-jobs", self._settled)
+        self._send("query-jobs")  # what comes later is not the job's
+
+    def _settled(self, jobs: list[Json]) -> bool:
+        self._lasting &= {job["id"] for job in jobs}
+        return all(job["status"] in _SETTLED or job["id"] in self._lasting for job in jobs)
+
+    def _begun(self, job: Json) -> None:
+        if job["sync"] == "none":
+            self._lasting.add(job["job-id"] if "job-id" in job else job["device"])
+
+    def _backup(self) -> None:
+        job = self._draw.backup()
+        if self._send("blockdev-backup", job):
+            self._begun(job)
+            self._settle()
 
     def _transaction(self) -> None:
+        draw = self._draw
         drawn: dict[str, Callable[[], Json]] = {
-            "block-dirty-bitmap-add": self._new_bitmap,
-            "block-dirty-bitmap-remove": self._bitmap,
-            "block-dirty-bitmap-clear": self._bitmap,
-            "block-dirty-bitmap-disable": self._bitmap,
-            "block-dirty-bitmap-merge": self._merge,
-            "blockdev-snapshot": lambda: {"node": self._name(), "overlay": self._name()},
+            "block-dirty-bitmap-add": draw.new_bitmap,
+            "block-dirty-bitmap-remove": draw.bitmap,
+            "block-dirty-bitmap-clear": draw.bitmap,
+            "block-dirty-bitmap-disable": draw.bitmap,
+            "block-dirty-bitmap-merge": draw.merge,
+            "blockdev-snapshot": lambda: {"node": draw.name(), "overlay": draw.name()},
             "abort": dict,
         }
-        types = [self._any(*drawn) for _ in range(self._random.randint(0, 3))]
-        actions = [{"type": name, "data": drawn[name]()} for name in types]
-        if self._often(0.3):  # one alone: the events of two have no order
-            actions.append({"type": "blockdev-backup", "data": self._job()})
-        mode = self._some(0.3, properties={"completion-mode": self._any("individual", "grouped")})
+        types = [draw.any(*drawn) for _ in range(draw.random.randint(0, 3))]
+        actions: list[Json] = [{"type": name, "data": drawn[name]()} for name in types]
+        if draw.often(0.3):  # one alone: the events of two have no order
+            actions.append({"type": "blockdev-backup", "data": draw.backup()})
+        mode = draw.some(0.3, properties={"completion-mode": draw.any("individual", "grouped")})
         if self._send("transaction", {"actions": actions, **mode}):
+            for action in actions:
+                if action["type"] == "blockdev-backup":
+                    self._begun(action["data"])
             self._settle()
 
     def _tell_job(self) -> None:
-        verb = self._any("dismiss", "dismiss", "finalize", "cancel", "complete", "pause", "resume")
-        self._send(f"job-{verb}", {"id": self._any(*_JOBS)})
+        verb = self._draw.any(
+            *("dismiss", "dismiss", "finalize", "cancel", "cancel", "complete"),
+            *("pause", "resume", "set-speed"),
+        )
+        name = self._draw.any(*JOBS)
+        if verb == "set-speed":
+            speed = self._draw.any(0, 1 << 40, -1)
+            self._send("block-job-set-speed", {"device": name, "speed": speed})
+            return
+        if self._draw.often(0.5):
+            done = self._send(f"job-{verb}", {"id": name})
+        else:
+            done = self._send(f"block-job-{verb}", self._told(verb, name))
+        if done and verb == "cancel":
+            self._lasting.discard(name)
         self._settle()
 
+    def _told(self, verb: str, name: str) -> Json:
+        if verb in {"dismiss", "finalize"}:
+            return {"id": name}
+        force = self._draw.some(0.3, force=self._draw.often(0.5)) if verb == "cancel" else {}
+        return {"device": name} | force
+
+    # -- exports ----------------------------------------------------------------------------
+
     def _add_export(self) -> None:
-        options = self._export()
+        options = self._draw.export()
         if self._send("block-export-add", options):
-            self._exported[options["id"]] = options.get("name", options["node-name"])
+            self._exported[options["id"]] = options["name" if "name" in options else "node-name"]
 
     def _remove_export(self) -> None:
-        mode = self._some(0.3, mode=self._any("safe", "hard"))
-        name = self._any(*_EXPORTS)
-        if self._send("block-export-del", {"id": name, **mode}):
+        mode = self._draw.some(0.3, mode=self._draw.any("safe", "hard"))
+        arguments = {"id": self._draw.any(*EXPORTS), **mode}
+        if self._send("block-export-del", arguments):
             self._session.event("BLOCK_EXPORT_DELETED")
-            self._exported.pop(name, None)
+            self._exported.pop(arguments["id"], None)
+
+    def _serve(self) -> None:
+        """Use the commands that are older than those for exports."""
+        match self._draw.any("add", "add", "add", "remove", "stop", "start"):
+            case "add":
+                options = self._draw.server_export()
+                if self._send("nbd-server-add", options):
+                    name = options["name" if "name" in options else "device"]
+                    self._exported[name] = name
+            case "remove":
+                mode = self._draw.some(0.3, mode=self._draw.any("safe", "hard"))
+                arguments = {"name": self._draw.any(*EXPORTS), **mode}
+                if self._send("nbd-server-remove", arguments):
+                    self._session.event("BLOCK_EXPORT_DELETED")
+                    self._exported.pop(arguments["name"], None)
+            case "stop" if len(self._exported) < 2:  # several go in any order
+                if self._send("nbd-server-stop"):
+                    self._exported.clear()
+            case _:
+                self._session.nbd_server()
 
     def _request(self) -> None:
         """Be a client of an export."""
         if not self._exported:
             return
-        name = self._exported[self._any(*sorted(self._exported))]
-        verb = self._any("write -P 5", "write -P 6", "write -z", "write -z -u", "discard", "read")
-        offset = self._random.randrange(0, _SIZE, 512)
-        length = min(self._any(512, 4 * KIB, 64 * KIB, 96 * KIB), _SIZE - offset)
+        draw = self._draw
+        name = self._exported[draw.any(*sorted(self._exported))]
+        verb = draw.any("write -P 5", "write -P 6", "write -z", "write -z -u", "discard", "read")
+        offset = draw.random.randrange(0, SIZE, 512)
+        length = min(draw.any(512, 4 * KIB, 64 * KIB, 96 * KIB), SIZE - offset)
         options = ("-r",) if verb == "read" else ()
         request = f"{verb} {offset} {length}"
         self._session.tool(
             "qemu-io", *options, "-f", "raw", "-c", request, self._session.uri(name)
         )
 
-    def _snapshot(self) -> None:
-        self._send("blockdev-snapshot", {"node": self._name(), "overlay": self._name()})
+    # -- objects and questions --------------------------------------------------------------
+
+    def _change_group(self) -> None:
+        draw = self._draw
+        path = f"/objects/{draw.any(*GROUPS)}"
+        match draw.any("add", "add", "del", "set", "set", "get", "list"):
+            case "add":
+                self._send("object-add", draw.group())
+            case "del":
+                self._send("object-del", {"id": draw.any(*GROUPS)})
+            case "set":
+                name, value = draw.any(
+                    ("limits", draw.limits()),
+                    ("x-iops-total", draw.any(0, 1 << 40, -1)),
+                    ("x-bps-read-max", draw.any(0, 1 << 40)),
+                    ("x-iops-total-max-length", draw.any(0, 1, 5)),
+                    ("type", "zzz"),
+                    ("zzz", 1),
+                )
+                self._send("qom-set", {"path": path, "property": name, "value": value})
+            case "get":
+                name = draw.any("limits", "type", "x-iops-total", "x-bps-read-max", "zzz")
+                self._send("qom-get", {"path": path, "property": name})
+            case _:
+                self._send("qom-list", {"path": draw.any(path, "/objects")})
 
     def _query(self) -> None:
-        self._send(self._any("query-named-block-nodes", "query-block-exports", "query-jobs"))
+        query = self._draw.any(*_QUERIES)
+        more: Json = {}
+        if query == "query-blockstats":
+            more = self._draw.some(0.7, query_nodes=True)
+        elif query == "query-named-block-nodes":
+            more = self._draw.some(0.5, flat=self._draw.often(0.7))
+        self._send(query, more)
 
 
 def difference(seed: int, steps: int = _STEPS) -> list[str]:
@@ -302,16 +319,30 @@ def difference(seed: int, steps: int = _STEPS) -> list[str]:
         # Its last reply is the last thing that counts: it may have died of a client's request.
         end = 1 + max(at for at, line in enumerate(qemu) if line.startswith("<-"))
         qemu, ours = qemu[:end], ours[:end]
-    for at, (theirs, own) in enumerate(zip_longest(qemu, ours)):
+    for at, (theirs, own) in enumerate(zip_longest(qemu, ours, fillvalue="")):
         if theirs != own:
-            return [*qemu[max(0, at - 4) : at], f"-{theirs}", f"+{own}"]
+            return [*qemu[max(0, at - 4) : at], *_apart(theirs, own)]
     return []
+
+
+def _apart(theirs: str, own: str) -> list[str]:
+    """Return where two lines differ, with what is around that."""
+    pairs = zip(theirs, own, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    start, end = max(0, same - _AROUND), same + _AROUND
+    return [f"-{theirs[start:end]}", f"+{own[start:end]}"]
 
 
 def _run(seed: int, steps: int, program: scenario.Program) -> list[str]:
     """Return what was answered; warnings, and what files occupy, are another matter."""
     lines = scenario.run_function(lambda d: Commands(seed, d).run(steps), program)
-    return [_OCCUPIED.sub("", line) for line in lines if not line.startswith("stderr:")]
+    kept: list[str] = []
+    for line in lines:
+        if kept and _PAUSE in kept[-1] and line == kept[-1].replace('"paused"', '"running"'):
+            kept.pop()  # a drain; how many a command takes is not compared
+        elif not line.startswith("stderr:"):
+            kept.append(_SHARED.sub(r"\1", _OCCUPIED.sub("", line)))
+    return kept
 
 
 def main() -> int:
