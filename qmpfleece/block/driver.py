@@ -340,6 +340,9 @@ class BlockDriver(Generic[O]):
         """
         return False
 
+    def child_resized(self) -> None:
+        """Take note that a child is of another length; most drivers know what they are told."""
+
     # -- what the graph asks ------------------------------------------------------------------
 
     @property

@@ -272,6 +272,9 @@ def set_length(node: Node, length: int) -> None:
     node.length = length
     for bitmap in node.bitmaps:
         bitmap.bits.resize(length)
+    for edge in node.parents:
+        if isinstance(edge.parent, Node):
+            edge.parent.driver.child_resized()
 
 
 async def flush_node(node: Node) -> None:

@@ -36,6 +36,10 @@ _OCCUPIED: Final = re.compile(
 _SHARED: Final = re.compile(
     r'("name": "target", "parent": \d+, "shared-perm": \[[^]]*?)"write", (?="consistent-read"\])'
 )
+#: Members of one hash bucket: their order tells how often QEMU has copied an object.
+_TURNED: Final = re.compile(
+    r'(\\*"inject-error\.0\.event\\*": \\*"\w+\\*"), (\\*"inject-error\.0\.errno\\*": \d+)'
+)
 _PAUSE: Final = '"event": "JOB_STATUS_CHANGE", "data": {"status": "paused", '
 _QUERIES: Final = (
     *("query-named-block-nodes", "query-block-exports", "query-jobs", "query-block-jobs"),
@@ -341,8 +345,13 @@ def _run(seed: int, steps: int, program: scenario.Program) -> list[str]:
         if kept and _PAUSE in kept[-1] and line == kept[-1].replace('"paused"', '"running"'):
             kept.pop()  # a drain; how many a command takes is not compared
         elif not line.startswith("stderr:"):
-            kept.append(_SHARED.sub(r"\1", _OCCUPIED.sub("", line)))
+            kept.append(_comparable(line))
     return kept
+
+
+def _comparable(line: str) -> str:
+    line = _SHARED.sub(r"\1", _OCCUPIED.sub("", line))
+    return _TURNED.sub(r"\2, \1", line)
 
 
 def main() -> int:

@@ -162,3 +162,31 @@ def resizes_above_what_is_read_only(d: Session) -> None:
     d.qmp("blockdev-add", driver="raw", node_name="s", file="g")
     for name in ("f", "r", "g", "s"):
         d.qmp("block_resize", node_name=name, size=512)
+
+
+def _tell_sizes(d: Session) -> None:
+    for node in d.qmp("query-named-block-nodes", flat=True):
+        d.transcript.add(f"# {node['node-name']}: {node['image']['virtual-size']}")
+
+
+@scenario
+def raw_follows_its_file(d: Session) -> None:
+    """Filters don't; they have the size that they were opened with or resized to."""
+    mib = 1 << 20
+    d.nbd_server()
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("disk.raw", mib))
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    d.qmp("blockdev-add", driver="raw", node_name="rr", file="r", offset=mib // 4)
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="r")
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="r")
+    for name, size in (("f", 2 * mib), ("f", mib // 2), ("r", mib), ("r", 512), ("f", mib)):
+        d.qmp("block_resize", node_name=name, size=size)
+        _tell_sizes(d)
+    window = {"driver": "raw", "node-name": "r", "file": "f"}
+    for more in ({"size": 0}, {"size": mib // 2}, {"offset": mib // 2}, {}):
+        d.qmp("blockdev-reopen", options=[{**window, **more}])
+        _tell_sizes(d)
+        d.qmp("block-export-add", type="nbd", id="e", node_name="rr")
+        d.nbdinfo("rr", "--size")
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")

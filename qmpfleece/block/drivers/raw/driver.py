@@ -64,9 +64,17 @@ class Raw(BlockDriver[RawOptions]):
     def reopen_commit(self) -> None:
         """Show the other window, of what is the file by now."""
         self._offset, size = self._next, self.options.size
-        below = max(0, self._file.node.length - self._offset)
-        self._size = below if size is None else size
-        pipeline.set_length(self.node, align_up(self._size, SECTOR))
+        if size is not None:
+            self._size = size
+            pipeline.set_length(self.node, align_up(size, SECTOR))
+        self.child_resized()
+
+    def child_resized(self) -> None:
+        """Follow the file, unless this is a window of a given size."""
+        if self.options.size is None:
+            self._size = max(0, self._file.node.length - self._offset)
+            if self.node.length != (length := align_up(self._size, SECTOR)):
+                pipeline.set_length(self.node, length)
 
     def pread(self, offset: int, buf: memoryview) -> Io:
         """Read from the window."""
