@@ -224,3 +224,18 @@ def exported_node_that_another_resizes(d: Session) -> None:
     d.qmp("block-export-add", type="nbd", id="q", node_name="q")
     export()
     d.qmp("query-block-exports")
+
+
+@scenario
+def writing_to_a_window_of_a_disk_that_others_use(d: Session) -> None:
+    """Whoever writes to a window does not resize the disk."""
+    d.nbd_server()
+    windows: tuple[dict[str, int], ...] = ({}, {"size": 65536}, {"offset": 512})
+    for number, window in enumerate(windows):
+        disk, name = f"disk{number}", f"window{number}"
+        d.qmp("blockdev-add", driver="null-co", node_name=disk, size=1 << 20)
+        d.qmp("block-export-add", type="nbd", id=disk, node_name=disk)
+        d.qmp("blockdev-add", driver="raw", node_name=name, file=disk, **window)
+        d.qmp("block-export-add", type="nbd", id=name, node_name=name, writable=True)
+        d.qmp("block_resize", node_name=name, size=512)
+    d.qmp("x-debug-query-block-graph")

@@ -21,7 +21,7 @@ from qmpfleece.block.driver import (
 )
 from qmpfleece.block.drivers.raw.options import RawOptions
 from qmpfleece.block.node import Listener
-from qmpfleece.block.perm import Role
+from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.block.places import Places
 
 
@@ -107,6 +107,11 @@ class Raw(BlockDriver[RawOptions]):
         return pipeline.pdiscard(
             self._file, self._offset + offset, min(length, self._size - offset)
         )
+
+    def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+        """Write to the file, and resize it, only where the users do so here: also of a window."""
+        needed, shared = default_perms(role, perm, shared, writable=not self.node.read_only)
+        return needed & (perm | ~(Perm.WRITE | Perm.RESIZE)), shared
 
     def truncate(self, length: int) -> Io:
         """Resize the file, unless this is a window of a given size."""
