@@ -130,9 +130,8 @@ class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
     async def prepare(self) -> None:
         """Append it."""
         below = self.system.drives.find_node(self.data.node)
-        overlay = self.system.drives.find_node(self.data.overlay)
         await self.hold_drained(below)
-        self.append(overlay)
+        self.append(self.system.drives.find_node(self.data.overlay))
 
 
 class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):

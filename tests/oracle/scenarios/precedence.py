@@ -204,3 +204,13 @@ def export_of_a_read_only_node_before_its_thread(d: Session) -> None:
         for node in ("n", "none"):
             given = {"type": "nbd", "id": "e", "node_name": node, "iothread": "none"}
             d.qmp("block-export-add", **given, **more)
+
+
+@scenario
+def node_in_use_before_its_overlay(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="base", size=1 << 20)
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "top.qcow2", "1M")
+    file = {"driver": "file", "filename": d.path("top.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="top", file=file, backing="base")
+    for node in ("base", "top", "none"):
+        d.qmp("blockdev-snapshot", node=node, overlay="none")
