@@ -28,9 +28,10 @@ _SPOILT: Final = 0.04
 _SETTLED: Final = frozenset({"concluded", "pending", "paused"})
 #: Where QEMU has died of an assertion, there is nothing to compare any more.
 _DIED: Final = "** the connection ended"
-#: What files occupy, and where those of qcow2 images end.
+#: What files occupy, and where those of qcow2 images end and are written.
 _OCCUPIED: Final = re.compile(
     r', "actual-size": \d+|"virtual-size": \d+, (?="filename": "TMP/q\d.qcow2", "format": "file")'
+    r'|"wr_highest_offset": \d+, '
 )
 #: Whether a filter's target may be written to, a listed deviation.
 _SHARED: Final = re.compile(
@@ -216,7 +217,8 @@ class Commands:
             speed = self._draw.any(0, 1 << 40, -1)
             self._send("block-job-set-speed", {"device": name, "speed": speed})
             return
-        if self._draw.often(0.5):
+        goes_on = verb == "cancel" and name in self._lasting  # then what follows has no order
+        if self._draw.often(0.5) and not goes_on:
             done = self._send(f"job-{verb}", {"id": name})
         else:
             done = self._send(f"block-job-{verb}", self._told(verb, name))
