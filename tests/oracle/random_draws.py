@@ -113,18 +113,19 @@ class Draws:
         options = dict(self.there.get(name) or self.node()) | {"node-name": name}
         if self.often(0.2):
             return options | self.node()  # mostly of another driver
+        is_image = options["driver"] == "qcow2"  # any other file would be taken for its own
         for member, value in list(options.items()):
             if isinstance(value, dict) and "driver" in value:
-                options[member] = value.get("node-name", self.name())
-        if "file" in options and self.often(0.3):
+                other = "none" if is_image else self.name()
+                options[member] = value.get("node-name", other)
+        if "file" in options and not is_image and self.often(0.3):
             options["file"] = self.any(self.name(), self.name(), None)
-        if options["driver"] == "qcow2":
+        if is_image:
             options |= self.some(0.5, backing=self.any(None, self.name()))
             options |= self.some(0.2, lazy_refcounts=self._flag())
         if options["driver"] == "throttle":
             options |= self.some(0.5, throttle_group=self.any(*GROUPS, "none"))
-        if options["driver"] == "raw":
-            options |= self._window()
+        # Not another window: QEMU leaves the bitmaps of a raw node as large as they were.
         if self.often(0.2):
             options.pop(self.any(*options))
         return options | self._common()
