@@ -2,7 +2,7 @@
 
 Everything else about the package stands in pyproject.toml. Listed is what every request of an
 NBD client passes through; such modules keep to what mypyc takes: no pydantic models, no
-subclasses of futures, and a driver's options apart from it.
+subclasses of asyncio's futures, and a driver's options apart from it.
 """
 
 import os
