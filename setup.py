@@ -2,7 +2,7 @@
 
 Everything else about the package stands in pyproject.toml. Listed is what every request of an
 NBD client passes through; such modules keep to what mypyc takes: no pydantic models, no
-subclasses of futures, and a driver's options apart from it.
+subclasses of asyncio's futures, and a driver's options apart from it.
 """
 
 import os
@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 COMPILED = [
     "base/stepper.py",
+    "base/units.py",
     "base/uring/queues.py",
     "base/uring/writes.py",
     "base/vigil.py",
@@ -25,6 +26,16 @@ COMPILED = [
     "block/driver.py",
     "block/drivers/copy_before_write/driver.py",
     "block/drivers/file/driver.py",
+    "block/drivers/qcow2/clusters.py",
+    "block/drivers/qcow2/driver.py",
+    "block/drivers/qcow2/image.py",
+    "block/drivers/qcow2/journal.py",
+    "block/drivers/qcow2/layout.py",
+    "block/drivers/qcow2/overlap.py",
+    "block/drivers/qcow2/reader.py",
+    "block/drivers/qcow2/refcounts.py",
+    "block/drivers/qcow2/tables.py",
+    "block/drivers/qcow2/writer.py",
     "block/drivers/raw/driver.py",
     "block/drivers/snapshot_access/driver.py",
     "block/hostfile/known_data.py",

@@ -14,10 +14,7 @@ holds up to that suspension.
 import asyncio
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from qmpfleece.base.stepper import Stepper
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -35,29 +32,6 @@ class Done:
 
 
 DONE: Final = Done()
-
-
-class Resumable(asyncio.Future[T]):
-    """A future whose result resumes the stepper that waits for it, there and then.
-
-    To be settled once, by ``settle``, on the loop. Tasks may await it like any other.
-    """
-
-    __slots__ = ("_stepper",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._stepper: Stepper | None = None
-
-    def settle(self, value: T, error: BaseException | None) -> None:
-        """Deliver the result, or the error if there is one."""
-        if error is None:
-            self.set_result(value)
-        else:
-            self.set_exception(error)
-        stepper, self._stepper = self._stepper, None
-        if stepper is not None:
-            stepper.step()
 
 
 class _Suspended(Coroutine[Any, Any, T], Generic[T]):

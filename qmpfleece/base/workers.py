@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
 
-from qmpfleece.base.eager import Resumable
 from qmpfleece.base.files import pwrite_all
+from qmpfleece.base.stepper import Resumable
 
 if TYPE_CHECKING:
     from qmpfleece.base.uring.mover import Movers
@@ -26,11 +26,7 @@ T = TypeVar("T")
 
 
 class _Operation(Resumable[T]):
-    """One system call on its way through a thread, and the future of its result.
-
-    It can't be cancelled: a thread works on the request's memory and file, and who cancels
-    the request must not take them away. A cancelled task carries on to the end of the call.
-    """
+    """One system call on its way through a thread, and the future of its result."""
 
     __slots__ = ("args", "call", "error", "value")
 
@@ -42,10 +38,6 @@ class _Operation(Resumable[T]):
         self.args = args
         self.value: Any = None
         self.error: BaseException | None = None
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Refuse: asyncio cancels the waiting task when the call has ended."""
-        return False
 
     def run(self) -> None:
         """Make the call; on a thread."""
@@ -205,9 +197,7 @@ class WorkerQueue:
         self._spread: _Batch = []
         self._serial_is_next = True
 
-    def submit(
-        self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> "asyncio.Future[T]":
+    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Resumable[T]:
         """Run ``call(*args)`` on a thread, apart from the others of this turn.
 
         The future can't be cancelled. A task that is cancelled while it awaits the future
@@ -218,7 +208,7 @@ class WorkerQueue:
 
     def submit_serial(
         self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> "asyncio.Future[T]":
+    ) -> Resumable[T]:
         """Run ``call(*args)`` on a thread, after those submitted before it in this turn."""
         assert not kwargs
         return self._add(self._serial, call, args)
@@ -227,9 +217,7 @@ class WorkerQueue:
         """Bring ``batch`` back to the loop; called on a worker thread."""
         self._loop.call_soon_threadsafe(self._finish, batch)
 
-    def _add(
-        self, batch: _Batch, call: Callable[..., T], args: tuple[Any, ...]
-    ) -> "asyncio.Future[T]":
+    def _add(self, batch: _Batch, call: Callable[..., T], args: tuple[Any, ...]) -> Resumable[T]:
         if not self._serial and not self._spread:
             self._loop.call_soon(self._hand_over)
         operation = _Operation(self._loop, call, args)

@@ -6,7 +6,7 @@ import pytest
 import uvloop
 
 from qmpfleece.base import eager
-from qmpfleece.base.stepper import Stepper
+from qmpfleece.base.stepper import Resumable, Stepper
 from qmpfleece.base.workers import Workers
 
 
@@ -326,7 +326,7 @@ def test_stepper_hands_on_what_its_coroutine_raises(run):
 def test_settling_a_resumable_resumes_its_stepper_at_once(run):
     async def main():
         seen = []
-        resumable = eager.Resumable(asyncio.get_running_loop())
+        resumable = Resumable(asyncio.get_running_loop())
 
         async def work():
             seen.append(await resumable)
@@ -342,7 +342,7 @@ def test_settling_a_resumable_resumes_its_stepper_at_once(run):
 def test_resumable_wakes_a_task_like_any_future(run):
     async def main():
         loop = asyncio.get_running_loop()
-        resumable = eager.Resumable(loop)
+        resumable = Resumable(loop)
         loop.call_soon(resumable.settle, None, OSError(28, "full"))
         with pytest.raises(OSError, match="full"):
             await resumable

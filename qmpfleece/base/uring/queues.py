@@ -39,11 +39,13 @@ _SQ_TASKRUN: Final = 1 << 2
 #: struct io_uring_sqe: opcode, flags, priority, fd, offset, address, length, flags of the
 #: operation, user data, the rest.
 _SQE: Final = struct.Struct("=BBHiQQIIQ24x")
+_SQE_SIZE: Final = 64
 _OP_INVALID: Final = 255
 #: Where the flags of such an entry lie.
 _SQE_FLAGS: Final = 1
 #: struct io_uring_cqe: user data, result, flags.
 _CQE: Final = struct.Struct("=QiI")
+_CQE_SIZE: Final = 16
 #: struct io_uring_params: entries of both queues, flags, -, features; and where in the shared
 #: memory things are: tail, flags and array of the submission queue; head, tail, entries of the
 #: other.
@@ -66,6 +68,13 @@ class Queues:
     Raises:
         OSError: The system has no io_uring, does not allow it, or lacks what is needed.
     """
+
+    features: int
+    _sq_tail_at: int
+    _sq_flags_at: int
+    _cq_head_at: int
+    _cq_tail_at: int
+    _cqes_at: int
 
     def __init__(self, entries: int, completions: int, wish: int = 0) -> None:
         if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8:
@@ -114,21 +123,21 @@ class Queues:
         ) = _PARAMS.unpack(params)  # fmt: skip
         if self.features & _NEEDED != _NEEDED:
             raise BlockError(errno.ENOSYS)
-        size = max(array + submissions * 4, self._cqes_at + completions * _CQE.size)
+        size = max(array + submissions * 4, self._cqes_at + completions * _CQE_SIZE)
         shared = mmap.MAP_SHARED | mmap.MAP_POPULATE
         self._rings = mmap.mmap(self._fd, size, shared)
-        self._sqes = mmap.mmap(self._fd, submissions * _SQE.size, shared, offset=_OFF_SQES)
-        self._words = memoryview(self._rings).cast("I")
+        self._sqes = mmap.mmap(self._fd, submissions * _SQE_SIZE, shared, offset=_OFF_SQES)
+        self._words: memoryview[int] = memoryview(self._rings).cast("I")
         for index in range(submissions):
             self._words[array // 4 + index] = index
-        self._sq_mask = submissions - 1
-        self._cq_mask = completions - 1
+        self._sq_mask: int = submissions - 1
+        self._cq_mask: int = completions - 1
         self._sq_tail_at //= 4
         self._sq_flags_at //= 4
         self._cq_head_at //= 4
         self._cq_tail_at //= 4
         self._sq_tail: int = self._words[self._sq_tail_at]
-        self._cq_head = self._words[self._cq_head_at]
+        self._cq_head: int = self._words[self._cq_head_at]
 
     def close(self) -> None:
         """Give everything back to the system. Nothing is on its way."""
@@ -152,7 +161,7 @@ class Queues:
         """Add a request; there must be room. The kernel sees it once it is published."""
         tail = self._sq_tail
         _SQE.pack_into(
-            self._sqes, (tail & self._sq_mask) * _SQE.size,
+            self._sqes, (tail & self._sq_mask) * _SQE_SIZE,
             opcode, flags, 0, fd, offset, address, length, of_operation, user_data,
         )  # fmt: skip
         self._sq_tail = (tail + 1) & 0xFFFFFFFF
@@ -160,7 +169,7 @@ class Queues:
 
     def unlink_last(self) -> None:
         """Make the request that was put last the last one of its chain."""
-        self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE.size + _SQE_FLAGS] = 0
+        self._sqes[((self._sq_tail - 1) & self._sq_mask) * _SQE_SIZE + _SQE_FLAGS] = 0
 
     def publish(self) -> int:
         """Let the kernel see what was put; return the place behind it in the queue."""
@@ -170,7 +179,7 @@ class Queues:
     def spoil(self, end: int, count: int) -> None:
         """Make the ``count`` requests before a place, none of which was submitted, fail."""
         for place in range(end - count, end):
-            self._sqes[(place & self._sq_mask) * _SQE.size] = _OP_INVALID
+            self._sqes[(place & self._sq_mask) * _SQE_SIZE] = _OP_INVALID
 
     def enter(self, count: int, flags: int = 0) -> int:
         """Call io_uring_enter; return how many were taken, or the errno as a negative number."""
@@ -190,8 +199,9 @@ class Queues:
     def take(self, most: int) -> list[tuple[int, int, int]]:
         """Return the next completions, ``most`` of them at most: user data, result, flags."""
         words, head = self._words, self._cq_head
-        count = min((words[self._cq_tail_at] - head) & 0xFFFFFFFF, most)
-        rings, first, mask, size = self._rings, self._cqes_at, self._cq_mask, _CQE.size
+        tail: int = words[self._cq_tail_at]
+        count = min((tail - head) & 0xFFFFFFFF, most)
+        rings, first, mask, size = self._rings, self._cqes_at, self._cq_mask, _CQE_SIZE
         found = [
             _CQE.unpack_from(rings, first + (place & mask) * size)
             for place in range(head, head + count)

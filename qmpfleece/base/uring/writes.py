@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qmpfleece.base.errors import BlockError
-from qmpfleece.base.uring.pending import Write
+from qmpfleece.base.stepper import Resumable
 from qmpfleece.base.uring.queues import RETRY_S, Queues
 
 #: Entries of the submission queue; when it is full it is submitted.
@@ -49,6 +49,33 @@ _DEFERRED: Final = _SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN | _SETUP_TASKRUN_
 _ENTER_GETEVENTS: Final = 1 << 0
 _OP_WRITE: Final = 23
 
+_memory_of: Final = ctypes.c_char.from_buffer
+_address_of: Final = ctypes.addressof
+
+
+class Write(Resumable[None]):
+    """A write on its way: where it goes, and what is left of it."""
+
+    __slots__ = ("_memory", "address", "buf", "fd", "left", "offset")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, fd: int, buf: memoryview, offset: int
+    ) -> None:
+        Resumable.__init__(self, loop)
+        self.fd = fd
+        self.offset = offset
+        self.left = len(buf)
+        self.buf = buf
+        #: Keeps the memory in its place.
+        self._memory = memory = _memory_of(buf)
+        self.address = _address_of(memory)
+
+    def advance(self, written: int) -> None:
+        """Go on behind what the kernel has written at first."""
+        self.offset += written
+        self.address += written
+        self.left -= written
+
 
 class Ring:
     """A pair of queues, of one event loop.
@@ -61,9 +88,7 @@ class Ring:
         OSError: The system has no io_uring, does not allow it, or lacks what is needed.
     """
 
-    def __init__(
-        self, on_thread: "Callable[[int, memoryview, int], asyncio.Future[None]]"
-    ) -> None:
+    def __init__(self, on_thread: Callable[[int, memoryview, int], Resumable[None]]) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._on_thread: Final = on_thread
         self._queues: Final = Queues(_ENTRIES, _MAX_IN_FLIGHT, _DEFERRED)
@@ -102,7 +127,7 @@ class Ring:
         if self._eventfd >= 0:
             os.close(self._eventfd)
 
-    def pwrite(self, fd: int, buf: memoryview, offset: int) -> "asyncio.Future[None]":
+    def pwrite(self, fd: int, buf: memoryview, offset: int) -> Resumable[None]:
         """Write all of ``buf`` to a file.
 
         Args:

@@ -6,13 +6,13 @@ Each is stepped by hand; what has to wait is resumed when that has happened.
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, Protocol, cast
 
 from qmpfleece.base import eager
 from qmpfleece.base.errors import errno_of
 from qmpfleece.base.registry import import_siblings
-from qmpfleece.base.stepper import Stepper
+from qmpfleece.base.stepper import OVER, Stepper
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, Rest, refusal
 from qmpfleece.exports.nbd.commands.read import read_into
@@ -90,11 +90,12 @@ class Requests:
                 if request.payload is not None:
                     request.release()
                 return
-            rest = cast("Coroutine[Any, Any, None]", rest)
-            waits_for = rest.send(None)
-        except StopIteration:
-            if request.payload is not None:
-                request.release()
+            steps = cast("Coroutine[Any, Any, None]", rest).__await__()
+            waits_for = next(steps, OVER)
+            if waits_for is OVER:
+                if request.payload is not None:
+                    request.release()
+                return
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - becomes the reply
@@ -104,7 +105,7 @@ class Requests:
             size = request.length if known.payload else 0
             self.in_flight += 1
             self.bytes += size
-            _Running(rest, self, known, request, size).wait_for(waits_for)
+            _Running(steps, self, known, request, size).wait_for(waits_for)
 
     def _refuse(self, request: Request, known: Command | None, error: int, text: str) -> None:
         """Answer a request that is not run."""
@@ -146,13 +147,13 @@ class _Running(Stepper):
 
     def __init__(
         self,
-        coro: Coroutine[Any, Any, None],
+        steps: Generator[Any, Any, None],
         requests: Requests,
         known: Command,
         request: Request,
         size: int,
     ) -> None:
-        self._coro = coro  # at once: this is made for every request that waits
+        self._steps = steps  # at once: this is made for every request that waits
         self._loop = requests.loop
         self._requests = requests
         self._known = known
