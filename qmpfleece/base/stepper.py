@@ -151,3 +151,9 @@ class Resumable(Generic[T]):
             self._callbacks = [(function, context)]
         else:
             self._callbacks.append((function, context))
+
+    def remove_done_callback(self, function: Callable[[Any], object]) -> int:
+        """Have it not called; return how often it would have been."""
+        callbacks = self._callbacks or []
+        self._callbacks = [callback for callback in callbacks if callback[0] != function]
+        return len(callbacks) - len(self._callbacks)

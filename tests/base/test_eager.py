@@ -348,3 +348,57 @@ def test_resumable_wakes_a_task_like_any_future(run):
             await resumable
 
     run(main)
+
+
+def test_asyncio_waits_for_resumables_as_for_futures(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        first, second, third = (Resumable(loop) for _ in range(3))
+        assert asyncio.isfuture(first)
+        waiting = asyncio.ensure_future(asyncio.wait_for(asyncio.shield(third), timeout=60))
+        gathered = asyncio.gather(first, second, return_exceptions=True)
+        assert await asyncio.wait({first, second}, timeout=0) == (set(), {first, second})
+        first.settle(1, None)
+        second.settle(None, error := OSError(28, "full"))
+        third.settle(3, None)
+        assert await asyncio.wait({first, second}) == ({first, second}, set())
+        assert await gathered == [1, error]
+        assert await waiting == 3
+        assert (first.result(), second.exception()) == (1, error)
+
+    run(main)
+
+
+def test_callback_that_is_removed_from_a_resumable_is_not_called(run):
+    async def main():
+        seen = []
+        resumable = Resumable(asyncio.get_running_loop())
+        for name in ("kept", "gone", "kept"):
+            resumable.add_done_callback({"kept": seen.append, "gone": print}[name])
+        assert resumable.remove_done_callback(print) == 1
+        assert resumable.remove_done_callback(print) == 0
+        resumable.settle(None, None)
+        await spin()
+        assert seen == [resumable, resumable]
+
+    run(main)
+
+
+def test_task_that_is_cancelled_waits_until_its_resumable_is_settled(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        resumable = Resumable(loop)
+
+        async def work():
+            await resumable
+
+        task = loop.create_task(work())
+        await spin()
+        task.cancel()
+        await spin()
+        assert not task.done()
+        resumable.settle(None, None)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main)
