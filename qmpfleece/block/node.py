@@ -6,7 +6,7 @@ A node has a driver rather than being one, so that no driver can override the do
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.child import Child
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Told, in the words of QAPI ``BlkdebugEvent``, what is about to happen.
 Listener: TypeAlias = Callable[[str], Awaitable[None]]
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
 
 class NodeOptions:
     """The options that every node has, resolved: given, inherited or default.
@@ -34,6 +36,8 @@ class NodeOptions:
         unmap: Discards are passed to the driver.
         detect_zeroes: Whether written zeroes become zero writes.
         force_share: Share everything with others, whatever the users of the node say.
+        untold: Those, by their names, that a reopening left to their defaults: they are not
+            inherited by what is reopened along with the node.
     """
 
     __slots__ = (
@@ -44,6 +48,7 @@ class NodeOptions:
         "force_share",
         "read_only",
         "unmap",
+        "untold",
     )
 
     def __init__(self, given: "BlockdevOptions", parent: "NodeOptions | None" = None) -> None:
@@ -62,6 +67,7 @@ class NodeOptions:
         # Format drivers respect the policy themselves, so nested definitions may unmap.
         self.unmap = given.discard == "unmap" if given.discard else parent is not None
         self.detect_zeroes: DetectZeroes = given.detect_zeroes or "off"
+        self.untold: frozenset[str] = _NOTHING
 
 
 class Node:

@@ -19,7 +19,7 @@ from qmpfleece.block.driver import Reopening
 from qmpfleece.block.graph import Graph, check_options
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Role
-from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
+from qmpfleece.qapi.blockdev import BlockdevCacheOptions, BlockdevOptions, validate_blockdev
 from qmpfleece.qapi.order import ordered
 
 #: What may change in every node; all but the last may also be left out.
@@ -43,7 +43,7 @@ async def reopen(graph: Graph, definitions: Sequence[BlockdevOptions]) -> None:
             raise QmpError("node-name not specified")
         if (node := graph.get(given.node_name)) is None:
             raise QmpError(f"Failed to find node with node-name='{given.node_name}'")
-        _enqueue(graph, queue, node, given, keep=False, parent=None)
+        _enqueue(graph, queue, node, given, keep=False, above=None)
     await _run(graph, queue)
 
 
@@ -104,7 +104,7 @@ async def _change(
     graph: Graph, node: Node, given: BlockdevOptions, moves: Mapping[str, Node] = _NOWHERE
 ) -> None:
     queue: dict[Node, Reopening[Any]] = {}
-    _enqueue(graph, queue, node, given, keep=True, parent=None)
+    _enqueue(graph, queue, node, given, keep=True, above=None)
     queue[node].moves |= moves
     await _run(graph, queue)
 
@@ -189,16 +189,30 @@ def _enqueue(
     given: BlockdevOptions,
     *,
     keep: bool,
-    parent: NodeOptions | None,
+    above: BlockdevOptions | None,
 ) -> None:
-    nested = parent is not None
-    if parent is None and node.inherits_from is not None:
-        above = queue.get(node.inherits_from)
-        parent = above.options if above is not None else node.inherits_from.options
-    options = NodeOptions(given, parent)
+    """Note what is to be done to a node and to those that it opened.
+
+    Args:
+        graph: Where it lives.
+        queue: What is to be done; what it tells of the node counts where ``given`` is silent.
+        node: The node.
+        given: What is given of it.
+        keep: What nobody tells stays as it is, rather than go back to its default.
+        above: What is told of the node that opened it, with which this one follows; None:
+            this one is named for itself, and inherits nothing.
+    """
+    earlier = queue.get(node)
+    if earlier is not None and type(given) is type(earlier.given):
+        given = _joined(earlier.given, given)
+    told = _told(node, given, keep=keep, above=above)
+    options = NodeOptions(told)
+    options.untold = frozenset(k for k, value in _inheritable(told).items() if value is None)
     if given.discard is None:  # the one option that QEMU keeps when it is left out
         options.unmap = node.options.unmap
-    queue[node] = Reopening(node, given, options, graph, keep=keep, nested=nested)
+    unchecked = keep and (earlier is None or earlier.keep)
+    nested = above is not None
+    queue[node] = Reopening(node, given, options, graph, keep=unchecked, nested=nested)
     for child in node.children.values():
         if child.node.inherits_from is not node or child.node.given is None:
             continue
@@ -206,13 +220,64 @@ def _enqueue(
         below, keep_below = child.node.given, True
         if not keep and isinstance(ref, BlockdevOptions):
             below, keep_below = ref, False
-            if child.role & Role.COW and below.read_only is None:
-                below = below.model_copy(update={"read_only": True})
         elif not keep and ref is not None and ref != child.node.name:
             continue  # it is replaced
         elif not keep and ref is None and _member(child.name) in given.model_fields_set:
             continue  # it is taken off
-        _enqueue(graph, queue, child.node, below, keep=keep_below, parent=options)
+        elif child.node in queue:
+            below = queue[child.node].given
+        passed = told
+        if child.role & Role.COW:
+            passed = told.model_copy(update={"read_only": True})
+        _enqueue(graph, queue, child.node, below, keep=keep_below, above=passed)
+
+
+def _told(
+    node: Node, given: BlockdevOptions, *, keep: bool, above: BlockdevOptions | None
+) -> BlockdevOptions:
+    """Return what is given of a node, with what it inherits and then what it keeps.
+
+    Source: observed. Only what is told of the node above is inherited: what goes back to its
+    default there, because it is left out, stays as it is in a node that follows by its name.
+    """
+    values = _inheritable(given)
+    inherited = _inheritable(above) if above is not None else {}
+    for name, value in values.items():
+        if value is None:
+            values[name] = inherited.get(name)
+        if values[name] is None and keep and name not in node.options.untold:
+            values[name] = getattr(node.options, name)
+    direct, no_flush = values.pop("cache_direct"), values.pop("cache_no_flush")
+    caching = BlockdevCacheOptions(direct=direct, no_flush=no_flush)
+    return given.model_copy(update={**values, "cache": caching})
+
+
+def _inheritable(told: BlockdevOptions) -> dict[str, bool | None]:
+    """Return what nodes may have from the one that opened them, by names in ``NodeOptions``."""
+    cache = told.cache or BlockdevCacheOptions()
+    return {
+        "read_only": told.read_only,
+        "auto_read_only": told.auto_read_only,
+        "cache_direct": cache.direct,
+        "cache_no_flush": cache.no_flush,
+        "force_share": told.force_share,
+    }
+
+
+def _joined(earlier: BlockdevOptions, later: BlockdevOptions) -> BlockdevOptions:
+    """Return what two definitions of a node tell, the later one first of all.
+
+    What the earlier one tells of nodes that it nests has gone to these already.
+    """
+    update = {
+        name: value
+        for name in earlier.model_fields_set - later.model_fields_set
+        if not isinstance(value := getattr(earlier, name), BlockdevOptions)
+    }
+    if earlier.cache is not None and later.cache is not None:
+        fields = {name: getattr(later.cache, name) for name in later.cache.model_fields_set}
+        update["cache"] = earlier.cache.model_copy(update=fields)
+    return later.model_copy(update=update)
 
 
 async def _flush(nodes: dict[Node, Reopening[Any]]) -> None:
