@@ -5,7 +5,7 @@ there. Looking up is synchronous; None says that the slice has to be loaded firs
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
@@ -43,7 +43,7 @@ class Kind:
     COMPRESSED: Final = 5
 
 
-class Run(NamedTuple):
+class Run:
     """A run of equal clusters or subclusters.
 
     Attributes:
@@ -54,10 +54,13 @@ class Run(NamedTuple):
         copied: Whether nobody else refers to the clusters.
     """
 
-    kind: int
-    host: int
-    length: int
-    copied: bool
+    __slots__ = ("copied", "host", "kind", "length")
+
+    def __init__(self, kind: int, host: int, length: int, *, copied: bool = False) -> None:
+        self.kind = kind
+        self.host = host
+        self.length = length
+        self.copied = copied
 
 
 class Clusters:
@@ -88,14 +91,15 @@ class Clusters:
             BlockError: The entry is corrupt.
         """
         geometry = self._geometry
-        span = geometry.l2_span
-        index = offset // span
+        span, slice_span = geometry.l2_span, geometry.slice_span
+        index, inside = offset // span, offset % span
         l1 = self._image.l1
-        entry = l1[index] & OFFSET_MASK if index < len(l1) else 0
+        # COPIED goes first: what takes more than 62 bits is slow when this is compiled.
+        entry = l1[index] - COPIED & OFFSET_MASK if index < len(l1) else 0
         if not entry:
-            return Run(Kind.UNALLOCATED, 0, min(length, span - offset % span), False)
-        slice_index, inside = divmod(offset % span, geometry.slice_span)
-        table = self._image.l2.peek(entry + slice_index * geometry.slice_bytes)
+            return Run(Kind.UNALLOCATED, 0, min(length, span - inside))
+        table = self._image.l2.peek(entry + inside // slice_span * geometry.slice_bytes)
+        inside %= slice_span
         if table is None:
             return None
         if geometry.extended:
@@ -108,10 +112,13 @@ class Clusters:
         index = inside >> bits
         within = inside & self._mask
         word = words[index]
-        if word & COMPRESSED:
-            part = min(length, geometry.cluster_size - within)
-            return Run(Kind.COMPRESSED, word, part, False)
-        kind, host = self._classify(table, index, word, guest)
+        kind, host, copied = Kind.NORMAL, word - COPIED, True
+        if not 0 < host <= OFFSET_MASK or host & self._mask:  # else the usual data
+            if word & COMPRESSED:
+                part = min(length, geometry.cluster_size - within)
+                return Run(Kind.COMPRESSED, word, part)
+            kind, host = self._classify(table, index, word, guest)
+            copied = bool(word & COPIED)
         last = min(inside + length - 1 >> bits, len(words) - 1)
         count = 1
         if last > index:
@@ -123,7 +130,7 @@ class Clusters:
                     break
                 count += 1
         part = min(length, (count << bits) - within)
-        return Run(kind, host + within, part, bool(word & COPIED))
+        return Run(kind, host + within, part, copied=copied)
 
     def _classify(self, table: Table, index: int, word: int, guest: int) -> tuple[int, int]:
         """Return kind and offset of an entry that is not compressed and has no subclusters.
@@ -154,7 +161,7 @@ class Clusters:
         word = words[2 * index]
         if word & COMPRESSED:
             part = min(length, geometry.cluster_size - within)
-            return Run(Kind.COMPRESSED, word, part, False)
+            return Run(Kind.COMPRESSED, word, part)
         first = within // geometry.subcluster_size
         kind, host = self._classify_sub(table, index, first, guest)
         got = 0
@@ -178,7 +185,7 @@ class Clusters:
             length,
             got * geometry.subcluster_size - within % geometry.subcluster_size,
         )
-        return Run(kind, host + within, part, bool(word & COPIED))
+        return Run(kind, host + within, part, copied=bool(word & COPIED))
 
     def _classify_sub(self, table: Table, index: int, sub: int, guest: int) -> tuple[int, int]:
         word, bitmap = table.words[2 * index], table.words[2 * index + 1]

@@ -105,7 +105,7 @@ class Reader:
             if run is None:
                 await clusters.load(offset + position)
                 continue
-            kind, host, part, _ = run
+            kind, host, part = run.kind, run.host, run.length
             view = buf if part == length else buf[position : position + part]
             if kind == Kind.NORMAL:
                 await self._read_data(host, view)
