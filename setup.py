@@ -65,7 +65,7 @@ def extensions() -> list[Extension]:
     from mypyc.build import mypycify
 
     paths = [f"qmpfleece/{path}" for path in COMPILED]
-    return mypycify([*paths, "--config-file="], opt_level="2", debug_level="0")
+    return mypycify([*paths, "--config-file="], opt_level="2", debug_level="0", multi_file=True)
 
 
 setup(ext_modules=extensions())
