@@ -19,7 +19,8 @@ from qmpfleece.block.driver import Reopening
 from qmpfleece.block.graph import Graph, check_options
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Role
-from qmpfleece.qapi.blockdev import BlockdevCacheOptions, BlockdevOptions, validate_blockdev
+from qmpfleece.block.told import flat, flatten, inheritable, joined, member, told_of
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 from qmpfleece.qapi.order import ordered
 
 #: What may change in every node; all but the last may also be left out.
@@ -80,7 +81,7 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
         _check_reopens(node)
     moves = _found_moves(graph, node, options)
     free = changeable(node)
-    old = _flat(node.given, node)
+    old = flat(node.given, node)
     definition = node.given.to_wire() | {name: found.name for name, found in moves.items()}
     for name, value in options.items():
         child = node.children.get(name)
@@ -204,10 +205,10 @@ def _enqueue(
     """
     earlier = queue.get(node)
     if earlier is not None and type(given) is type(earlier.given):
-        given = _joined(earlier.given, given)
-    told = _told(node, given, keep=keep, above=above)
+        given = joined(earlier.given, given)
+    told = told_of(node, given, keep=keep, above=above)
     options = NodeOptions(told)
-    options.untold = frozenset(k for k, value in _inheritable(told).items() if value is None)
+    options.untold = frozenset(k for k, value in inheritable(told).items() if value is None)
     if given.discard is None:  # the one option that QEMU keeps when it is left out
         options.unmap = node.options.unmap
     unchecked = keep and (earlier is None or earlier.keep)
@@ -216,13 +217,13 @@ def _enqueue(
     for child in node.children.values():
         if child.node.inherits_from is not node or child.node.given is None:
             continue
-        ref = getattr(given, _member(child.name), None)
+        ref = getattr(given, member(child.name), None)
         below, keep_below = child.node.given, True
         if not keep and isinstance(ref, BlockdevOptions):
             below, keep_below = ref, False
         elif not keep and ref is not None and ref != child.node.name:
             continue  # it is replaced
-        elif not keep and ref is None and _member(child.name) in given.model_fields_set:
+        elif not keep and ref is None and member(child.name) in given.model_fields_set:
             continue  # it is taken off
         elif child.node in queue:
             below = queue[child.node].given
@@ -230,54 +231,6 @@ def _enqueue(
         if child.role & Role.COW:
             passed = told.model_copy(update={"read_only": True})
         _enqueue(graph, queue, child.node, below, keep=keep_below, above=passed)
-
-
-def _told(
-    node: Node, given: BlockdevOptions, *, keep: bool, above: BlockdevOptions | None
-) -> BlockdevOptions:
-    """Return what is given of a node, with what it inherits and then what it keeps.
-
-    Source: observed. Only what is told of the node above is inherited: what goes back to its
-    default there, because it is left out, stays as it is in a node that follows by its name.
-    """
-    values = _inheritable(given)
-    inherited = _inheritable(above) if above is not None else {}
-    for name, value in values.items():
-        if value is None:
-            values[name] = inherited.get(name)
-        if values[name] is None and keep and name not in node.options.untold:
-            values[name] = getattr(node.options, name)
-    direct, no_flush = values.pop("cache_direct"), values.pop("cache_no_flush")
-    caching = BlockdevCacheOptions(direct=direct, no_flush=no_flush)
-    return given.model_copy(update={**values, "cache": caching})
-
-
-def _inheritable(told: BlockdevOptions) -> dict[str, bool | None]:
-    """Return what nodes may have from the one that opened them, by names in ``NodeOptions``."""
-    cache = told.cache or BlockdevCacheOptions()
-    return {
-        "read_only": told.read_only,
-        "auto_read_only": told.auto_read_only,
-        "cache_direct": cache.direct,
-        "cache_no_flush": cache.no_flush,
-        "force_share": told.force_share,
-    }
-
-
-def _joined(earlier: BlockdevOptions, later: BlockdevOptions) -> BlockdevOptions:
-    """Return what two definitions of a node tell, the later one first of all.
-
-    What the earlier one tells of nodes that it nests has gone to these already.
-    """
-    update = {
-        name: value
-        for name in earlier.model_fields_set - later.model_fields_set
-        if not isinstance(value := getattr(earlier, name), BlockdevOptions)
-    }
-    if earlier.cache is not None and later.cache is not None:
-        fields = {name: getattr(later.cache, name) for name in later.cache.model_fields_set}
-        update["cache"] = earlier.cache.model_copy(update=fields)
-    return later.model_copy(update=update)
 
 
 async def _flush(nodes: dict[Node, Reopening[Any]]) -> None:
@@ -295,7 +248,7 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
     if change.keep:
         await driver.reopen_prepare(change)
         return
-    new, old = _flat(change.given, node), _flat(node.given, node)
+    new, old = flat(change.given, node), flat(node.given, node)
     free = changeable(node)
     lasting = old.keys() - (free - driver.required_options) - {"node-name"}
     for name in ordered(old):
@@ -340,19 +293,6 @@ def _find_child(graph: Graph, node: Node, name: str, ref: str) -> Node:
     return found
 
 
-def _member(child: str) -> str:
-    return child.replace("-", "_")
-
-
-def _flat(given: BlockdevOptions, node: Node) -> dict[str, Any]:
-    """Return the options by their dotted names, without those that define children."""
-    children = {*node.children, "backing"}
-    members = {key: value for key, value in given.to_wire().items() if key not in children}
-    found: dict[str, Any] = {}
-    _flatten(members, "", found)
-    return found
-
-
 def _flat_left(change: Reopening[Any]) -> dict[str, Any]:
     """Return what must be as it was, by dotted names: without what is done for children."""
     node, left = change.node, change.given.to_wire()
@@ -367,23 +307,8 @@ def _flat_left(change: Reopening[Any]) -> dict[str, Any]:
         if done:
             del left[name]
     found: dict[str, Any] = {}
-    _flatten(left, "", found)
+    flatten(left, "", found)
     return found
-
-
-def _flatten(value: Any, name: str, found: dict[str, Any]) -> None:
-    pairs: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list):
-        pairs = list(enumerate(value))
-    for key, item in pairs:
-        _flatten(item, f"{name}.{key}" if name else str(key), found)
-    if not pairs and name:
-        found[name] = value
-
-
-# -- doing it ---------------------------------------------------------------------------------
 
 
 def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
