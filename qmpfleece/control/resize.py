@@ -41,9 +41,15 @@ async def resize(backend: Backend, length: int, preallocation: str = "off") -> N
         if error.errno == errno.ENOTSUP:
             raise QmpError("Image format driver does not support resize") from error
         text = error.strerror or "Failed to resize"
-        # A format has more to do than to resize its file.
-        at_file = node.driver.driver_name != "qcow2"
+        at_file = not _is_image(node)
         raise QmpError(f"Could not resize file: {text}" if at_file else text) from error
+
+
+def _is_image(node: Node) -> bool:
+    """Tell whether a format resizes the node, which has more to do than to resize its file."""
+    child = node.children.get("file") if node.driver.driver_name == "raw" else None
+    child = child or node.driver.filtered_child
+    return _is_image(child.node) if child is not None else node.driver.driver_name == "qcow2"
 
 
 def _check(node: Node, length: int, preallocation: str) -> None:

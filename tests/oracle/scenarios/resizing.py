@@ -190,3 +190,27 @@ def raw_follows_its_file(d: Session) -> None:
         d.nbdinfo("rr", "--size")
         d.qmp("block-export-del", id="e")
         d.event("BLOCK_EXPORT_DELETED")
+
+
+@scenario
+def image_below_others_that_is_resized(d: Session) -> None:
+    """Whoever is asked, the image says why it can't be."""
+    d.qmp("object-add", qom_type="throttle-group", id="group")
+    path = d.file("target.raw", 1 << 20)
+    d.qmp("blockdev-add", driver="file", node_name="target", filename=path)
+    tops: dict[str, dict[str, str]] = {
+        "raw": {"file": "q"},
+        "throttle": {"file": "q", "throttle-group": "group"},
+        "copy-before-write": {"file": "q", "target": "target"},
+        "blkdebug": {"image": "q"},
+    }
+    for top, options in tops.items():
+        path = d.path(f"{top}.qcow2")
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{top}.qcow2", "1M")
+        file = {"driver": "file", "filename": path}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+        d.qmp("blockdev-add", **{"driver": top, "node-name": "top", **options})
+        for size in (1000, (1 << 20) + 1, 1 << 62, 512):
+            d.qmp("block_resize", node_name="top", size=size)
+        d.qmp("blockdev-del", node_name="top")
+        d.qmp("blockdev-del", node_name="q")

@@ -38,7 +38,7 @@ class Resizer:
 
         Raises:
             OSError: EINVAL, with QEMU's text: the size is odd, or a snapshot or a persistent
-                bitmap can't follow; EFBIG: too large.
+                bitmap can't follow; EFBIG, too: too large.
         """
         image = self._image
         if length % SECTOR:
@@ -92,7 +92,8 @@ class Resizer:
         """Move the L1 table to where it has room for ``needed`` entries."""
         image, header, geometry = self._image, self._image.header, self._image.geometry
         if needed * 8 > MAX_L1_SIZE:
-            raise BlockError(errno.EFBIG)
+            text = "Failed to grow the L1 table: File too large"
+            raise BlockError(errno.EFBIG, text)
         first = await image.refcounts.allocate_table(geometry.clusters(needed * 8))
         offset = first << geometry.cluster_bits
         old_offset, old_size = header.l1_offset, len(image.l1)
