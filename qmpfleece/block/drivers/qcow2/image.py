@@ -110,8 +110,9 @@ class Image:
 
     async def note(self, event: str) -> None:
         """Tell what is about to happen, where somebody wants to know."""
-        if self.debug is not None:
-            await self.debug(event)
+        debug = self.debug  # bound: mypyc awaits wrongly what a property's value returns
+        if debug is not None:
+            await debug(event)
 
     async def read(self, offset: int, buf: memoryview) -> None:
         """Read metadata; what lies past the end of the file is zero."""

@@ -93,7 +93,7 @@ class Reader:
         """Read what reaches past the end of the file, or once who listens knows of it."""
         image = self._image
         if image.debug is not None:
-            await image.debug("read_aio")
+            await image.note("read_aio")
         await read_padded(image.data, host, buf)
 
     async def _read_runs(self, offset: int, buf: memoryview) -> None:

@@ -119,8 +119,8 @@ class Refcounts:
             OSError: No block can be read, or the file is as large as it can get.
         """
         if self._image.debug is not None:
-            await self._image.debug("cluster_alloc")
-            await self._image.debug("refblock_alloc")
+            await self._image.note("cluster_alloc")
+            await self._image.note("refblock_alloc")
         if self._image.blocks.overfull:
             await self._image.blocks.make_room()
         while True:

@@ -90,7 +90,7 @@ class Writer:
         self._check_place(host, len(buf))
         with image.journal.epoch:
             if image.debug is not None:
-                await image.debug("write_aio")
+                await image.note("write_aio")
             await pipeline.pwrite(image.data, host, buf)
 
     def _check_place(self, host: int, length: int) -> None:
@@ -218,13 +218,13 @@ class Writer:
         host = plan.host - plan.start
         if plan.head == at and plan.tail == plan.end:
             if image.debug is not None:
-                await image.debug("write_aio")
+                await image.note("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.untouched and self._is_zero(plan.head, at) and self._is_zero(plan.end, plan.tail):
             if image.debug is not None:
-                await image.debug("cluster_alloc_space")
-                await image.debug("write_aio")
+                await image.note("cluster_alloc_space")
+                await image.note("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
         if plan.tail - plan.head <= _MERGE:
