@@ -8,7 +8,7 @@ WORKERS ?= 2
 # What is tested of the compiled programs, and how much of it by make test.
 COMPILED_TESTS ?= tests/oracle tests/test_end_to_end.py
 COMPILED_FEW := $(addprefix tests/,test_end_to_end.py \
-	$(addprefix oracle/test_,cbw.py nbd_wire.py statistics.py backup.py))
+	$(addprefix oracle/test_,cbw.py nbd_wire.py statistics.py backup.py qcow2_events.py))
 # Extra arguments for pytest, e.g. make test ARGS="-k bitmap"
 ARGS ?=
 
