@@ -301,15 +301,21 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         length = len(buf)
         if not length:
             return DONE
-        if self.snapshot_error is not None or offset + length > self._length:
-            return fail(errno.EACCES)
-        if not self._access.bits.state(offset, length):
+        if not self._is_readable(offset, length):
             return fail(errno.EACCES)
         done = self._done.bits.state(offset, length)
         if done is None:
             return self._pread_spans(offset, buf)
         io = pipeline.pread(self._target if done else self._file, offset, buf)
         return io if io is DONE or done else self._frozen_until_read(offset, length, io)
+
+    def _is_readable(self, offset: int, length: int) -> bool:
+        """Tell whether the snapshot has all of a range, and it may be read."""
+        return (
+            self.snapshot_error is None
+            and offset + length <= self._length
+            and self._access.bits.all(offset, length)
+        )
 
     def _pread_spans(self, offset: int, buf: memoryview) -> Io:
         """Read span by span; each is decided when it is its turn."""
@@ -329,9 +335,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     def snapshot_locate(self, offset: int, length: int, places: Places) -> bool:
         """Find each span where it is now; what is on the active disk stays until it was read."""
-        if self.snapshot_error is not None or offset + length > self._length:
-            return False
-        if not self._access.bits.state(offset, length):
+        if not self._is_readable(offset, length):
             return False
         while length:
             done, span = self._done.bits.run(offset, length)
@@ -403,9 +407,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     def snapshot_is_known_data(self, offset: int, length: int) -> bool:
         """Tell what is known of whoever has the clusters."""
-        if self.snapshot_error is not None or offset + length > self._length:
-            return False
-        if not self._access.bits.all(offset, length):
+        if not self._is_readable(offset, length):
             return False
         while length:
             done, span = self._done.bits.run(offset, length)
