@@ -339,8 +339,11 @@ class Session(Workspace):
 
     def adopt(self, pidfile: str) -> None:
         """Take a daemon that went to the background as the scenario's own."""
+        try:
+            self._adopted = int((self.dir / pidfile).read_text())
+        except FileNotFoundError:
+            raise StoppedError("the daemon went to the background without a pidfile") from None
         self._started = True
-        self._adopted = int((self.dir / pidfile).read_text())
         self._monitor = Monitor(self.path("qmp.sock"))
         self._receive("")
 
