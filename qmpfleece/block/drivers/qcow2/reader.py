@@ -197,10 +197,14 @@ class Reader:
         return image.metadata_preallocation
 
     async def _look_below(self, run: Run, limit: int) -> list[Extent]:
-        """Return the extents of a run of data, with what the file knows to be zeroes."""
+        """Return the extents of a run of data, with what the file knows to be zeroes.
+
+        A cluster may lie behind the end of the file, where nothing has been written to it.
+        """
         node = self._image.data.node
         extents, host, end = [], run.host, run.host + run.length
-        for below in await block_status(node, host, run.length, limit):
+        inside = min(end, node.length) - host
+        for below in await block_status(node, host, inside, limit) if inside > 0 else ():
             flags = _FLAGS[Kind.NORMAL] | (below.flags & Status.ZERO)
             extents.append(Extent(below.length, flags, host, node))
             host += below.length

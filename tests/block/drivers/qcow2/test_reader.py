@@ -1,6 +1,7 @@
 """Backing files, block status, and what blkdebug is told."""
 
 import json
+import os
 
 import pytest
 
@@ -137,6 +138,18 @@ async def test_preallocated_clusters_are_zero_where_the_file_is_empty(tmp_path):
     image = tmp_path / "a"
     qemu_img("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "64M")
     qemu_io(image, "write 1M 64k", "write -z 2M 64k", "flush")
+    assert flatten(await status_of(image)) == flatten(map_of(image))
+
+
+async def test_clusters_behind_the_end_of_the_file_are_zero(tmp_path):
+    image = tmp_path / "a"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "64M")
+    qemu_io(image, "write 1M 64k", "flush")
+    os.truncate(image, 3 * MIB)
+    assert flatten(await status_of(image)) == flatten(map_of(image))
+    async with opened(image) as disk:
+        await disk.guest.pwrite_zeroes(40 * MIB + 512, 1024)
+        await disk.write(50 * MIB + 512, b"x" * 512)
     assert flatten(await status_of(image)) == flatten(map_of(image))
 
 
