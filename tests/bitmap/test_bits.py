@@ -159,7 +159,7 @@ class BitsAgainstSets(RuleBasedStateMachine):
 
 
 TestBitsAgainstSets = BitsAgainstSets.TestCase
-TestBitsAgainstSets.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestBitsAgainstSets.settings = settings(max_examples=60, stateful_step_count=20)
 
 RANGES = st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(1, 2**18)), max_size=12)
 
@@ -173,7 +173,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 2**24 - 1), st.integers(1, 2**18)), m
     theirs=RANGES,
     length=st.integers(16 * MIB, 17 * MIB),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_merge_between_any_granularities_is_setting_every_area(
     target, source, ours, theirs, length
 ):

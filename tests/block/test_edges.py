@@ -221,7 +221,7 @@ class RandomChanges:
         self.workers.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_random_changes_keep_the_graph_sound_and_refused_ones_change_nothing(data):
     async def main():

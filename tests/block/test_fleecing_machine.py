@@ -345,4 +345,4 @@ class FleecingMachine(RuleBasedStateMachine):
 
 
 TestFleecingMachine = pytest.mark.timeout(180)(FleecingMachine.TestCase)
-TestFleecingMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFleecingMachine.settings = settings(max_examples=100, stateful_step_count=40)

@@ -115,7 +115,7 @@ async def test_what_lies_past_a_shorter_backing_file_is_zero(graph):
 layers = st.lists(st.lists(st.booleans(), min_size=1, max_size=10), min_size=1, max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(layers, st.integers(0, 9), st.integers(1, 10), st.integers(1, 5))
 def test_walk_finds_the_topmost_layer_that_has_the_data(layers, first, count, limit):
     """``layers[0]`` is the base; asked again and again, the answers cover the range."""

@@ -153,4 +153,4 @@ class JobMachine(RuleBasedStateMachine):
 
 
 class TestJobMachine(JobMachine.TestCase, TestCase):
-    settings = settings(max_examples=80, stateful_step_count=20, deadline=None)
+    settings = settings(max_examples=80, stateful_step_count=20)

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpfleece.base.errors import BlockError
@@ -76,7 +76,6 @@ ZERO = const.STATE_ZERO | const.STATE_HOLE
 UNITS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=24)
 
 
-@settings(deadline=None)  # it makes files
 @given(UNITS, st.integers(1, UNIT), st.integers(1, 3), st.sampled_from(["all", "dirty", "update"]))
 def test_what_is_copied_is_what_the_contexts_say(units, tail, longest, mode):
     length = (len(units) - 1) * UNIT + tail

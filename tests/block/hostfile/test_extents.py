@@ -144,7 +144,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CHANGES, st.integers(0, 14 * BLOCK), st.integers(1, 14 * BLOCK), st.integers(1, 6))
 def test_both_ways_find_the_same_and_say_zero_only_of_zeroes(changes, offset, length, limit):
     with tempfile.TemporaryFile() as file:

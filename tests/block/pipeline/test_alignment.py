@@ -72,7 +72,7 @@ async def test_discard_leaves_partial_blocks_alone(graph):
     assert disk.seen() == [("discard", 4096, 8192, 0)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from([512, 4096]), st.sampled_from(["memory", "small"]))
 def test_overlapping_unaligned_writes_lose_no_update(data, alignment, size):
     """Writers own single bytes that interleave in the same blocks; none may lose its own."""

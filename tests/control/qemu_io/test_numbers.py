@@ -44,7 +44,7 @@ def by_qemu(texts):
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(sizes | garbage, min_size=1, max_size=40))
 @example(["18446744073709551616", "18446744073709551616k", "18446744073709551616.", "16E"])
 @example(["0x10000000000000000", "0x10000000000000000k", "18446744073709551615k"])

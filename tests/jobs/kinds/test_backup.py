@@ -72,7 +72,7 @@ def run(test):
     asyncio.run(test)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1 << 32), writes, st.sampled_from([1, 2, 64]))
 def test_target_holds_the_disk_of_the_start(seed, given_writes, workers):
     async def test():
@@ -92,7 +92,7 @@ def test_target_holds_the_disk_of_the_start(seed, given_writes, workers):
     run(test())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1 << 32), writes, st.sampled_from(["job-pause", "blockdev-backup", None]))
 def test_pauses_and_other_backups_change_nothing(seed, given_writes, disturbance):
     async def test():
@@ -122,7 +122,7 @@ def test_pauses_and_other_backups_change_nothing(seed, given_writes, disturbance
     run(test())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @example(
     seed=0,
     given_writes=[

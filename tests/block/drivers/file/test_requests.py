@@ -125,7 +125,7 @@ async def test_file_that_has_become_shorter_reads_as_zeroes(attach, image):
     assert image.stat().st_size == SIZE
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(

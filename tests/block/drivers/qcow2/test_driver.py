@@ -12,7 +12,7 @@ from tests.tools.qcow2 import Geometry, Step, geometries, steps
 
 KINDS = ["write", "write", "write", "zero", "unmap", "discard", "flush", "reopen", "parallel"]
 KINDS += ["resize", "compressed", "snapshot"]
-SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=20)
+SLOW = settings(suppress_health_check=list(HealthCheck), max_examples=20)
 SOAK = settings(SLOW, max_examples=300)
 
 

@@ -223,14 +223,14 @@ def damage_and_use(extended, patches, seed):
             asyncio.run(use_in_every_way(image, seed))
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=100)
+@settings(suppress_health_check=list(HealthCheck), max_examples=100)
 @given(st.booleans(), PATCHES, st.integers(0, 1 << 30))
 def test_random_damage_leads_to_errors_and_to_nothing_else(extended, patches, seed):
     damage_and_use(extended, patches, seed)
 
 
 @pytest.mark.soak
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=2000)
+@settings(suppress_health_check=list(HealthCheck), max_examples=2000)
 @given(st.booleans(), PATCHES, st.integers(0, 1 << 30))
 def test_much_random_damage_leads_to_errors_and_to_nothing_else(extended, patches, seed):
     damage_and_use(extended, patches, seed)
