@@ -106,7 +106,8 @@ class Dispatcher:
             yield
 
     def _find(self, request: Request, client: Client) -> Command:
-        if client.negotiated == (request.name == NEGOTIATION):
+        refused = client.negotiated and request.name == NEGOTIATION and not request.oob
+        if refused or (not client.negotiated and request.name != NEGOTIATION):
             raise QmpError(
                 "Capabilities negotiation is already complete, command ignored"
                 if client.negotiated

@@ -49,6 +49,7 @@ _whole = re.compile(
 ).match
 _double_quoted_run = re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*').match
 _single_quoted_run = re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*").match
+_space = re.compile(rb"[ \t\r\n]*+").match
 
 (
     _START,
@@ -155,7 +156,11 @@ class Lexer:
         self._partial = bytearray()
 
     def _skip_run(self, data: bytes, position: int) -> int:
-        """Take the plain part of a string that is cut into pieces."""
+        """Take the plain part of a string that is cut into pieces, or space."""
+        if self._state == _START:
+            # Much of it would be looked at again for each of its bytes.
+            space = _space(data, position)
+            return position if space is None else space.end()
         if self._state == _DOUBLE:
             run = _double_quoted_run(data, position)
         elif self._state == _SINGLE:

@@ -93,7 +93,7 @@ def _unicode_escape(token: bytes, start: int, high: bytes, out: list[str]) -> by
         if 0xD800 <= code <= 0xDBFF:
             return escape
     if 0xDC00 <= code <= 0xDFFF or _no_character(code):
-        raise _bad_unicode(escape)
+        raise _bad_unicode(high + escape)
     out.append(chr(code))
     return b""
 

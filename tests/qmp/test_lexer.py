@@ -29,3 +29,10 @@ def test_string_without_an_end_is_given_up(monkeypatch):
     machine = Lexer()
     assert list(machine.feed(b'"12345')) == []
     assert list(machine.feed(b'67890"{')) == [TooLong(), b"{"]
+
+
+def test_much_space_is_looked_at_once():
+    """Else this takes longer than a test may."""
+    machine = Lexer()
+    assert list(machine.feed(b" " * 2_000_000)) == []
+    assert list(machine.feed(b"{")) == [b"{"]
