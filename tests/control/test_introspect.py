@@ -154,6 +154,8 @@ DIFFERENT = (
 class Arguments:
     """Flattens what a command takes: pairs of a member's path and whether it may be absent.
 
+    A feature is a path, too: that of what has it, ``!``, its name.
+
     Members of variants are taken for members of the union: whether a member is common to all
     variants depends on how many of them there are.
     """
@@ -163,11 +165,16 @@ class Arguments:
 
     def of(self, command):
         found: set[tuple[str, bool]] = set()
+        self._note_features(self.entities[command], command, found)
         self._walk(self.entities[command]["arg-type"], command, found, ())
         return found
 
+    def _note_features(self, holder, path, found):
+        found.update((f"{path}!{feature}", True) for feature in holder.get("features", []))
+
     def _walk(self, name, path, found, above):
         entity = self.entities[name]
+        self._note_features(entity, path, found)
         kind = entity["meta-type"]
         if kind == "array":
             self._walk(entity["element-type"], path + "[]", found, above)
@@ -176,10 +183,13 @@ class Arguments:
                 self._walk(arm["type"], path, found, above)
         elif kind == "enum":
             found.update((f"{path}={value}", True) for value in entity["values"])
+            for member in entity["members"]:
+                self._note_features(member, f"{path}={member['name']}", found)
         elif kind == "object" and name not in above:
             for member in entity["members"]:
                 inner = f"{path}.{member['name']}"
                 found.add((inner, "default" in member))
+                self._note_features(member, inner, found)
                 self._walk(member["type"], inner, found, (*above, name))
             for case in entity.get("variants", []):
                 self._walk(case["type"], path, found, (*above, name))
@@ -206,6 +216,12 @@ def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
     known = [name for name in commands if name in qemu.entities]
     differ = {pair for name in known for pair in mine.of(name) - qemu.of(name)}
     assert [path for path, _ in differ if not path.endswith(DIFFERENT)] == []
+    ours = {pair for name in known for pair in mine.of(name)} | {(name, True) for name in known}
+    paths = {path for path, _ in ours}
+    features = {pair[0] for name in known for pair in qemu.of(name) if "!" in pair[0]}
+    expected = {path for path in features if path.partition("!")[0] in paths}
+    assert expected - paths == set()
+    assert len(expected) > len(known) / 2
 
 
 def test_events_are_told_also_if_nothing_has_been_imported_yet():

@@ -115,7 +115,7 @@ def find(line: str) -> tuple[IoCommand, list[str]] | None:
     Raises:
         ComplaintError: There is no such command, or the number of arguments is wrong.
     """
-    words = line.split()
+    words = [word for word in line.split(" ") if word]
     if not words:
         return None
     name, arguments = words[0], words[1:]
