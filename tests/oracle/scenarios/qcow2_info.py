@@ -135,3 +135,15 @@ def info_of_disks(d: Session) -> None:
     disk(d, "sda", "top")
     d.qmp("query-block")
     d.qmp("human-monitor-command", command_line="info block -v")
+
+
+@scenario
+def status_of_a_cluster_behind_the_end_of_the_file(d: Session) -> None:
+    """Of the last one only what was written need be there; who copies asks for its status."""
+    _create(d, "sparse.qcow2")
+    _add(d, "q", "sparse.qcow2")
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="q", writable=True)
+    d.io("q", *(f"write -P 1 {at}k 4k" for at in (64, 192, 320, 448, 576)))
+    d.tool("qemu-img", "convert", "-f", "raw", "-O", "raw", d.uri("q"), "copy.raw")
+    d.content("copy.raw")
