@@ -1,5 +1,6 @@
 """human-monitor-command: the few commands of the human monitor that tests of disks need."""
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -20,11 +21,31 @@ from qmpfleece.qapi.model import Int64
 
 Handler = Callable[[System, str], Awaitable[str]]
 
+#: The name of a command; a slash ends it, too, as in QEMU's ``p/x``.
+_name_in: Final = re.compile(r"[ \t\r\n\f\v]*([^/ \t\r\n\f\v]*)").match
+
+
+class _UnknownError(Exception):
+    """There is no such command.
+
+    Args:
+        rest: What follows its name.
+    """
+
+    def __init__(self, rest: str) -> None:
+        super().__init__()
+        self.rest = rest
+
 
 def _split(text: str) -> tuple[str, str]:
-    """Return the first word, which is "" if there is none, and the rest."""
-    name, *rest = text.split(maxsplit=1) or [""]
-    return name, rest[0] if rest else ""
+    """Return the name of a command, which is "" if there is none, and the rest."""
+    found = _name_in(text)
+    assert found is not None  # it may be empty
+    return found[1], text[found.end() :]
+
+
+async def _unknown(_system: System, text: str) -> str:
+    raise _UnknownError(text)
 
 
 async def _qemu_io(system: System, text: str) -> str:
@@ -92,6 +113,8 @@ def _status(system: System) -> str:
 
 
 async def _info(system: System, text: str) -> str:
+    if not text.strip():
+        return _usage("info")
     name, rest = _split(text)
     line = Line(name, rest, f"info {name}")
     if name == "status":
@@ -109,7 +132,7 @@ async def _info(system: System, text: str) -> str:
             return await info.disks(system, None, verbose=verbose)
         text = "" if nodes else await info.disks(system, wanted, verbose=verbose)
         return text or await info.named_nodes(system, wanted, verbose=verbose)
-    return f"unknown command: 'info {name}'\n" if name else _USAGE["info"]
+    raise _UnknownError(rest)
 
 
 async def _quit(system: System, text: str, called: str = "quit") -> str:
@@ -118,25 +141,41 @@ async def _quit(system: System, text: str, called: str = "quit") -> str:
     return ""
 
 
-async def _stop(system: System, text: str) -> str:
-    Line("stop|s", text, "stop").end()
+async def _stop(system: System, text: str, called: str = "stop") -> str:
+    Line("stop|s", text, called).end()
     await stop(system)
     return ""
 
 
-async def _cont(system: System, text: str) -> str:
-    Line("cont|c", text, "cont").end()
+async def _cont(system: System, text: str, called: str = "cont") -> str:
+    Line("cont|c", text, called).end()
     await cont(system)
     return ""
 
 
 async def _help(system: System, text: str) -> str:
     del system
-    name, _ = _split(text)
-    if not name:
-        return "".join(_USAGE[key] for key in sorted(_USAGE))
-    name = {"q": "quit", "s": "stop", "c": "cont"}.get(name, name)
-    return _USAGE.get(name, f"unknown command: '{name}'\n")
+    line = Line("help", text)
+    try:
+        words = [word for _ in range(2) if (word := line.optional()) is not None]
+    except BadLineError as error:
+        raise BadLineError("", error.output) from error
+    if not words:
+        return "".join(_usage(name) for name in sorted(_USAGE))
+    name = {"?": "help", "q": "quit", "s": "stop", "c": "cont"}.get(words[0], words[0])
+    if name != "info":
+        words = words[:1]
+    elif len(words) > 1:
+        name = " ".join(words)
+    known = name in _USAGE or name in _INFO
+    return _usage(name) if known else f"unknown command: '{' '.join(words)}'\n"
+
+
+def _usage(name: str) -> str:
+    """Return how a command is used, ``info`` with all that it can tell."""
+    if name == "info":
+        return "".join(_INFO.values())
+    return _USAGE.get(name) or _INFO[name]
 
 
 _HANDLERS: Final[dict[str, Handler]] = {
@@ -144,24 +183,29 @@ _HANDLERS: Final[dict[str, Handler]] = {
     "block_resize": _block_resize,
     "info": _info,
     "help": _help,
+    "?": _help,
     "quit": _quit,
     "q": partial(_quit, called="q"),
     "stop": _stop,
-    "s": _stop,
+    "s": partial(_stop, called="s"),
     "cont": _cont,
-    "c": _cont,
+    "c": partial(_cont, called="c"),
 }
 _USAGE: Final = {
     "qemu-io": 'qemu-io [-d] [device] "[command]" -- run a qemu-io command on a block device\n'
     "\t\t\t-d: [device] is a device ID rather than a drive ID or node name\n",
     "block_resize": "block_resize device size -- resize a block image\n",
-    "info": "info block [-n] [-v] [device] -- show info of one block device or all block devices"
-    " (-n: show named nodes; -v: show details)\n"
-    "info block-jobs  -- show progress of ongoing block device operations\n",
-    "help": "help [cmd] -- show the help\n",
+    "info": "",
+    "help": "help|? [cmd] -- show the help\n",
     "quit": "quit|q  -- quit the emulator\n",
     "stop": "stop|s  -- stop emulation\n",
     "cont": "cont|c  -- resume emulation\n",
+}
+_INFO: Final = {
+    "info block": "info block [-n] [-v] [device] -- show info of one block device or all"
+    " block devices (-n: show named nodes; -v: show details)\n",
+    "info block-jobs": "info block-jobs  -- show progress of ongoing block device operations\n",
+    "info status": "info status  -- show the current VM status (running|paused)\n",
 }
 
 
@@ -174,17 +218,20 @@ async def human_monitor_command(
     Args:
         system: What to work on.
         command_line: The command with its arguments.
-        cpu_index: Taken, as QEMU does; there are no processors.
+        cpu_index: The processor that the command would be about.
+
+    Raises:
+        QmpError: There is no such processor.
     """
-    del cpu_index
-    name, rest = _split(command_line)
-    if not name:
+    if cpu_index is not None and not 0 <= cpu_index < system.devices.board.processors:
+        raise QmpError("Parameter 'cpu-index' expects a CPU number")
+    if not command_line.strip():
         return ""
-    handler = _HANDLERS.get(name)
-    if handler is None:
-        return f"unknown command: '{name}'\r\n"
+    name, rest = _split(command_line)
     try:
-        text = await handler(system, rest)
+        text = await _HANDLERS.get(name, _unknown)(system, rest)
+    except _UnknownError as error:
+        text = f"unknown command: '{command_line[: len(command_line) - len(error.rest)]}'\n"
     except BadLineError as error:
         await print_out(system.graph.workers, error.output)
         text = error.desc

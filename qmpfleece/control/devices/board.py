@@ -77,6 +77,7 @@ class Board:
     Attributes:
         root: The bus that all others are below.
         parts: All of them, the oldest first.
+        processors: How many of them are processors.
     """
 
     def __init__(self, extras: Extras) -> None:
@@ -84,6 +85,7 @@ class Board:
         self.parts: Final[list[Part]] = []
         self._made = 0
         self._extras = extras
+        self.processors = 0
 
     def make(self, machine: Machine, plug_disks: Callable[[str, list[Bus]], None]) -> None:
         """Make the parts.
@@ -118,7 +120,8 @@ class Board:
         return f"{UNATTACHED}/device[{self._made - 1}]"
 
     def _make_processors(self) -> None:
-        for number in range(self._extras.processors):
+        self.processors = self._extras.processors
+        for number in range(self.processors):
             self._add("qemu64-x86_64-cpu", None)
             if not number:
                 self._add("kvmvapic", self.root)

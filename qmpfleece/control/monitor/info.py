@@ -36,9 +36,12 @@ def block_jobs(system: System) -> str:
 
 async def named_nodes(system: System, name: str | None, *, verbose: bool) -> str:
     """Describe one node, or all of them."""
-    chosen = [node for node in system.graph.nodes() if name is None or node.name == name]
-    parts = [await _node(node, verbose=verbose) for node in chosen]
-    return ("\n" if name is not None and parts else "") + "\n".join(parts)
+    parts = [
+        ("\n" if index else "") + await _node(node, verbose=verbose)
+        for index, node in enumerate([*system.graph.nodes()])
+        if name is None or node.name == name
+    ]
+    return "".join(parts)
 
 
 async def disks(system: System, name: str | None, *, verbose: bool) -> str:

@@ -60,7 +60,12 @@ class Line:
         if found == letter:
             self._rest = self._rest[2:].lstrip()
             return True
-        if found.isalpha() and found not in later:
+        if not found:  # the end of the line cuts off what would follow
+            raise BadLineError(
+                f"{self._name}: unsupported option -"
+                f'Try "help {self._topic}" for more information\n'
+            )
+        if found not in later:
             raise self._bad(f"{self._name}: unsupported option -{found}")
         return False
 
