@@ -59,6 +59,21 @@ def _remove_stale(path: str) -> None:
         raise QmpError(f"Failed to unlink socket {path}: {error.strerror}") from error
 
 
+def family_of(*, ipv4: bool | None, ipv6: bool | None) -> socket.AddressFamily:
+    """Return what a search for addresses is restricted to by leave for either protocol.
+
+    Raises:
+        QmpError: Both are refused.
+    """
+    if ipv4 is False and ipv6 is False:
+        raise QmpError("Cannot disable IPv4 and IPv6 at same time")
+    if ipv6 is False or (ipv4 and not ipv6):
+        return socket.AF_INET
+    if ipv4 is False or (ipv6 and not ipv4):
+        return socket.AF_INET6
+    return socket.AF_UNSPEC
+
+
 async def resolve(
     host: str,
     port: str,
@@ -78,6 +93,13 @@ async def resolve(
         QmpError: There are none.
     """
     loop = asyncio.get_running_loop()
+    # An event loop may make a number of it by itself, whatever the flags.
+    if port.startswith("-"):
+        reason = "Servname not supported for ai_socktype"
+        raise QmpError(f"address resolution failed for {host}:{port}: {reason}")
+    if flags & socket.AI_NUMERICSERV and not port.lstrip(" +").isdecimal():
+        reason = "Name or service not known"
+        raise QmpError(f"address resolution failed for {host}:{port}: {reason}")
     try:
         found = await loop.getaddrinfo(
             host or None, port, family=family, type=socket.SOCK_STREAM, flags=flags

@@ -10,25 +10,42 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.sockets import family_of
 from qmpfleece.cli import qemuopts
+from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.qemuopts import switch
+from qmpfleece.cli.words import Informed
 from qmpfleece.qmp import sockets
 from qmpfleece.qmp.listener import Monitor, QmpServer
 from qmpfleece.qmp.sockets import Address, TcpAddress, UnixAddress
 
-#: Options that QEMU has; of those for sockets, we act on the first line.
-_SOCKET: Final = frozenset({"path", "host", "port", "server", "wait", "ipv4", "ipv6"})
-_IGNORED: Final = frozenset({"delay", "nodelay", "to", "tight", "reconnect", "logappend"})
+_TEXTS: Final = (
+    *("backend", "chardev", "fd", "host", "localaddr", "localport", "logfile", "name", "path"),
+    *("port", "tls-authz", "tls-creds"),
+)
+_SWITCHES: Final = (
+    *("abstract", "append", "clipboard", "delay", "ipv4", "ipv6", "logappend", "mouse", "mux"),
+    *("nodelay", "server", "signal", "telnet", "tight", "tn3270", "wait", "websocket"),
+)
+_NUMBERS: Final = ("cols", "debug", "height", "reconnect", "rows", "to", "width")
+#: Options that QEMU has, whatever the device.
+_KNOWN: Final = {
+    **dict.fromkeys(_TEXTS, "str"),
+    **dict.fromkeys(_SWITCHES, "bool"),
+    **dict.fromkeys(_NUMBERS, "number"),
+    "size": "size",
+}
+#: Of those, what would change a socket in ways that there are not here.
 _REFUSED: Final = frozenset(
     {"telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "abstract", "fd", "mux", "logfile"}
 )
+_TYPES: Final = "Available chardev backend types: \n  socket\n  stdio\n  null\n"
 #: What follows ``tcp:``, up to the options.
 _HOST_PORT: Final = re.compile(r"(?P<host>[^:,]*):(?P<port>[^,]+),?")
-_KNOWN: Final = _SOCKET | _IGNORED | _REFUSED | {"backend", "id", "signal"}
 
 
 class Chardev:
@@ -112,8 +129,12 @@ def parse(text: str) -> dict[str, str]:
 
     Raises:
         QmpError: It is malformed; QEMU's words.
+        Informed: It asks what there is.
     """
-    return qemuopts.parse(text, "backend", _KNOWN)
+    found = qemuopts.parse(text, "backend", _KNOWN, "chardev")
+    if is_help(found.get("backend", "")):
+        raise Informed(_TYPES)
+    return found
 
 
 def parse_short(text: str, name: str) -> dict[str, str] | None:
@@ -171,15 +192,22 @@ async def create(options: dict[str, str], report: Callable[[str], None]) -> Char
 
 
 async def _socket(name: str, options: dict[str, str], report: Callable[[str], None]) -> Chardev:
+    _check_socket(options)
     for key in options.keys() & _REFUSED:
         if options[key] not in {"off", "no", "false", "n"}:
             raise QmpError(f"chardev: socket: '{key}' is not supported")
     address = _address(options)
+    family = family_of(
+        **{
+            name: switch(options, name, default=True) if name in options else None
+            for name in ("ipv4", "ipv6")
+        }
+    )
     if not switch(options, "server", default=False):
-        connection = await sockets.connect(address)
+        connection = await sockets.connect(address, family)
         return Chardev(name, connections=[connection], shown=_client_name(connection))
     wait = switch(options, "wait", default=True)
-    sock = await sockets.listen(address)
+    sock = await sockets.listen(address, family)
     kept = address
     if isinstance(address, UnixAddress):
         # The directory may change before the file is to be removed.
@@ -197,6 +225,21 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
             raise
         device.connections.append(connection)
     return device
+
+
+def _check_socket(options: Mapping[str, str]) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        QmpError: QEMU's words.
+    """
+    if len(options.keys() & {"path", "fd", "host"}) > 1:
+        raise QmpError("None or one of 'path', 'fd' or 'host' option required.")
+    serves = switch(options, "server", default=False)
+    if "reconnect" in options and serves:
+        raise QmpError("'reconnect' option is incompatible with socket in server listen mode")
+    if "wait" in options and not serves:
+        raise QmpError("'wait' option is incompatible with socket in client connect mode")
 
 
 def _host_port(name: tuple[Any, ...]) -> str:

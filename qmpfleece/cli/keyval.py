@@ -23,7 +23,6 @@ Tree: TypeAlias = "dict[str, Tree] | list[Tree] | str"
 _FRAGMENT: Final = re.compile(r"(?:__[A-Za-z0-9.-]+_)?[A-Za-z][A-Za-z0-9_-]*")
 _INDEX: Final = re.compile(r"[0-9]+")
 _MAX_FRAGMENT: Final = 127
-_MAX_INDEX: Final = (1 << 31) - 1
 
 
 def parse(text: str, implied: str | None = None) -> dict[str, Tree]:
@@ -34,14 +33,34 @@ def parse(text: str, implied: str | None = None) -> dict[str, Tree]:
         implied: The key of a first value that stands without one.
 
     Raises:
+        QmpError: It is malformed, or asks for help; QEMU's words.
+    """
+    tree, asked = parse_or_ask(text, implied)
+    if asked:
+        raise QmpError("Help is not available for this option")
+    return tree
+
+
+def parse_or_ask(text: str, implied: str | None = None) -> tuple[dict[str, Tree], bool]:
+    """Return the tree that ``text`` describes, and whether it asks for help.
+
+    Args:
+        text: The argument of an option.
+        implied: The key of a first value that stands without one.
+
+    Raises:
         QmpError: It is malformed; QEMU's words.
     """
     root: dict[str, Tree] = {}
+    asked = False
     while text:
-        key, value, text = _split(text, implied)
-        _put(root, _fragments(key), value)
+        pair, text = _split(text, implied)
+        if pair is None:
+            asked = True
+        else:
+            _put(root, _fragments(pair[0]), pair[1])
         implied = None
-    return {key: _listed(value, f"{key}.") for key, value in root.items()}
+    return {key: _listed(value, f"{key}.") for key, value in root.items()}, asked
 
 
 def tree_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Tree]:
@@ -61,21 +80,21 @@ def is_help(text: str) -> bool:
     return text in {"help", "?"}
 
 
-def _split(text: str, implied: str | None) -> tuple[str, str, str]:
-    """Split off the first pair: key, value, what follows."""
+def _split(text: str, implied: str | None) -> tuple[tuple[str, str] | None, str]:
+    """Split off the first pair of key and value, None if it asks for help; and what follows."""
     match = re.match(r"[^=,]*", text)
     assert match is not None
     key, rest = match.group(), text[match.end() :]
     if not rest.startswith("="):
         if is_help(key):
-            raise QmpError("Help is not available for this option")
+            return None, rest[1:]
         if implied is not None and key:
-            return implied, key, rest[1:]
+            return (implied, key), rest[1:]
         _fragments(key)
         raise QmpError(f"Expected '=' after parameter '{key}'")
     _fragments(key)
     value, rest = split_value(rest[1:])
-    return key, value, rest
+    return (key, value), rest
 
 
 def split_value(text: str) -> tuple[str, str]:
@@ -133,16 +152,13 @@ def _listed(tree: Tree, prefix: str) -> Tree:
     if not isinstance(tree, dict):
         return tree
     below = {key: _listed(value, f"{prefix}{key}.") for key, value in tree.items()}
-    indexed = {int(key): value for key, value in below.items() if _is_index(key)}
-    if not indexed:
+    indexes = [key for key in below if _INDEX.fullmatch(key)]
+    if not indexes:
         return below
-    if len(indexed) < len(below):
+    if len(indexes) < len(below):
         raise _inconsistent(prefix)
+    indexed = {int(key): below[key] for key in indexes}
     for index in range(len(indexed)):
         if index not in indexed:
             raise QmpError(f"Parameter '{prefix}{index}' missing")
     return [indexed[index] for index in range(len(indexed))]
-
-
-def _is_index(key: str) -> bool:
-    return _INDEX.fullmatch(key) is not None and int(key) <= _MAX_INDEX

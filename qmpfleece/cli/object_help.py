@@ -16,7 +16,12 @@ def object_help(value: str) -> str:
         return _types()
     if not any(keyval.is_help(word) for word in others):
         return ""
-    asked = OBJECT_TYPES.get(first.removeprefix("qom-type="))
+    return help_of(first.removeprefix("qom-type="))
+
+
+def help_of(name: str) -> str:
+    """Return the properties that objects of a type have; the types, if there is none such."""
+    asked = OBJECT_TYPES.get(name)
     if asked is None:
         return _types()
     options = sorted(

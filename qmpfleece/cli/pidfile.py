@@ -23,6 +23,8 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self._path: Final = Path(path).absolute()
         try:
+            if not path:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._fd = self._make()
         except OSError as error:
             raise QmpError(

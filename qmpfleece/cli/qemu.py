@@ -23,6 +23,7 @@ from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
+from qmpfleece.cli.words import Informed
 from qmpfleece.control.command import COMMANDS
 from qmpfleece.daemon import Daemon
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
             daemonize=wanted.daemonize,
             has_machine=True,
         )
+    except Informed as told:
+        print(told.text, end="", flush=True)
+        return told.status
     except (QmpError, OptionError, ValueError) as error:
         return fail(program, error)
     except KeyboardInterrupt:
@@ -78,7 +82,7 @@ class _Start(Start):
             with at(option):
                 fd, number = check_fd(given)
             system.graph.fdsets.add(os.dup(fd), number, given.get("opaque"))
-        if wanted.pidfile:
+        if wanted.pidfile is not None:
             self.write_pid_file(wanted.pidfile)
         machine = machine_kind(wanted.machine)
         for given in wanted.objects:

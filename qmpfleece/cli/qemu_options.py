@@ -47,9 +47,9 @@ _ARGUMENT: Final = _IGNORED.union(
 
 _MEMORY: Final = re.compile(r"(?:size=)?[0-9.]+(?:e[0-9]+)?[bkmgtpe]?(?:,.*)?", re.IGNORECASE)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_NAME: Final = frozenset({"guest", "process", "debug-threads"})
-_FD: Final = frozenset({"fd", "set", "opaque"})
-_MON: Final = frozenset({"id", "mode", "chardev", "pretty"})
+_NAME: Final = {"guest": "str", "process": "str", "debug-threads": "bool"}
+_FD: Final = {"fd": "number", "set": "number", "opaque": "str"}
+_MON: Final = {"mode": "str", "chardev": "str", "pretty": "bool"}
 
 
 #: What an option's argument says, key by key; strings unless it was JSON.
@@ -88,7 +88,7 @@ class Wanted:
         snapshot: Drives write to temporary files.
         name: What query-name says.
         uuid: What query-uuid says.
-        pidfile: The PID file's path, "" for none.
+        pidfile: The PID file's path, None for none.
         machine: The argument of ``-machine``, "" for none.
         accels: Those of ``-accel``.
         incoming: That of ``-incoming``, None for none.
@@ -105,7 +105,7 @@ class Wanted:
         self.snapshot = False
         self.name: str | None = None
         self.uuid: str | None = None
-        self.pidfile = ""
+        self.pidfile: str | None = None
         self.machine = ""
         self.accels: list[Option] = []
         self.incoming: Option | None = None

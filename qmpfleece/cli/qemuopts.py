@@ -7,10 +7,12 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.cli.keyval import split_value
+from qmpfleece.cli.keyval import is_help, split_value
+from qmpfleece.cli.words import Informed
 from qmpfleece.control import objects
 
 _SWITCH: Final = {
@@ -19,38 +21,83 @@ _SWITCH: Final = {
 }
 
 
-def parse(text: str, implied: str | None, known: frozenset[str] | None) -> dict[str, str]:
+#: Kinds of values, as help shows them.
+_SHOWN: Final = {"bool": "bool (on/off)", "number": "num"}
+_NUMBER: Final = re.compile(r"\s*[+-]?(?:0x[0-9a-f]+|[0-9]+)", re.IGNORECASE)
+_LARGEST: Final = (1 << 64) - 1
+
+
+def parse(
+    text: str, implied: str | None, known: Mapping[str, str] | None, name: str = ""
+) -> dict[str, str]:
     """Return the options in ``text``.
 
     Args:
         text: The argument of an option.
         implied: The key of a first value that stands without one; None: it is a flag, too.
-        known: The keys that exist; None: any.
+        known: The keys that exist, with the kinds of their values: ``str``, ``bool``,
+            ``number``; None: any key.
+        name: What help calls these options; without it there is none.
 
     Raises:
         QmpError: It is malformed; QEMU's words.
+        Informed: It asks for help.
     """
+    pairs = list(_pairs(text, implied))
+    for key, value in pairs:
+        if key == "id" and value is not None:
+            check_id(value)
     found: dict[str, str] = {}
-    first = True
+    for key, value in pairs:
+        if value is not None:
+            _check(key, value, known)
+            found[key] = value
+        elif name and known is not None and is_help(key):
+            shown = (f"  {key}=<{_SHOWN.get(known[key], known[key])}>\n" for key in sorted(known))
+            raise Informed("".join([f"{name} options:\n", *shown]), 1)
+        else:
+            flag, state = (key[2:], "off") if key.startswith("no") else (key, "on")
+            _check(flag, state, known)
+            found[flag] = state
+    return found
+
+
+def _pairs(text: str, implied: str | None) -> Iterator[tuple[str, str | None]]:
+    """Yield keys with their values, None for a key that stands alone."""
     while text:
         match = re.match(r"[^=,]*", text)
         assert match is not None
         key, rest = match.group(), text[match.end() :]
+        value: str | None = None
         if rest.startswith("="):
             value, text = split_value(rest[1:])
-        elif first and implied is not None:
-            value, text = split_value(text)
+        elif implied is not None:
             key = implied
+            value, text = split_value(text)
         else:
             text = rest[1:]
-            key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
-        first = False
-        if known is not None and key not in known:
-            raise QmpError(f"Invalid parameter '{key}'")
-        found[key] = value
-    if "id" in found:
-        check_id(found["id"])
-    return found
+        yield key, value
+        implied = None
+
+
+def _check(key: str, value: str, known: Mapping[str, str] | None) -> None:
+    """Refuse what is not known, or is of another kind.
+
+    Raises:
+        QmpError: QEMU's words.
+    """
+    if known is None or key == "id":
+        return
+    kind = known.get(key)
+    if kind is None:
+        raise QmpError(f"Invalid parameter '{key}'")
+    if kind == "bool" and value not in _SWITCH:
+        raise QmpError(f"Parameter '{key}' expects 'on' or 'off'")
+    if kind == "number":
+        if not _NUMBER.fullmatch(value):
+            raise QmpError(f"Parameter '{key}' expects a number")
+        if int(value, 16 if "x" in value.lower() else 10) > _LARGEST:
+            raise QmpError(f"Value '{value}' is too large for parameter '{key}'")
 
 
 def check_id(text: str) -> None:
@@ -68,7 +115,7 @@ def check_id(text: str) -> None:
         ) from error
 
 
-def switch(options: dict[str, str], key: str, *, default: bool) -> bool:
+def switch(options: Mapping[str, str], key: str, *, default: bool) -> bool:
     """Return a boolean option.
 
     Raises:

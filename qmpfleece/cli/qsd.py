@@ -14,13 +14,17 @@ from typing import Any, Literal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import chardev, keyval, options
 from qmpfleece.cli.chardev import absolute
-from qmpfleece.cli.object_help import object_help
+from qmpfleece.cli.object_help import help_of
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
+from qmpfleece.cli.trace import NoFileError, trace
+from qmpfleece.cli.typed import typed
+from qmpfleece.cli.words import Informed
 from qmpfleece.control.shape import struct_of, struct_of_parameters
 from qmpfleece.control.visitor import visit
 from qmpfleece.daemon import Daemon
+from qmpfleece.qmp.sockets import check_path
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -34,6 +38,12 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
             given.append(option)
         daemonize = any(option.name == "daemonize" for option in given)
         run(program, lambda daemon: _Start(daemon, program, given), daemonize=daemonize)
+    except Informed as told:
+        print(told.text, end="", flush=True)
+        return told.status
+    except NoFileError as error:
+        print(f"{program}:{error}", file=sys.stderr)
+        return 1
     except (QmpError, OptionError, ValueError) as error:
         return fail(program, error)
     except KeyboardInterrupt:
@@ -49,9 +59,7 @@ def _inform(option: Option, program: str) -> bool:
         from qmpfleece import __version__
 
         print(f"{program} version {__version__} (QMP of QEMU 7.2)")
-    elif option.name == "object" and (help_text := object_help(option.value)):
-        print(help_text)
-    elif not (option.name == "trace" and keyval.is_help(option.value)):
+    else:
         return False
     return True
 
@@ -69,11 +77,12 @@ class _Start(Start):
         daemonized = any(option.name == "daemonize" for option in given)
         super().__init__(daemon, program, daemonized=daemonized)
         self._given = given
-        self._pid_path = ""
+        self._pid_path: str | None = None
 
     async def process(self) -> None:
         """Do what the options say, in order."""
         handlers = {
+            "": self._stray,
             "blockdev": self._blockdev,
             "chardev": self._chardev,
             "daemonize": self._nothing,
@@ -87,17 +96,23 @@ class _Start(Start):
         for option in self._given:
             with at(option):
                 await handlers[option.name](option)
-        if self._pid_path:
+        if self._pid_path is not None:
             self.write_pid_file(self._pid_path)
 
     # -- one method an option ---------------------------------------------------------------
+
+    async def _stray(self, option: Option) -> None:
+        raise QmpError("Unexpected argument")
 
     async def _nothing(self, option: Option) -> None:
         """Going into the background is done before there is an event loop."""
 
     async def _trace(self, option: Option) -> None:
-        name = option.value.removeprefix("enable=").partition(",")[0]
-        self.report(option, f"warning: trace event '{name}' does not exist")
+        for place, warning in trace(option.value):
+            if place:
+                print(f"{self.program}:{place}: {warning}", file=sys.stderr, flush=True)
+            else:
+                self.report(option, warning)
 
     async def _pidfile(self, option: Option) -> None:
         self._pid_path = option.value
@@ -117,6 +132,11 @@ class _Start(Start):
         if given.tls_authz is not None:
             raise QmpError("TLS is not supported")
         address = given.addr.to_wire()
+        # Here is no monitor that would have named descriptors.
+        if "str" in address and not address["str"].isdecimal():
+            raise QmpError(f"Unable to parse FD number {address['str']}")
+        if "path" in address:
+            check_path(address["path"])
         if self.daemonized and "path" in address:
             address["path"] = absolute(address["path"])
         # nbd-server-start takes the older form of an address.
@@ -148,7 +168,13 @@ class _Start(Start):
 
     async def _object(self, option: Option) -> None:
         shape = self.daemon.arguments_of("object-add")
-        given = options.structured(option.value, shape, "qom-type")
+        if option.value.startswith("{"):
+            given = options.json_object(option.value)
+        else:
+            tree, asked = keyval.parse_or_ask(option.value, "qom-type")
+            if asked:
+                raise Informed(f"{help_of(str(tree.get('qom-type')))}\n")
+            given = typed(shape, tree)
         visit(shape, given)
         check_id(given["id"])  # as object-add does, with more words
         await self.daemon.execute("object-add", given)

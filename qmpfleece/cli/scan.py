@@ -46,9 +46,11 @@ class Option(NamedTuple):
 def scan(arguments: Sequence[str], specs: Sequence[Spec]) -> Iterator[Option]:
     """Yield the options in order; everything after ``--`` is ignored, as QEMU does.
 
+    A word that is no option comes as one without a name.
+
     Raises:
-        UsageError: An unknown or ambiguous option, a missing or superfluous argument, or a
-            word that is no option; raised when the scan gets there.
+        UsageError: An unknown or ambiguous option, a missing or superfluous argument; raised
+            when the scan gets there.
     """
     longs = {spec.name: spec for spec in specs}
     shorts = {spec.short: spec for spec in specs if spec.short}
@@ -62,7 +64,7 @@ def scan(arguments: Sequence[str], specs: Sequence[Spec]) -> Iterator[Option]:
         elif word.startswith("-") and word != "-":
             yield from _letters(word, rest, shorts)
         else:
-            raise UsageError(f"{word}: Unexpected argument")
+            yield Option("", "", word)
 
 
 def _long(word: str, rest: list[str], longs: Mapping[str, Spec]) -> Option:
@@ -71,10 +73,10 @@ def _long(word: str, rest: list[str], longs: Mapping[str, Spec]) -> Option:
     if spec is None:
         close = [spec for full, spec in longs.items() if full.startswith(name)]
         if not close:
-            raise UsageError(f"unrecognized option '--{name}'")
+            raise UsageError(f"unrecognized option '{word}'")
         if len(close) > 1:
             choices = " ".join(f"'--{found.name}'" for found in close)
-            raise UsageError(f"option '--{name}' is ambiguous; possibilities: {choices}")
+            raise UsageError(f"option '{word}' is ambiguous; possibilities: {choices}")
         spec = close[0]
     if not spec.argument:
         if equals:

@@ -59,7 +59,10 @@ def typed(shape: Shape, tree: Tree, path: str = "") -> Any:
             if not isinstance(tree, str):
                 raise QmpError(f"Parameters '{path}.*' are unexpected")
             # Its value is checked here and now: errors come in the order of the members.
-            return visit(shape, _scalar(shape, tree, path), path, path.rpartition(".")[2])
+            name = path.rpartition(".")[2]
+            # What stands in a list has no name of its own.
+            name = "null" if isinstance(shape, Enum) and name.isdecimal() else name
+            return visit(shape, _scalar(shape, tree, path), path, name)
 
 
 def _struct(shape: Struct, tree: Tree, path: str) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def _alternate(shape: Alternate, tree: Tree, path: str) -> Any:
 
 def _scalar(shape: Builtin | Enum | Integer | Array | Struct, text: str, path: str) -> Any:
     if isinstance(shape, Integer):
-        return _integer(text, path)
+        return _integer(text, path, unsigned=shape.high >= 1 << 63)
     if isinstance(shape, Builtin) and shape.name == "bool":
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
@@ -120,10 +123,10 @@ def _scalar(shape: Builtin | Enum | Integer | Array | Struct, text: str, path: s
     return text
 
 
-def _integer(text: str, path: str) -> int:
+def _integer(text: str, path: str, *, unsigned: bool) -> int:
     """Read a number as C does: decimal, 0x hexadecimal, 0 octal."""
     match = _NUMBER.fullmatch(text)
     value = int(text, 8 if match["octal"] else 0) if match else 1 << 64
-    if not -(1 << 63) <= value < 1 << 64:
+    if not -(1 << 63) <= value < 1 << (64 if unsigned else 63):
         raise QmpError(f"Parameter '{path}' expects integer")
     return value

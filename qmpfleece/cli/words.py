@@ -29,6 +29,20 @@ def time_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
 
 
+class Informed(Exception):  # noqa: N818 - no error: what was asked for has been told
+    """An option asks for a text, and for nothing else.
+
+    Args:
+        text: What is printed, each line ended.
+        status: The exit status.
+    """
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__()
+        self.text: Final = text
+        self.status: Final = status
+
+
 def complain(program: str, text: str) -> None:
     """Write a line to stderr."""
     print(f"{program}: {text}", file=sys.stderr, flush=True)

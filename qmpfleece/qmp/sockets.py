@@ -31,25 +31,39 @@ class TcpAddress(NamedTuple):
 Address: TypeAlias = UnixAddress | TcpAddress
 
 
-def _check(address: UnixAddress) -> None:
-    if not sockets.fits_unix(address.path):
+def check_path(path: str) -> None:
+    """Refuse a path that no unix socket can have.
+
+    Raises:
+        QmpError: QEMU's words for a terminal.
+    """
+    if not sockets.fits_unix(path):
         raise QmpError(
-            f"UNIX socket path '{address.path}' is too long\n"
+            f"UNIX socket path '{path}' is too long\n"
             f"Path must be less than {sockets.UNIX_PATH_BYTES} bytes"
         )
 
 
-async def listen(address: Address) -> socket.socket:
+async def listen(
+    address: Address, family: socket.AddressFamily = socket.AF_UNSPEC
+) -> socket.socket:
     """Return a listening, non-blocking socket.
+
+    Args:
+        address: Where.
+        family: Restricts what its host may stand for.
 
     Raises:
         QmpError: The address can't be used; QEMU's text.
     """
     if isinstance(address, UnixAddress):
-        _check(address)
+        check_path(address.path)
         return sockets.listen_unix(address.path, address.path)
     failure = f"address resolution failed for {address}"
-    for where in await sockets.resolve(address.host, address.port, flags=socket.AI_PASSIVE):
+    found = await sockets.resolve(
+        address.host, address.port, family=family, flags=socket.AI_PASSIVE
+    )
+    for where in found:
         try:
             return sockets.listen_tcp(*where)
         except OSError as error:
@@ -57,21 +71,27 @@ async def listen(address: Address) -> socket.socket:
     raise QmpError(failure)
 
 
-async def connect(address: Address) -> socket.socket:
+async def connect(
+    address: Address, family: socket.AddressFamily = socket.AF_UNSPEC
+) -> socket.socket:
     """Return a connected, non-blocking socket.
+
+    Args:
+        address: Of whoever listens.
+        family: Restricts what its host may stand for.
 
     Raises:
         QmpError: Nobody listens there; QEMU's text.
     """
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixAddress):
-        _check(address)
+        check_path(address.path)
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         targets: list[tuple[socket.socket, Any]] = [(unix, address.path)]
     else:
         targets = [
             (socket.socket(family, socket.SOCK_STREAM), where)
-            for family, where in await sockets.resolve(address.host, address.port)
+            for family, where in await sockets.resolve(address.host, address.port, family=family)
         ]
     failure = ""
     for index, (sock, where) in enumerate(targets):

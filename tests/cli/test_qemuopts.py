@@ -5,7 +5,7 @@ import pytest
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import qemuopts
 
-KNOWN = frozenset({"backend", "id", "path", "server", "wait"})
+KNOWN = {"backend": "str", "path": "str", "server": "bool", "wait": "bool"}
 
 
 def parse(text):

@@ -19,6 +19,8 @@ from qmpfleece.exports.options import (
     UnixSocketAddress,
 )
 
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
 
 class Listener:
     """A listening socket.
@@ -99,25 +101,19 @@ def _bind(
     address: InetSocketAddress, family: socket.AddressFamily, where: tuple[Any, ...]
 ) -> socket.socket:
     """Return a socket that listens at the first free port from ``port`` up to ``to``."""
-    last = max(address.to or 0, where[1])
+    last = where[1] if address.to is None else address.to
     for port in range(where[1], last + 1):
         try:
             return sockets.listen_tcp(family, (where[0], port, *where[2:]))
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == last:
                 raise
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    raise QmpError("Failed to create a socket")
 
 
 async def _resolve(address: InetSocketAddress) -> list[sockets.Where]:
-    flags = socket.AI_PASSIVE | (socket.AI_NUMERICHOST if address.numeric else 0)
-    family = socket.AF_UNSPEC
-    if address.ipv4 is False and address.ipv6 is False:
-        raise QmpError("Cannot disable IPv4 and IPv6 at same time")
-    if address.ipv6 is False or (address.ipv4 and not address.ipv6):
-        family = socket.AF_INET
-    elif address.ipv4 is False or (address.ipv6 and not address.ipv4):
-        family = socket.AF_INET6
+    flags = socket.AI_PASSIVE | (_NUMERIC if address.numeric else 0)
+    family = sockets.family_of(ipv4=address.ipv4, ipv6=address.ipv6)
     return await sockets.resolve(address.host, address.port, family=family, flags=flags)
 
 
