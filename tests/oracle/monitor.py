@@ -47,6 +47,10 @@ class Monitor:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(data)
 
+    def send_with_descriptor(self, data: bytes, fd: int) -> None:
+        """Send bytes, a few, along with a descriptor."""
+        socket.send_fds(self._socket, [data], [fd])
+
     def receive(self, *, end_is_error: bool = True) -> str:
         """Return the next line without its CR LF; empty at the end of the connection."""
         while b"\n" not in self._buffer:

@@ -213,6 +213,14 @@ class Session(Workspace):
             }
         return self.raw(json.dumps(message), command=command)
 
+    def give_descriptor(self, name: str, fd: int) -> None:
+        """Hand the daemon a descriptor, which gets a name."""
+        self._negotiate()
+        assert self._monitor is not None
+        line = json.dumps({"execute": "getfd", "arguments": {"fdname": name}})
+        self._monitor.send_with_descriptor(line.encode(), fd)
+        self._receive("getfd", line)
+
     def raw(self, *pieces: str | bytes, replies: int = 1, command: str = "") -> Any:
         """Send bytes, in pieces, and take the replies; return what the last one returned."""
         if self._monitor is None:

@@ -1,5 +1,7 @@
 """The commands on block exports and the NBD server. Source: QAPI, block-export.json."""
 
+import os
+import stat
 from typing import Annotated
 
 from qmpfleece.base.errors import QmpError
@@ -8,6 +10,7 @@ from qmpfleece.control.system import System
 from qmpfleece.exports.options import (
     AnyExportOptions,
     BlockExportInfo,
+    FdSocketAddress,
     NbdServerAddOptions,
     RemoveMode,
     SocketAddressLegacy,
@@ -34,7 +37,14 @@ async def nbd_server_start(
         raise QmpError(f"No TLS credentials with id '{tls_creds}'")
     if tls_authz is not None:
         raise QmpError("TLS authorization is not supported")
-    await system.exports.start_nbd(addr.data, max_connections=max_connections)
+    data = addr.data
+    if isinstance(data, FdSocketAddress) and data.str_ in system.named_fds:
+        fd = system.named_fds.pop(data.str_)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise QmpError(f"File descriptor '{data.str_}' is not a socket")
+        data = FdSocketAddress.model_construct(str_=str(fd))
+    await system.exports.start_nbd(data, max_connections=max_connections)
 
 
 @command("nbd-server-add")

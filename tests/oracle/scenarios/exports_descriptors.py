@@ -1,0 +1,36 @@
+"""The NBD server on a socket that its client has made."""
+
+import socket
+
+from tests.oracle.scenario import system_scenario
+from tests.oracle.session import Session
+
+
+def _listen_at(d: Session, name: str) -> None:
+    d.qmp("nbd-server-start", addr={"type": "fd", "data": {"str": name}})
+
+
+@system_scenario
+def nbd_server_on_a_descriptor_with_a_name(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(d.path("nbd.sock"))
+        listener.listen()
+        d.give_descriptor("given", listener.fileno())
+    _listen_at(d, "other")
+    _listen_at(d, "given")
+    _listen_at(d, "given")
+    d.qmp("nbd-server-add", device="n")
+    d.nbdinfo("n", "--size")
+    d.qmp("closefd", fdname="given")
+    d.qmp("nbd-server-stop")
+    _listen_at(d, "given")
+
+
+@system_scenario
+def nbd_server_on_a_descriptor_that_is_no_socket(d: Session) -> None:
+    d.file("disk.raw", 512)
+    with (d.dir / "disk.raw").open("rb") as file:
+        d.give_descriptor("disk", file.fileno())
+    _listen_at(d, "disk")
+    d.qmp("closefd", fdname="disk")
