@@ -13,21 +13,16 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from itertools import takewhile, zip_longest
 from typing import Final
 
-from tests.oracle import scenario
+from tests.oracle import random_runs
 from tests.oracle.random_draws import EXPORTS, GROUPS, JOBS, KIB, SIZE, Draws, Json
 from tests.oracle.session import Session
 
 _STEPS: Final = 40
-#: How much is shown before and after the place where two lines differ.
-_AROUND: Final = 200
 #: How many commands have a mistake in their arguments.
 _SPOILT: Final = 0.04
 _SETTLED: Final = frozenset({"concluded", "pending", "paused"})
-#: Where QEMU has died of an assertion, there is nothing to compare any more.
-_DIED: Final = "** the connection ended"
 #: What files occupy, and where those of qcow2 images end and are written.
 _OCCUPIED: Final = re.compile(
     r', "actual-size": \d+|"virtual-size": \d+, (?="filename": "TMP/q\d.qcow2", "format": "file")'
@@ -319,29 +314,11 @@ class Commands:
 
 def difference(seed: int, steps: int = _STEPS) -> list[str]:
     """Run one seed on both daemons; return the lines where they first differ, none if equal."""
-    pair = scenario.STORAGE_DAEMON
-    qemu, ours = (_run(seed, steps, program) for program in (pair.qemu, pair.ours))
-    if any(line.startswith(_DIED) for line in qemu):
-        # Its last reply is the last thing that counts: it may have died of a client's request.
-        end = 1 + max(at for at, line in enumerate(qemu) if line.startswith("<-"))
-        qemu, ours = qemu[:end], ours[:end]
-    for at, (theirs, own) in enumerate(zip_longest(qemu, ours, fillvalue="")):
-        if theirs != own:
-            return [*qemu[max(0, at - 4) : at], *_apart(theirs, own)]
-    return []
+    return random_runs.difference(lambda d: Commands(seed, d).run(steps), _kept)
 
 
-def _apart(theirs: str, own: str) -> list[str]:
-    """Return where two lines differ, with what is around that."""
-    pairs = zip(theirs, own, strict=False)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    start, end = max(0, same - _AROUND), same + _AROUND
-    return [f"-{theirs[start:end]}", f"+{own[start:end]}"]
-
-
-def _run(seed: int, steps: int, program: scenario.Program) -> list[str]:
+def _kept(lines: list[str]) -> list[str]:
     """Return what was answered; warnings, and what files occupy, are another matter."""
-    lines = scenario.run_function(lambda d: Commands(seed, d).run(steps), program)
     kept: list[str] = []
     for line in lines:
         if kept and _PAUSE in kept[-1] and line == kept[-1].replace('"paused"', '"running"'):
@@ -356,19 +333,5 @@ def _comparable(line: str) -> str:
     return _TURNED.sub(r"\2, \1", line)
 
 
-def main() -> int:
-    """Run the command line; the status is 1 when a seed differs."""
-    first, last, *more = (int(word) for word in sys.argv[1:])
-    failed = 0
-    for seed in range(first, last):
-        lines = difference(seed, *more)
-        failed += bool(lines)
-        for line in [f"=== {seed}", *lines] if lines else []:
-            sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    sys.stdout.write(f"{last - first} seeds, {failed} differ\n")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(random_runs.main(difference))

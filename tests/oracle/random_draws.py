@@ -24,21 +24,15 @@ _TARGET_SIZE: Final = 1 << 30
 Json = dict[str, Any]
 
 
-class Draws:
-    """Draws arguments of commands.
+class Dice:
+    """What is random.
 
     Args:
         seed: Decides everything.
-        path: Makes the path of a file from its name.
     """
 
-    def __init__(self, seed: int, path: Callable[[str], str]) -> None:
+    def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.path = path
-        #: The nodes that are there, by their names, with the options that they were added with.
-        self.there: dict[str, Json] = {}
-
-    # -- dice -------------------------------------------------------------------------------
 
     def often(self, share: float) -> bool:
         """Return True in this share of all cases."""
@@ -52,6 +46,21 @@ class Draws:
     def any(self, *values: Any) -> Any:
         """Return one of the values."""
         return self.random.choice(values)
+
+
+class Draws(Dice):
+    """Draws arguments of commands.
+
+    Args:
+        seed: Decides everything.
+        path: Makes the path of a file from its name.
+    """
+
+    def __init__(self, seed: int, path: Callable[[str], str]) -> None:
+        super().__init__(seed)
+        self.path = path
+        #: The nodes that are there, by their names, with the options that they were added with.
+        self.there: dict[str, Json] = {}
 
     def spoil(self, arguments: Json) -> None:
         """Make a mistake: a member too few or too many, or one of another type.

@@ -1,0 +1,64 @@
+"""What is drawn from a seed, run on both daemons: where they first differ."""
+
+import sys
+from collections.abc import Callable
+from itertools import takewhile, zip_longest
+from typing import Final
+
+from tests.oracle import scenario
+
+#: How much is shown before and after the place where two lines differ.
+_AROUND: Final = 200
+#: How many lines are shown before.
+_BEFORE: Final = 4
+#: Where QEMU has died of an assertion, there is nothing to compare any more.
+_DIED: Final = "** the connection ended"
+
+
+def difference(
+    function: scenario.Scenario, comparable: Callable[[list[str]], list[str]]
+) -> list[str]:
+    """Run a function on both daemons; return the lines where they first differ, none if equal.
+
+    Args:
+        function: A scenario without a name.
+        comparable: Leaves out of a transcript what is not to be compared.
+    """
+    pair = scenario.STORAGE_DAEMON
+    qemu, ours = (
+        comparable(scenario.run_function(function, program)) for program in (pair.qemu, pair.ours)
+    )
+    if any(line.startswith(_DIED) for line in qemu):
+        # Its last reply is the last thing that counts: it may have died of a client's request.
+        end = 1 + max(at for at, line in enumerate(qemu) if line.startswith("<-"))
+        qemu, ours = qemu[:end], ours[:end]
+    for at, (theirs, own) in enumerate(zip_longest(qemu, ours, fillvalue="")):
+        if theirs != own:
+            return [*qemu[max(0, at - _BEFORE) : at], *_apart(theirs, own)]
+    return []
+
+
+def _apart(theirs: str, own: str) -> list[str]:
+    """Return where two lines differ, with what is around that."""
+    pairs = zip(theirs, own, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    start, end = max(0, same - _AROUND), same + _AROUND
+    return [f"-{theirs[start:end]}", f"+{own[start:end]}"]
+
+
+def main(difference_of: Callable[..., list[str]]) -> int:
+    """Run the command line FIRST LAST [STEPS]; the status is 1 when a seed differs.
+
+    Args:
+        difference_of: Runs one seed, of so many steps if that is given.
+    """
+    first, last, *more = (int(word) for word in sys.argv[1:])
+    failed = 0
+    for seed in range(first, last):
+        lines = difference_of(seed, *more)
+        failed += bool(lines)
+        for line in [f"=== {seed}", *lines] if lines else []:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{last - first} seeds, {failed} differ\n")
+    return 1 if failed else 0
