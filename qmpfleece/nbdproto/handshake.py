@@ -45,6 +45,7 @@ class ServerHandshake(Session):
         self._flags_seen = False
         self._fixed = False
         self._skip = 0  # bytes of a refused option's data still to come
+        self._refusal = (0, "")  # what is answered then
 
     def greeting(self) -> bytes:
         """Return what the server says first."""
@@ -61,8 +62,7 @@ class ServerHandshake(Session):
 
     def end(self) -> None:
         """Take note that the client has hung up."""
-        what = "opts magic" if self._flags_seen else "flags"
-        self.close(f"Failed to read {what}: Unexpected end-of-file before all data were read")
+        self.close(f"{self._missing()}Unexpected end-of-file before all data were read")
 
     @property
     def leftover(self) -> bytes:
@@ -75,6 +75,8 @@ class ServerHandshake(Session):
             skipped = min(self._skip, len(data))
             self._skip -= skipped
             data = data[skipped:]
+            if not self._skip:
+                self.refuse(*self._refusal)
         self._data += data
         while self.result is None and self.closed is None and self._step():
             if self.answered > MAX_ANSWERS:
@@ -87,12 +89,13 @@ class ServerHandshake(Session):
         """Work one unit off the buffer; return False when more bytes are needed."""
         if not self._flags_seen:
             return self._take_flags()
-        if len(self._data) < codec.OPTION.size:
-            return False
-        magic, number, length = codec.OPTION.unpack_from(self._data)
-        if magic != const.OPTION_MAGIC:
+        have = len(self._data)
+        if have >= codec.U64.size and codec.U64.unpack_from(self._data)[0] != const.OPTION_MAGIC:
             self.close("Bad magic received")
             return False
+        if have < codec.OPTION.size:
+            return False
+        _, number, length = codec.OPTION.unpack_from(self._data)
         if length > const.MAX_PAYLOAD:
             self.close(f"len ({length} ) is larger than max len ({const.MAX_PAYLOAD})")
             return False
@@ -102,21 +105,20 @@ class ServerHandshake(Session):
             self.close(f"Unsupported option {number} ({known.name if known else '<unknown>'})")
             return False
         if known is None:
-            self._drop(length)
-            self.refuse(const.REP_ERR_UNSUP, f"Unsupported option {number} (<unknown>)")
+            text = f"Unsupported option {number} (<unknown>)"
+            self._drop(length, const.REP_ERR_UNSUP, text)
         elif length and not known.takes_data:
-            self._drop(length)
-            self.refuse(const.REP_ERR_INVALID, f"option '{known.name}' has unexpected length")
+            text = f"option '{known.name}' has unexpected length"
+            self._drop(length, const.REP_ERR_INVALID, text)
         elif number == const.OPT_EXPORT_NAME and length > const.MAX_STRING:
             self.close("Bad length received")
         elif length > MAX_OPTION_DATA:
-            self._drop(length)
-            self.refuse(const.REP_ERR_TOO_BIG, f"option '{known.name}' is too long")
-        elif len(self._data) < codec.OPTION.size + length:
+            self._drop(length, const.REP_ERR_TOO_BIG, f"option '{known.name}' is too long")
+        elif have < codec.OPTION.size + length and number != const.OPT_ABORT:
             return False
         else:
             body = bytes(self._data[codec.OPTION.size : codec.OPTION.size + length])
-            self._drop(length)
+            del self._data[: codec.OPTION.size + length]
             try:
                 known.run(self, body)
             except Malformed as error:
@@ -136,8 +138,25 @@ class ServerHandshake(Session):
             self.close(f"Unknown client flags {unknown:#x} received")
         return True
 
-    def _drop(self, length: int) -> None:
-        """Forget the option at the buffer's start and its data, also what is still to come."""
+    def _drop(self, length: int, kind: int, text: str) -> None:
+        """Forget the option at the buffer's start, and refuse it when all its data has come."""
         have = len(self._data) - codec.OPTION.size
         self._skip = max(0, length - have)
+        self._refusal = kind, text
         del self._data[: codec.OPTION.size + length]
+        if not self._skip:
+            self.refuse(kind, text)
+
+    def _missing(self) -> str:
+        """Return how QEMU names what the client has left unsaid; nothing for an option's data."""
+        if not self._flags_seen:
+            return "Failed to read flags: "
+        have = len(self._data)
+        if have >= codec.OPTION.size:
+            (number,) = codec.U32.unpack_from(self._data, codec.U64.size)
+            return "Failed to read export name: " if number == const.OPT_EXPORT_NAME else ""
+        if self._skip:
+            return ""
+        parts = ("opts magic", codec.U64.size), ("option", codec.U64.size + codec.U32.size)
+        what = next((part for part, end in parts if have < end), "option length")
+        return f"Failed to read {what}: "

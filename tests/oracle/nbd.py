@@ -51,20 +51,27 @@ class NbdClient:
         name = export.encode()
         self.option(_OPT_GO, struct.pack(">I", len(name)) + name + struct.pack(">H", 0))
 
-    def option(self, option: int, data: bytes = b"") -> None:
-        """Send an option and take its replies up to the last: ACK or an error."""
+    def option(self, option: int, data: bytes = b"") -> int:
+        """Send an option and take its replies; see ``option_replies``."""
         self.send(_IHAVEOPT + struct.pack(">II", option, len(data)) + data)
+        return self.option_replies(option)
+
+    def option_replies(self, option: int) -> int:
+        """Take the replies to an option up to the last, and return its type: ACK or an error.
+
+        Returns 0 when the connection has ended.
+        """
         while True:
             header = self._take(20)
             if len(header) < 20:
                 self._note(f"option {option}", header)
-                return
+                return 0
             _, echoed, kind, length = struct.unpack(">QIII", header)
             body = self._take(length)
             text = _printable(body) if kind & (1 << 31) else body.hex()
             self._transcript.add(f"nbd: option {echoed}: reply {kind:#x} {text}")
             if kind == _REP_ACK or kind & (1 << 31):
-                return
+                return int(kind)
 
     def request(
         self,
@@ -143,9 +150,11 @@ class NbdClient:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def take_and_note(self, what: str, length: int) -> None:
-        """Take and write down a number of bytes."""
-        self._note(what, self._take(length))
+    def take_and_note(self, what: str, length: int) -> bytes:
+        """Take, write down and return a number of bytes, fewer when the connection ends."""
+        data = self._take(length)
+        self._note(what, data)
+        return data
 
     def take_all(self) -> None:
         """Write down everything up to the end of the connection."""

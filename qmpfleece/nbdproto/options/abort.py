@@ -6,6 +6,6 @@ from qmpfleece.nbdproto.option import Session, option
 
 @option(const.OPT_ABORT, "abort")
 def abort(session: Session, _data: bytes) -> None:
-    """Acknowledge and close; data is ignored, as the client is gone anyway."""
+    """Acknowledge and close; its data is not waited for."""
     session.reply(const.REP_ACK)
     session.close("")

@@ -1,0 +1,56 @@
+"""What NBD clients say that few say: options cut short, odd names, zeroes where there are none."""
+
+import struct
+
+from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.nbd_wire import (
+    ABORT,
+    EXPORT_NAME,
+    GO,
+    INFO,
+    LIST,
+    STARTTLS,
+    STRUCTURED,
+    info,
+    serve,
+)
+from tests.oracle.session import Session
+
+_FIXED = b"\0\0\0\1"
+
+
+def _option(number: int, data: bytes, length: int | None = None) -> bytes:
+    """Return an option whose data is said to have another length."""
+    said = len(data) if length is None else length
+    return b"IHAVEOPT" + struct.pack(">II", number, said) + data
+
+
+def _say(d: Session, data: bytes) -> None:
+    """Send bytes, and nothing more."""
+    client = d.nbd(None)
+    client.send(data)
+    client.shut_down()
+    client.take_all()
+
+
+@scenario
+def negotiation_that_ends_anywhere(d: Session) -> None:
+    serve(d)
+    whole = _FIXED + _option(GO, info("e", 3))
+    for end in (2, 4, 5, 11, 12, 15, 16, 19, 20, 21, len(whole) - 1):
+        _say(d, whole[:end])
+    _say(d, _FIXED + b"IHAVEOPX")
+    _say(d, _FIXED + _option(STRUCTURED, b"") + b"GET / HT")
+
+
+@scenario
+def options_whose_data_does_not_come(d: Session) -> None:
+    serve(d)
+    for option in (99, LIST, STARTTLS, STRUCTURED, ABORT, EXPORT_NAME, INFO, GO):
+        for data in (b"", b"\0\0\0\1"):
+            _say(d, _FIXED + _option(option, data, 1000))
+    client = d.nbd(None).flags()
+    client.send(_option(99, b"x" * 500, 1000))  # answered when the rest is there
+    client.send(b"x" * 500)
+    client.option_replies(99)
+    client.option(LIST)
