@@ -192,18 +192,19 @@ class Reader:
         length = self.number(codec.U32)
         if length > const.MAX_STRING:
             raise Malformed(f"Invalid name length: {length}")
-        raw = self._take(length)
-        if b"\0" in raw:
-            raise Malformed(f"Unexpected embedded NUL in option {self._name}")
-        return codec.decode(raw)
+        return self._text(length)
 
     def query(self) -> str:
-        """Take a metadata context query with its length.
+        """Take a metadata context query with its length; one that is too long asks for nothing.
 
         Raises:
-            Malformed: It is cut short.
+            Malformed: It is cut short, or has a NUL inside and is not too long.
         """
-        return codec.decode(self._take(self.number(codec.U32)))
+        length = self.number(codec.U32)
+        if length > const.MAX_STRING:
+            self._take(length)
+            return ""
+        return self._text(length)
 
     @property
     def ended(self) -> bool:
@@ -218,6 +219,12 @@ class Reader:
         """
         if not self.ended:
             raise Malformed(f"option '{self._name}' has unexpected length")
+
+    def _text(self, length: int) -> str:
+        raw = self._take(length)
+        if b"\0" in raw:
+            raise Malformed(f"Unexpected embedded NUL in option {self._name}")
+        return codec.decode(raw)
 
     def _take(self, length: int) -> bytes:
         end = self._pos + length

@@ -9,9 +9,13 @@ from tests.oracle.scenarios.nbd_wire import (
     GO,
     INFO,
     LIST,
+    LIST_META,
+    SET_META,
     STARTTLS,
     STRUCTURED,
     info,
+    meta,
+    name_of,
     serve,
 )
 from tests.oracle.session import Session
@@ -54,3 +58,14 @@ def options_whose_data_does_not_come(d: Session) -> None:
     client.send(b"x" * 500)
     client.option_replies(99)
     client.option(LIST)
+
+
+@scenario
+def names_with_nul_in_them(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    for query in ("base:allocation\0", "\0", "base:\0allocation", "\0" * 4096, "\0" * 4097):
+        client.option(LIST_META, meta("e", query))
+        client.option(SET_META, meta("e", "base:allocation", query))
+    client.option(SET_META, name_of("e\0") + bytes(4))
