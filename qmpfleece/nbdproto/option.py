@@ -25,9 +25,10 @@ class ExportInfo(NamedTuple):
         size: Length in bytes.
         flags: Transmission flags without NBD_FLAG_SEND_DF, which the handshake adds once
             structured replies are agreed on.
-        description: Free text, empty for none.
+        description: Free text, None if there is none: an empty one is told, too.
         min_block: Smallest unit of a request in bytes.
-        preferred_block: The unit that costs no read-modify-write, in bytes.
+        preferred_block: The unit that costs no read-modify-write, in bytes; whoever is told of a
+            larger smallest unit is told that.
         max_block: Largest payload in bytes.
         contexts: Metadata contexts in the order of listing: (id in block status chunks, name).
     """
@@ -35,7 +36,7 @@ class ExportInfo(NamedTuple):
     name: str
     size: int
     flags: int
-    description: str = ""
+    description: str | None = None
     min_block: int = 1
     preferred_block: int = 4096
     max_block: int = const.MAX_PAYLOAD

@@ -45,10 +45,10 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
             QmpError: The server does not run, or the options don't fit.
         """
         server = self.host.nbd
-        description = self.options.description or ""
+        description = self.options.description
         if _too_long(self.name):
             raise QmpError(f"export name '{self.name}' too long")
-        if _too_long(description):
+        if description is not None and _too_long(description):
             raise QmpError(f"description '{description}' too long")
         if server.find_export(self.name) is not None:
             raise QmpError(f"NBD server already has export named '{self.name}'")
@@ -90,7 +90,7 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
             self._reachable.disconnect_all()
 
     def _info(
-        self, server: NbdServer, description: str, contexts: dict[int, Context]
+        self, server: NbdServer, description: str | None, contexts: dict[int, Context]
     ) -> ExportInfo:
         flags = (
             const.FLAG_HAS_FLAGS
@@ -114,7 +114,6 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
             flags,
             description,
             min_block=alignment,
-            preferred_block=max(alignment, 4096),
             contexts=tuple((number, context.name) for number, context in contexts.items()),
         )
 

@@ -8,7 +8,7 @@ from qmpfleece.nbdproto.options.info import describe
 @option(const.OPT_GO, "go")
 def go(session: Session, data: bytes) -> None:
     """Enter the export; a refusal leaves the client in the handshake."""
-    export = describe(session, data, "go", entering=True)
-    if export is not None:
+    described = describe(session, data, "go", entering=True)
+    if described is not None:
         session.reply(const.REP_ACK)
-        session.enter(export)
+        session.enter(described[0])

@@ -8,6 +8,6 @@ from qmpfleece.nbdproto.option import Session, option
 def list_(session: Session, _data: bytes) -> None:
     """Name all exports, oldest first, each with its description."""
     for export in session.directory.list_exports():
-        text = codec.pack_string(export.name) + codec.encode(export.description)
+        text = codec.pack_string(export.name) + codec.encode(export.description or "")
         session.reply(const.REP_SERVER, text)
     session.reply(const.REP_ACK)

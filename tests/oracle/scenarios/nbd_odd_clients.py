@@ -69,3 +69,31 @@ def names_with_nul_in_them(d: Session) -> None:
         client.option(LIST_META, meta("e", query))
         client.option(SET_META, meta("e", "base:allocation", query))
     client.option(SET_META, name_of("e\0") + bytes(4))
+
+
+@scenario
+def descriptions_that_are_empty(d: Session) -> None:
+    serve(d)
+    common = {"type": "nbd", "node_name": "f"}
+    d.qmp("block-export-add", id="empty", name="empty", description="", **common)
+    d.qmp("block-export-add", id="none", name="none", **common)
+    client = d.nbd(None).flags()
+    client.option(LIST)
+    for name in ("empty", "none"):
+        client.option(INFO, info(name))
+        client.option(INFO, info(name, 2))
+    client.option(GO, info("empty"))
+
+
+@scenario
+def blocks_that_are_not_asked_for(d: Session) -> None:
+    image = {"driver": "null-co", "size": 1 << 20}
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image=image, align=4 << 10)
+    d.qmp("blockdev-add", driver="blkdebug", node_name="large", image=image, align=64 << 10)
+    d.nbd_server()
+    for node in ("b", "large"):
+        d.qmp("nbd-server-add", device=node)
+        client = d.nbd(None).flags()
+        for requests in ((), (0, 1, 2), (3,), (0, 3)):
+            client.option(INFO, info(node, *requests))
+        client.option(GO, info(node))
