@@ -6,13 +6,16 @@ from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.nbd_wire import (
     ABORT,
     EXPORT_NAME,
+    FAST_ZERO,
     GO,
     INFO,
     LIST,
     LIST_META,
+    NO_HOLE,
     SET_META,
     STARTTLS,
     STRUCTURED,
+    ZEROES,
     info,
     meta,
     name_of,
@@ -97,3 +100,18 @@ def blocks_that_are_not_asked_for(d: Session) -> None:
         for requests in ((), (0, 1, 2), (3,), (0, 3)):
             client.option(INFO, info(node, *requests))
         client.option(GO, info(node))
+
+
+@scenario
+def zeroes_that_must_be_fast(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="n")
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("disk.raw"))
+    d.nbd_server()
+    for node in ("n", "r", "f"):
+        d.qmp("nbd-server-add", device=node, writable=True)
+        client = d.nbd(node)
+        for flags in (0, FAST_ZERO, FAST_ZERO | NO_HOLE):
+            client.request(ZEROES, 0, 4096, flags=flags)
+            client.request(ZEROES, 100, 1000, flags=flags)
+            client.request(ZEROES, 512, 0, flags=flags)
