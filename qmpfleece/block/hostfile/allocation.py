@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Final
 
 from qmpfleece.base.errors import BlockError
+from qmpfleece.base.units import SECTOR, align_up
 
 # linux/falloc.h
 _KEEP_SIZE: Final = 0x01
@@ -78,7 +79,8 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool =
     if not stat.S_ISREG(info.st_mode):
         _zero_device(fd, offset, length, unmap=unmap, fast=fast)
         return
-    if unmap and offset + length <= info.st_size and _punch(fd, offset, length):
+    # A file that ends within a sector need not grow for what reads as zeroes there anyway.
+    if unmap and offset + length <= align_up(info.st_size, SECTOR) and _punch(fd, offset, length):
         return
     try:
         fallocate(fd, _ZERO_RANGE, offset, length)

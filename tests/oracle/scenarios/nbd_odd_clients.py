@@ -12,6 +12,7 @@ from tests.oracle.scenarios.nbd_wire import (
     LIST,
     LIST_META,
     NO_HOLE,
+    READ,
     SET_META,
     STARTTLS,
     STRUCTURED,
@@ -115,3 +116,21 @@ def zeroes_that_must_be_fast(d: Session) -> None:
             client.request(ZEROES, 0, 4096, flags=flags)
             client.request(ZEROES, 100, 1000, flags=flags)
             client.request(ZEROES, 512, 0, flags=flags)
+
+
+@scenario
+def zeroes_in_the_last_sector(d: Session) -> None:
+    """A file that ends within a sector is read, and may be zeroed, up to the sector's end."""
+    d.nbd_server()
+    number = 0
+    for flags in (0, NO_HOLE):
+        for offset, length in ((0, 100_001), (99_900, 200), (100_100, 252), (99_000, 500)):
+            name = f"f{number}"
+            number += 1
+            path = d.file(name, 100_000, (1, 0, 99_999))
+            d.qmp("blockdev-add", driver="file", node_name=name, filename=path, discard="unmap")
+            d.qmp("nbd-server-add", device=name, writable=True)
+            client = d.nbd(name)
+            client.request(ZEROES, offset, length, flags=flags)
+            client.request(READ, 99_990, 362)
+            d.content(name)
