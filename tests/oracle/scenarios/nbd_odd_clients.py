@@ -5,6 +5,8 @@ import struct
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.nbd_wire import (
     ABORT,
+    CACHE,
+    DISC,
     EXPORT_NAME,
     FAST_ZERO,
     GO,
@@ -16,6 +18,7 @@ from tests.oracle.scenarios.nbd_wire import (
     SET_META,
     STARTTLS,
     STRUCTURED,
+    WRITE,
     ZEROES,
     info,
     meta,
@@ -134,3 +137,42 @@ def zeroes_in_the_last_sector(d: Session) -> None:
             client.request(ZEROES, offset, length, flags=flags)
             client.request(READ, 99_990, 362)
             d.content(name)
+
+
+@scenario
+def reads_that_fail(d: Session) -> None:
+    """With holes told or not, and where the protocol has no holes."""
+    error = {"event": "none", "iotype": "read", "errno": 5}
+    image = {"driver": "null-co", "size": 1 << 20}
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image=image, inject_error=[error])
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="b", writable=True)
+    client = d.nbd("b")
+    client.request(READ, 0, 4096, flags=4)
+    client.request(WRITE, 0, 4, data=b"abcd")
+    client.request(READ, 0, 4096)
+    client = d.nbd(None)
+    client.go("b", structured=False)
+    client.request(READ, 0, 4096)
+    client.request(WRITE, 0, 4, data=b"abcd")
+
+
+@scenario
+def cache_of_what_a_backing_file_has(d: Session) -> None:
+    d.file("base.raw", 1 << 18, (1, 0, 1 << 18))
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "q.qcow2")
+    file = {"driver": "file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    target = {"driver": "null-co", "size": 1 << 18}
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="q", target=target)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.nbd_server()
+    for node in ("s", "q"):
+        d.qmp("nbd-server-add", device=node)
+        client = d.nbd(node)
+        client.request(CACHE, 0, 64 << 10)
+        client.request(CACHE, 0, 0)
+        client.request(DISC)
+        client.end()
+    d.finish()
+    d.tool("qemu-img", "map", "--output=json", "q.qcow2")

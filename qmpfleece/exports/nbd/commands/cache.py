@@ -10,6 +10,7 @@ from qmpfleece.nbdproto.transmission import Request
 async def cache(client: Client, request: Request) -> None:
     """Take note, and read nothing, so that I/O limits don't count it and no disk is waited for.
 
-    Source: QEMU reads for it only to copy on read, which no node here does.
+    Differs: QEMU copies into an image what only its backing file has, if it is exported read-only,
+    too.
     """
     client.ok(request)
