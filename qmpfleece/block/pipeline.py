@@ -80,6 +80,8 @@ async def _in_flight(node: Node, io: Io) -> None:
 async def _pread_arranged(node: Node, offset: int, buf: memoryview) -> None:
     """Read on a node where reads must keep clear of writes, or whole blocks be read."""
     length = len(buf)
+    if not length and offset % node.request_alignment:
+        return
     node.in_flight += 1
     request: Req | None = None
     try:

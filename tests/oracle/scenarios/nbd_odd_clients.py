@@ -9,6 +9,7 @@ from tests.oracle.scenarios.nbd_wire import (
     DISC,
     EXPORT_NAME,
     FAST_ZERO,
+    FUA,
     GO,
     INFO,
     LIST,
@@ -18,6 +19,7 @@ from tests.oracle.scenarios.nbd_wire import (
     SET_META,
     STARTTLS,
     STRUCTURED,
+    TRIM,
     WRITE,
     ZEROES,
     info,
@@ -119,6 +121,40 @@ def zeroes_that_must_be_fast(d: Session) -> None:
             client.request(ZEROES, 0, 4096, flags=flags)
             client.request(ZEROES, 100, 1000, flags=flags)
             client.request(ZEROES, 512, 0, flags=flags)
+
+
+@scenario
+def requests_for_nothing(d: Session) -> None:
+    """They reach who reads and writes, if that can be where they are."""
+    image = {"driver": "null-co", "size": 1 << 20}
+    target = {"driver": "file", "filename": d.file("temp.raw")}
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "q.qcow2", "1M")
+    file = {"driver": "file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.file("disk.raw"))
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="f", target=target)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, detect_zeroes="on")
+    for node, align in (("b", 512), ("large", 4096)):
+        d.qmp(
+            "blockdev-add",
+            driver="blkdebug",
+            node_name=node,
+            image=image,
+            align=align,
+            inject_error=[{"event": "none", "errno": 28}],
+        )
+    d.nbd_server()
+    for node in ("c", "s", "q", "b", "large"):
+        d.qmp("nbd-server-add", device=node, writable=True)
+        for structured in (True, False):
+            client = d.nbd(None)
+            client.go(node, structured=structured)
+            for offset in (0, 512, 1000, 1 << 20):
+                for flags in (0, FUA):
+                    for command in (WRITE, ZEROES, TRIM):
+                        client.request(command, offset, 0, flags=flags)
+                client.request(READ, offset, 0)
+    d.content("temp.raw")
 
 
 @scenario

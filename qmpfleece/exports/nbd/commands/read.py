@@ -46,8 +46,7 @@ def read(client: Client, request: Request) -> Rest:
     if length >= POOLED_READ:
         return _read_large(client, request)
     if not length:
-        client.out.append(_nothing(client, request))
-        return DONE
+        return _read_nothing(client, request)
     client.read_here += length
     header = client.header
     reply = client.room(header + length)
@@ -59,10 +58,13 @@ def read(client: Client, request: Request) -> Rest:
     return DONE
 
 
-def _nothing(client: Client, request: Request) -> bytes:
+async def _read_nothing(client: Client, request: Request) -> None:
+    """Answer without data, if the node can be read."""
+    await client.backend.pread(request.offset, memoryview(bytearray()))
     if client.structured:
-        return transmission.pack_none(request.cookie)
-    return transmission.pack_simple(0, request.cookie)
+        client.out.append(transmission.pack_none(request.cookie))
+    else:
+        client.ok(request)
 
 
 def _looks_for_holes(client: Client, request: Request) -> bool:

@@ -17,14 +17,12 @@ from qmpfleece.nbdproto.transmission import Request
     counts_as=WRITE,
 )
 async def write(client: Client, request: Request) -> None:
-    """Write, and with FUA make it stable."""
+    """Write, and with FUA make it stable; no data is written, too, as who can't says so."""
     payload = request.payload
+    assert payload is not None
     accounting = client.accounting
     accounting.wr_operations += 1
     accounting.wr_bytes += request.length
-    if payload:
-        fua = client.writethrough or request.flags & const.CMD_FLAG_FUA
-        await client.backend.pwrite(
-            request.offset, payload, ReqFlags.FUA if fua else ReqFlags.NONE
-        )
+    fua = client.writethrough or request.flags & const.CMD_FLAG_FUA
+    await client.backend.pwrite(request.offset, payload, ReqFlags.FUA if fua else ReqFlags.NONE)
     client.ok(request)
