@@ -67,11 +67,12 @@ async def allocation_depth(
 ) -> list[tuple[int, int]]:
     """Return runs ``(length, depth)``: the layer that has the data, 1 for the top, 0 for none.
 
-    Filters are no layers of their own. Source: NBD meta context ``qemu:allocation-depth``.
+    A filter has what the node below it has; what that lacks is one layer further down than
+    without the filter. Source: NBD meta context ``qemu:allocation-depth``.
     """
     node.work_begin()  # as above
     try:
-        return await _depths(skip_filters(node), offset, length, limit)
+        return await _depths(node, offset, length, limit)
     finally:
         node.work_end()
 
@@ -81,12 +82,12 @@ async def _depths(top: Node, offset: int, length: int, limit: int) -> list[tuple
     for extent in await block_status(top, offset, length, limit):
         if extent.flags & Status.ALLOCATED:
             runs.append((extent.length, 1))
-        elif (backing := top.children.get("backing")) is None:
+        elif (below := top.driver.filtered_child or top.children.get("backing")) is None:
             runs.append((extent.length, 0))
         else:
-            inside = min(extent.length, max(0, backing.node.length - offset))
+            inside = min(extent.length, max(0, below.node.length - offset))
             if inside:
-                found = await allocation_depth(backing.node, offset, inside, limit)
+                found = await allocation_depth(below.node, offset, inside, limit)
                 runs += [(part, depth + 1 if depth else 0) for part, depth in found]
                 if sum(part for part, _ in found) < inside:
                     break

@@ -5,6 +5,7 @@ import struct
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.nbd_wire import (
     ABORT,
+    BLOCK_STATUS,
     CACHE,
     DISC,
     EXPORT_NAME,
@@ -121,6 +122,31 @@ def zeroes_that_must_be_fast(d: Session) -> None:
             client.request(ZEROES, 0, 4096, flags=flags)
             client.request(ZEROES, 100, 1000, flags=flags)
             client.request(ZEROES, 512, 0, flags=flags)
+
+
+@scenario
+def depths_seen_through_filters(d: Session) -> None:
+    d.file("base.raw", 1 << 18, (1, 0, 1 << 17))
+    options = ("-o", "cluster_size=4k", "-b", "base.raw", "-F", "raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, "q.qcow2")
+    d.tool("qemu-io", "-f", "qcow2", "-c", "write -q -P 8 20k 4k", "q.qcow2")
+    file = {"driver": "file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    target = {"driver": "file", "filename": d.file("temp.raw", 1 << 18)}
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="q", target=target)
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="c")
+    d.nbd_server()
+    for node in ("q", "c", "b"):
+        common = {"type": "nbd", "allocation_depth": True}
+        d.qmp("block-export-add", id=node, node_name=node, **common)
+        client = d.nbd(None).flags()
+        client.option(STRUCTURED)
+        client.option(SET_META, meta(node, "base:allocation", "qemu:allocation-depth"))
+        client.option(GO, info(node))
+        client.request(BLOCK_STATUS, 0, 1 << 18)
+        client.request(BLOCK_STATUS, 22 << 10, 100 << 10)
+        client.request(DISC)
+        client.end()
 
 
 @scenario
