@@ -120,6 +120,16 @@ def is_informed(node: Node) -> bool:
     return driver.driver_name in _INFORMED
 
 
+def _is_dirty(node: Node) -> bool | None:
+    """Tell whether an image was not closed; None where the node can't say how it is laid out."""
+    driver = node.driver
+    below = driver.filtered_child or node.children.get("file")
+    if below is not None and (driver.is_filter or driver.driver_name == "raw"):
+        return _is_dirty(below.node)
+    dirty = driver.image_info().get("dirty_flag", False)
+    return bool(dirty) if is_informed(node) else None
+
+
 async def image_info(node: Node, *, flat: bool) -> Wire:
     """Return QAPI ``ImageInfo``: the image that a node shows.
 
@@ -130,7 +140,7 @@ async def image_info(node: Node, *, flat: bool) -> Wire:
     driver = node.driver
     info: Wire = {"filename": filename(node), "format": driver.driver_name}
     known = driver.image_info()
-    dirty = known.get("dirty_flag", False if is_informed(node) else None)
+    dirty = _is_dirty(node)
     length, cluster_size = node.length, driver.cluster_size
     below = filtered_or_backing(node)
     # Last, as it waits: the node may be gone afterwards.

@@ -124,6 +124,18 @@ def info_of_damaged_images(d: Session) -> None:
         _tell(d)
 
 
+@scenario
+def info_of_what_is_above_an_open_image(d: Session) -> None:
+    _create(d, "a.qcow2", "-o", "lazy_refcounts=on")
+    _add(d, "a", "a.qcow2")
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="a")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="b")
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="r", writable=True)
+    d.io("r", "write 0 64k")  # its refcounts are not written yet
+    d.qmp("query-named-block-nodes", flat=True)
+
+
 @system_scenario
 def info_of_disks(d: Session) -> None:
     d.start(*CONTROLLER)
