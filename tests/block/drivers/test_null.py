@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.qapi.blockdev import validate_blockdev
@@ -20,7 +20,9 @@ async def test_everything_is_taken_and_zeroes_are_given(graph, driver):
     assert (node.length, node.exact_filename) == (1 << 30, f"{driver}://")
     edge = hold(graph, node)
     await pipeline.pwrite(edge, 10, memoryview(b"data"), ReqFlags.FUA)
-    await pipeline.pwrite_zeroes(edge, 0, 512, ReqFlags.NO_FALLBACK)
+    await pipeline.pwrite_zeroes(edge, 0, 512)
+    with pytest.raises(BlockError, match="not supported"):
+        await pipeline.pwrite_zeroes(edge, 0, 512, ReqFlags.NO_FALLBACK)
     await pipeline.flush(edge)
     buf = bytearray(b"\xff" * 100)
     await pipeline.pread(edge, 0, memoryview(buf))
