@@ -91,8 +91,8 @@ async def _depths(top: Node, offset: int, length: int, limit: int) -> list[tuple
                 runs += [(part, depth + 1 if depth else 0) for part, depth in found]
                 if sum(part for part, _ in found) < inside:
                     break
-            if inside < extent.length:
-                runs.append((extent.length - inside, 0))
+            if inside < extent.length:  # the zeroes past its end count as its own
+                runs.append((extent.length - inside, 2))
         offset += extent.length
     return runs[:limit]
 

@@ -125,10 +125,10 @@ def zeroes_that_must_be_fast(d: Session) -> None:
 
 
 @scenario
-def depths_seen_through_filters(d: Session) -> None:
-    d.file("base.raw", 1 << 18, (1, 0, 1 << 17))
+def depths_seen_through_filters_and_past_ends(d: Session) -> None:
+    d.file("base.raw", 1 << 17, (1, 0, 1 << 17))
     options = ("-o", "cluster_size=4k", "-b", "base.raw", "-F", "raw")
-    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, "q.qcow2")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, "q.qcow2", "256K")
     d.tool("qemu-io", "-f", "qcow2", "-c", "write -q -P 8 20k 4k", "q.qcow2")
     file = {"driver": "file", "filename": d.path("q.qcow2")}
     d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
