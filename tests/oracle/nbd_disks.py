@@ -38,7 +38,7 @@ class Disks:
         session.file("odd.raw", ODD, (3, 0, 1000), (4, 99_000, 1000))
         session.file("base.raw", draw.any(SIZE, SIZE // 2, ODD), (5, 0, 8 * KIB))
         create = ("qemu-img", "create", "-q", "-f", "qcow2")
-        kinds = ("4k", "64k", "4k,lazy_refcounts=on", "64k,compat=0.10", "64k,extended_l2=on")
+        kinds = ("4k", "64k", "4k,lazy_refcounts=on", "64k,extended_l2=on")
         options = ["-o", f"cluster_size={draw.any(*kinds)}"]
         match draw.any("raw", "qcow2", "none"):
             case "raw":
@@ -62,14 +62,17 @@ class Disks:
         draw, session = self._draw, self._session
         common = {"discard": draw.any("unmap", "unmap", "ignore")}
         detects = draw.some(0.3, detect_zeroes="unmap" if common["discard"] == "unmap" else "on")
-        draw.holes = draw.holes and detects.get("detect-zeroes") != "on"
+        draw.holes = draw.holes and common["discard"] == "unmap"
+        # Where a block is larger, and can't be read, QEMU writes garbage around a part of it.
+        aligned = draw.some(0.6, align=draw.any(512, 4 * KIB, 64 * KIB))
+        faults = [self._fault(reads=not aligned) for _ in range(draw.any(1, 2))]
         path = session.path
         self._add(
             driver="blkdebug",
             node_name="bad",
             image={"driver": "file", "filename": session.file("bad.raw", SIZE, (9, 0, 9 * KIB))},
-            **draw.some(0.7, align=draw.any(512, 4 * KIB, 64 * KIB)),
-            **draw.some(0.7, inject_error=[self._fault() for _ in range(draw.any(1, 2))]),
+            **aligned,
+            **draw.some(0.7, inject_error=faults),
             **common,
         )
         self._add(driver="file", node_name="f", filename=path("f.raw"), **common, **detects)
@@ -94,14 +97,17 @@ class Disks:
         window = draw.some(0.5, offset=draw.any(512, 64 * KIB, 1000), size=draw.any(512, 99_840))
         self._add(driver="raw", node_name="w", file=draw.any("f", "odd"), **window)
 
-    def _fault(self) -> Json:
+    def _fault(self, *, reads: bool) -> Json:
         """Return a rule by which requests fail."""
         draw = self._draw
         event = draw.any("read_aio", "write_aio", "flush_to_disk", "pwritev", "none")
+        types = ["write", "discard", "write-zeroes", "flush"]
         return {
             "event": event,
             "errno": draw.any(1, 5, 12, 28, 30, 75, 95, 108, 13),
-            **draw.some(0.6, iotype=draw.any("read", "write", "discard", "write-zeroes", "flush")),
+            **draw.some(
+                0.6 if reads else 1, iotype=draw.any("read" if reads else "write", *types)
+            ),
             **draw.some(0.5, sector=draw.any(0, 8, 128)),
             **draw.some(0.2, once=True),
         }

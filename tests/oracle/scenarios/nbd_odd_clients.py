@@ -238,3 +238,21 @@ def cache_of_what_a_backing_file_has(d: Session) -> None:
         client.end()
     d.finish()
     d.tool("qemu-img", "map", "--output=json", "q.qcow2")
+
+
+@scenario
+def snapshot_read_across_the_end_of_what_is_saved(d: Session) -> None:
+    size = 1 << 18
+    path = d.file("disk.raw", size, (6, 0, size))
+    target = {"driver": "file", "filename": d.file("temp.raw", size)}
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path)
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="f", target=target)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="c", writable=True)
+    d.qmp("nbd-server-add", device="s")
+    d.nbd("c").request(WRITE, 100_000, 8192, data=b"\x01" * 8192)
+    client = d.nbd(None)
+    client.go("s", structured=False)
+    for offset, end in ((0, 131_072), (65_536, 131_072), (131_072, size), (65_536, 131_584)):
+        client.request(READ, offset, end - offset, simple_data=end - offset)
