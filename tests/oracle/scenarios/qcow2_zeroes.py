@@ -55,3 +55,9 @@ def qcow2_zeroes_in_subclusters(d: Session) -> None:
 @system_scenario
 def qcow2_zeroes_in_version_2(d: Session) -> None:
     _zero(d, "-o", "compat=0.10")
+
+
+@system_scenario
+def qcow2_zeroes_in_version_2_without_a_backing_file(d: Session) -> None:
+    _zero(d, "-o", "compat=0.10", over="")
+    d.tool("qemu-img", "map", "--output=json", "q")

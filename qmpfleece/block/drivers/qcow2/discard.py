@@ -138,12 +138,15 @@ class Discarder:
     # -- zeroes ---------------------------------------------------------------------------
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
-        """Make a range read as zeroes.
+        """Make a range read as zeroes; in version 2 by dropping clusters.
 
         Raises:
-            OSError: ENOTSUP: version 2; or a part would have to be written under NO_FALLBACK.
+            OSError: ENOTSUP: version 2, and the backing file would show through; or a part would
+                have to be written under NO_FALLBACK, which version 2 does not know.
         """
-        if self._geometry.version < 3:
+        if self._geometry.version < 3 and (
+            flags & ReqFlags.NO_FALLBACK or self._reader.backing is not None
+        ):
             raise BlockError(errno.ENOTSUP)
         unit = self._geometry.subcluster_size
         end = offset + length
@@ -153,7 +156,9 @@ class Discarder:
             start = stop = end
         if offset < start:
             await self._zero_edge(offset, start, flags)
-        if start < stop:
+        if start < stop and self._geometry.version < 3:
+            await self.discard_clusters(start, stop, full=False)
+        elif start < stop:
             await self._zero_units(start, stop, flags)
         if stop < end:
             await self._zero_edge(stop, end, flags)
@@ -182,6 +187,8 @@ class Discarder:
         run = self._clusters.lookup(first, unit)
         if run is None or run.kind not in _WITHOUT_DATA:
             return False
+        if self._geometry.version < 3:
+            return True  # nothing is there, not even a backing file
         dropped: list[tuple[int, int]] = []
         if self._geometry.extended:
             self._zero_mask(*place, first, unit)
