@@ -38,7 +38,7 @@ class Disks:
         session.file("odd.raw", ODD, (3, 0, 1000), (4, 99_000, 1000))
         session.file("base.raw", draw.any(SIZE, SIZE // 2, ODD), (5, 0, 8 * KIB))
         create = ("qemu-img", "create", "-q", "-f", "qcow2")
-        kinds = ("4k", "64k", "4k,lazy_refcounts=on", "64k,extended_l2=on")
+        kinds = ("4k", "64k", "4k,lazy_refcounts=on", "64k,compat=0.10", "64k,extended_l2=on")
         options = ["-o", f"cluster_size={draw.any(*kinds)}"]
         match draw.any("raw", "qcow2", "none"):
             case "raw":

@@ -118,8 +118,8 @@ class NbdDraws(Dice):
         kind, data = self.option(names)
         magic = self.any(b"IHAVEOPT", b"IHAVEOPT", b"IHAVEOPX", b"GET / HT")
         length = self.any(len(data), len(data) + 1, len(data) + 1000, _LIMIT, _LIMIT + 1, 0)
-        if kind in {LIST_META, SET_META}:  # QEMU does not wait for the end of their data
-            length = min(length, len(data))
+        if kind in {LIST_META, SET_META}:  # QEMU goes on where it has read all queries
+            length = len(data)
         packed = magic + struct.pack(">II", self.any(kind, kind, EXPORT_NAME), length) + data
         return packed[: self.random.randrange(len(packed))] if self.often(0.3) else packed
 

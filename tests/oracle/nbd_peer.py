@@ -52,13 +52,11 @@ class Peer(NbdClient):
 
     Attributes:
         over: Nothing can be asked any more.
-        stuck: It has said a part of a request, and the server waits for the rest.
         structured: Agreed on.
         export: The name of the export that it has entered.
     """
 
     over = False
-    stuck = False
     structured = False
     export: str | None = None
     #: The first metadata context of which is compared what it tells, not just that it does: 0 is
