@@ -123,7 +123,7 @@ class Conversations:
                 **more,
                 **draw.some(0.5, bitmaps=bitmaps),
                 **draw.some(0.4, allocation_depth=True),
-                **draw.some(0.3, description=draw.any("words", "w" * 4096, "")),
+                **draw.some(0.3, description=draw.any("words", "z" * 4096, "")),
                 **draw.some(0.1, writethrough=True),
             },
         )
