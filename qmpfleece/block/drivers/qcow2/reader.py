@@ -182,18 +182,19 @@ class Reader:
         return Extent(run.length, flags)
 
     async def _may_be_empty(self) -> bool:
-        """Tell whether the file is so sparse that clusters must have been allocated ahead.
+        """Tell whether more clusters are in use than the file has: some were allocated ahead.
 
         Source: QEMU looks into the file under preallocation only, as that is slow.
         """
         image = self._image
         if image.metadata_preallocation is None:
-            node = image.data.node
-            occupied = await node.driver.allocated_size()
-            margin = 2 * image.geometry.cluster_size
-            image.metadata_preallocation = (
-                occupied is not None and max(occupied * 10 // 9, occupied + margin) < node.length
-            )
+            occupied = await image.file.node.driver.allocated_size()
+            if occupied is None:
+                image.metadata_preallocation = False
+            else:
+                clusters = occupied >> image.geometry.cluster_bits
+                many = max(clusters * 10 // 9, clusters + 2)
+                image.metadata_preallocation = await image.refcounts.in_use(many) >= many
         return image.metadata_preallocation
 
     async def _look_below(self, run: Run, limit: int) -> list[Extent]:

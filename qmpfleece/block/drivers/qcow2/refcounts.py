@@ -105,6 +105,27 @@ class Refcounts:
                 continue
             return block.words[cluster % self._entries] if block is not None else 0
 
+    async def in_use(self, enough: int) -> int:
+        """Return how many clusters of the file have references, at least until there are enough.
+
+        Args:
+            enough: Where counting may stop.
+        """
+        image, entries = self._image, self._entries
+        last = image.geometry.clusters(image.file.node.length)
+        found = region = 0
+        while found < enough and region < len(self.table) and region * entries < last:
+            try:
+                block = self._peek(region)
+            except _Missing as missing:
+                await self._load(missing.region)
+                continue
+            if block is not None:
+                words = block.words[: last - region * entries]
+                found += len(words) - words.count(0)
+            region += 1
+        return found
+
     # -- taking ---------------------------------------------------------------------------
 
     async def allocate(self, wanted: int) -> tuple[int, int]:

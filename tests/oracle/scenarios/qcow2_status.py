@@ -1,0 +1,60 @@
+"""What is told of the parts of qcow2 images: data, zeroes, the layer that decides."""
+
+from tests.oracle.scenario import scenario
+from tests.oracle.session import Session
+
+
+def serve(d: Session, name: str = "q.qcow2", *, read_only: bool = False) -> None:
+    """Serve an image as ``q``, with the depth of what is allocated."""
+    file = {"driver": "file", "filename": d.path(name)}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, read_only=read_only)
+    d.nbd_server()
+    export = {"id": "e", "type": "nbd", "node_name": "q", "writable": not read_only}
+    d.qmp("block-export-add", allocation_depth=True, **export)
+
+
+def told(d: Session) -> None:
+    """Write down what a client is told of it."""
+    for context in ("base:allocation", "qemu:allocation-depth"):
+        d.nbdinfo("q", f"--map={context}")
+
+
+@scenario
+def qcow2_status_of_what_was_allocated_ahead(d: Session) -> None:
+    for number, layout in enumerate(
+        (
+            "preallocation=metadata",
+            "preallocation=falloc",
+            "preallocation=full",
+            "preallocation=metadata,cluster_size=4k",
+            "preallocation=metadata,extended_l2=on",
+            "preallocation=metadata,data_file=d3",
+            "preallocation=falloc,data_file=d4",
+            "preallocation=full,data_file=d5",
+            "preallocation=metadata,data_file=d6,data_file_raw=on",
+        )
+    ):
+        name = f"{number}.qcow2"
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, name, "1M")
+        d.tool("qemu-io", "-c", "write -q -P 1 256k 64k", name)
+        serve(d, name, read_only=True)
+        told(d)
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
+def qcow2_status_of_clusters_past_the_end_of_the_file(d: Session) -> None:
+    for layout in ("preallocation=metadata", "preallocation=metadata,compat=0.10"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q.qcow2", "1M")
+        d.tool("truncate", "-s", "-200k", "q.qcow2")
+        serve(d, read_only=True)
+        told(d)
+        d.qmp("blockdev-add", driver="null-co", node_name="t", size=1 << 20)
+        d.qmp("blockdev-backup", job_id="j", device="q", target="t", sync="top")
+        d.event('"status": "null"')
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("blockdev-del", node_name="q")
+        d.qmp("blockdev-del", node_name="t")
