@@ -65,7 +65,7 @@ async def status_above(node: Node, offset: int, length: int, limit: int) -> list
 async def allocation_depth(
     node: Node, offset: int, length: int, limit: int
 ) -> list[tuple[int, int]]:
-    """Return runs ``(length, depth)``: the layer that has the data, 1 for the top, 0 for none.
+    """Return runs ``(length, depth)``: the layer that decides, 1 for the top, 0 for none.
 
     A filter has what the node below it has; what that lacks is one layer further down than
     without the filter. Source: NBD meta context ``qemu:allocation-depth``.

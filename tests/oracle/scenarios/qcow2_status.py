@@ -58,3 +58,23 @@ def qcow2_status_of_clusters_past_the_end_of_the_file(d: Session) -> None:
         d.event("BLOCK_EXPORT_DELETED")
         d.qmp("blockdev-del", node_name="q")
         d.qmp("blockdev-del", node_name="t")
+
+
+@scenario
+def qcow2_depth_behind_the_end_of_a_backing_file(d: Session) -> None:
+    d.file("low.raw", 1 << 20, (1, 0, 1 << 20))
+    for name, below, kind, size in (
+        ("mid.qcow2", "low.raw", "raw", "300k"),
+        ("q.qcow2", "mid.qcow2", "qcow2", "2M"),
+        ("end.qcow2", "low.raw", "raw", "3M"),
+        ("over.qcow2", "end.qcow2", "qcow2", "4M"),
+    ):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", kind, name, size)
+    d.tool("qemu-io", "-c", "write -q -P 2 64k 64k", "-c", "write -q -z 1M 64k", "q.qcow2")
+    d.tool("qemu-io", "-c", "write -q -P 3 0 64k", "mid.qcow2")
+    for name in ("q.qcow2", "over.qcow2"):
+        serve(d, name, read_only=True)
+        told(d)
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("blockdev-del", node_name="q")
