@@ -78,3 +78,18 @@ def qcow2_depth_behind_the_end_of_a_backing_file(d: Session) -> None:
         d.qmp("block-export-del", id="e")
         d.event("BLOCK_EXPORT_DELETED")
         d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
+def qcow2_subclusters_that_a_snapshot_shares(d: Session) -> None:
+    d.file("base.raw", 1 << 20, (1, 0, 1 << 20))
+    over = ("-b", "base.raw", "-F", "raw")
+    layout = "extended_l2=on,cluster_size=256k"
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, *over, "q.qcow2", "1M")
+    lines = ("write -q -P 2 100k 8k", "write -q -z 400k 8k", "write -q -P 3 432k 8k")
+    d.tool("qemu-io", *(word for line in lines for word in ("-c", line)), "q.qcow2")
+    d.tool("qemu-img", "snapshot", "-c", "s", "q.qcow2")
+    serve(d)
+    d.io("q", "write -q -P 4 150k 1k", "write -q -P 5 480k 1k", "write -q -P 6 40k 1k")
+    told(d)
+    d.io("q", "read -v 98k 512", read_only=True)

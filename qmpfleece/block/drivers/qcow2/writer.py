@@ -205,10 +205,10 @@ class Writer:
             count += 1
         stop = start + count * size
         end = min(at + length, stop)
-        head = start if _has_data(word, bitmap) else align_down(at, unit)
+        head = min(start + _data_of(word, bitmap)[0] * unit, align_down(at, unit))
         last = index + count - 1
-        full = _has_data(words[2 * last], words[2 * last + 1])
-        tail = stop if full else align_up(end, unit)
+        rest = _data_of(words[2 * last], words[2 * last + 1])[1] * unit
+        tail = max(stop - size + rest, align_up(end, unit))
         return _Plan(start, count, start if self._with_data_file else -1, head, end, tail)
 
     async def _write_around(self, plan: _Plan, at: int, buf: memoryview) -> None:
@@ -301,6 +301,9 @@ def _reusable(word: int) -> bool:
     return bool(word & COPIED and word & OFFSET_MASK and not word & COMPRESSED)
 
 
-def _has_data(word: int, bitmap: int) -> bool:
-    """Return whether a cluster that is to be replaced has data to be copied."""
-    return bool(word & COMPRESSED or bitmap & ALL_ALLOCATED)
+def _data_of(word: int, bitmap: int) -> tuple[int, int]:
+    """Return the first subcluster with data of a cluster to be replaced, and the end of it all."""
+    if word & COMPRESSED:
+        return 0, SUBCLUSTERS
+    data = bitmap & ALL_ALLOCATED
+    return ((data & -data).bit_length() - 1 if data else SUBCLUSTERS), data.bit_length()
