@@ -138,15 +138,16 @@ class Discarder:
     # -- zeroes ---------------------------------------------------------------------------
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
-        """Make a range read as zeroes; in version 2 by dropping clusters.
+        """Make a range read as zeroes.
+
+        Version 2 has no clusters of zeroes; they are discarded, if that makes them read so.
 
         Raises:
-            OSError: ENOTSUP: version 2, and the backing file would show through; or a part would
-                have to be written under NO_FALLBACK, which version 2 does not know.
+            OSError: ENOTSUP: the backing file would show through in a version 2 image; or a part
+                would have to be written under NO_FALLBACK, which version 2 never takes.
         """
-        if self._geometry.version < 3 and (
-            flags & ReqFlags.NO_FALLBACK or self._reader.backing is not None
-        ):
+        old = self._geometry.version < 3
+        if old and (flags & ReqFlags.NO_FALLBACK or self._reader.backing is not None):
             raise BlockError(errno.ENOTSUP)
         unit = self._geometry.subcluster_size
         end = offset + length
@@ -156,9 +157,7 @@ class Discarder:
             start = stop = end
         if offset < start:
             await self._zero_edge(offset, start, flags)
-        if start < stop and self._geometry.version < 3:
-            await self.discard_clusters(start, stop, full=False)
-        elif start < stop:
+        if start < stop:
             await self._zero_units(start, stop, flags)
         if stop < end:
             await self._zero_edge(stop, end, flags)
@@ -188,7 +187,7 @@ class Discarder:
         if run is None or run.kind not in _WITHOUT_DATA:
             return False
         if self._geometry.version < 3:
-            return True  # nothing is there, not even a backing file
+            return True  # it reads so without a cluster
         dropped: list[tuple[int, int]] = []
         if self._geometry.extended:
             self._zero_mask(*place, first, unit)
@@ -220,6 +219,9 @@ class Discarder:
         """Zero whole clusters or subclusters."""
         unmap = bool(flags & ReqFlags.MAY_UNMAP)
         size = self._geometry.cluster_size
+        if self._geometry.version < 3:
+            await self.discard_clusters(start, align_up(end, size), full=False)
+            return
         dropped: list[tuple[int, int]] = []
         while start < end:
             part = self._to_slice_end(start, end)
