@@ -38,7 +38,7 @@ from qmpfleece.block.drivers.qcow2.resize import Resizer
 from qmpfleece.block.drivers.qcow2.snapshotting import Snapshotter
 from qmpfleece.block.drivers.qcow2.writer import Writer
 from qmpfleece.block.hostfile.names import file_definition
-from qmpfleece.block.perm import Role
+from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
@@ -100,7 +100,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         self._discarder = Discarder(image, self._clusters, self._reader, self._writer)
         self._compressor = Compressor(image, self._clusters, self._writer, self._queue)
         self._snapshotter = Snapshotter(image)
-        self._resizer = Resizer(image, self._reader, self._writer, self._discarder)
+        self._resizer = Resizer(image, self._clusters, self._reader, self._writer, self._discarder)
         try:
             if not node.read_only:
                 await opening.clear_unknown_autoclear(image)
@@ -196,6 +196,12 @@ class Qcow2(BlockDriver[Qcow2Options]):
         if self._reopener is not None:
             await self._reopener.finish()
             self._reopener = None
+
+    def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
+        """Return the default ones; who resizes the disk has zeroes written where it was cut."""
+        if child == "data-file" and perm & Perm.RESIZE:
+            perm |= Perm.WRITE
+        return super().child_perms(child, role, perm, shared)
 
     # -- requests -------------------------------------------------------------------------
 

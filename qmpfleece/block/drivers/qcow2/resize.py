@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.block import pipeline
+from qmpfleece.block.driver import Status
 from qmpfleece.block.drivers.qcow2 import overlap
+from qmpfleece.block.drivers.qcow2.clusters import Clusters
 from qmpfleece.block.drivers.qcow2.discard import Discarder
-from qmpfleece.block.drivers.qcow2.layout import COPIED, MAX_L1_SIZE, OFFSET_MASK
+from qmpfleece.block.drivers.qcow2.layout import (
+    ALL_ALLOCATED,
+    COPIED,
+    MAX_L1_SIZE,
+    OFFSET_MASK,
+    SUBCLUSTERS,
+    Autoclear,
+)
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.tables import WORD64
 from qmpfleece.block.drivers.qcow2.writer import Writer
@@ -24,9 +33,15 @@ class Resizer:
     """Changes the size of the disk in an image."""
 
     def __init__(
-        self, image: "Image", reader: Reader, writer: Writer, discarder: Discarder
+        self,
+        image: "Image",
+        clusters: Clusters,
+        reader: Reader,
+        writer: Writer,
+        discarder: Discarder,
     ) -> None:
         self._image = image
+        self._clusters = clusters
         self._reader = reader
         self._writer = writer
         self._discarder = discarder
@@ -68,25 +83,52 @@ class Resizer:
             await self._zero(old, length)
             if image.data is not image.file and image.data.node.length < length:
                 await pipeline.truncate(image.data, length)
+            if image.header.autoclear & Autoclear.DATA_FILE_RAW:
+                await self._map(align_up(old, image.geometry.cluster_size), length)
             await self._write_size(length)
         except BaseException:
             image.size = old
             raise
 
     async def _zero(self, old: int, length: int) -> None:
-        """Hide what the rest of the last cluster and the backing file have there."""
+        """Hide what the backing file, or else the rest of the last cluster, has there.
+
+        Source: QEMU zeroes all that is new where the backing file reaches into it.
+        """
         backing = self._reader.backing
+        if backing is not None and backing.node.length > old:
+            await self._zero_range(old, length, backing.node.length)
+            return
         end = min(align_up(old, self._image.geometry.cluster_size), length)
-        if backing is not None:
-            end = min(length, max(end, backing.node.length))
-        if end <= old:
+        while old < end:
+            for extent in await self._reader.block_status(old, end - old, SUBCLUSTERS):
+                if extent.flags & Status.DATA and not extent.flags & Status.ZERO:
+                    await self._zero_range(old, old + extent.length, old)
+                old += extent.length
+
+    async def _zero_range(self, start: int, end: int, backing_end: int) -> None:
+        """Let a range read as zeroes; what the backing file has ends at ``backing_end``."""
+        if self._image.geometry.version >= 3 or self._reader.backing is None:
+            await self._discarder.pwrite_zeroes(start, end - start, 0)
             return
-        if self._image.geometry.version >= 3:
-            await self._discarder.pwrite_zeroes(old, end - old, 0)
-            return
+        end = min(end, max(backing_end, align_up(start, self._image.geometry.cluster_size)))
         zeroes = memoryview(bytes(_PIECE))
-        for start in range(old, end, _PIECE):
-            await self._writer.pwrite(start, zeroes[: min(_PIECE, end - start)])
+        for at in range(start, end, _PIECE):
+            await self._writer.pwrite(at, zeroes[: min(_PIECE, end - at)])
+
+    async def _map(self, start: int, end: int) -> None:
+        """Let clusters that are new have their places in a data file that is all of the disk."""
+        words_each = self._image.geometry.entry_words
+        while start < end:
+            if (place := self._clusters.peek_to_change(start)) is None:
+                await self._clusters.prepare(start)
+                continue
+            table, index = place
+            table.words[index * words_each] = start | COPIED
+            if words_each > 1:
+                table.words[index * words_each + 1] = ALL_ALLOCATED
+            table.dirty = True
+            start += self._image.geometry.cluster_size
 
     async def _grow_l1(self, needed: int) -> None:
         """Move the L1 table to where it has room for ``needed`` entries."""
