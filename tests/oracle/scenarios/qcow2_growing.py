@@ -80,3 +80,17 @@ def qcow2_with_a_data_file_that_nobody_writes_to_resized(d: Session) -> None:
         d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q.qcow2", "100k")
         d.tool("qemu-io", "-c", "write -q -P 2 96k 4k", "q.qcow2")
         _resized(d, 320 << 10)  # QEMU dies of making it shorter
+
+
+@scenario
+def qcow2_with_bitmaps_shortened_to_nothing(d: Session) -> None:
+    for layout in ("compat=1.1", "cluster_size=512"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q.qcow2", "128k")
+        d.tool("qemu-img", "bitmap", "--add", "q.qcow2", "b0")
+        file = {"driver": "file", "filename": d.path("q.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+        d.qmp("block-dirty-bitmap-add", node="q", name="b1", persistent=True)
+        d.qmp("block_resize", node_name="q", size=0)
+        d.qmp("blockdev-del", node_name="q")
+        d.tool("qemu-img", "info", "q.qcow2")
+        d.tool("qemu-img", "check", "q.qcow2")

@@ -222,6 +222,8 @@ class Bitmaps:
     async def _store_one(self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]) -> Entry:
         """Write a bitmap to new clusters, which are added to ``taken`` as they are claimed."""
         image, cluster = self._image, self._image.geometry.cluster_size
+        if not image.size:
+            raise QmpError("No memory")  # QEMU's words; a table needs an entry
         size = bitmap.bits.serialised_size
         words = WORD64.blank(-(-size // cluster))
         for index in range(len(words)):
