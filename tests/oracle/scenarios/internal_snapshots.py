@@ -159,3 +159,16 @@ def internal_snapshot_of_a_disk(d: Session) -> None:
     _delete(d, "dr", name="s")
     _take(d, "dr", "t")
     d.tool("qemu-img", "snapshot", "-U", "-l", "a.qcow2")
+
+
+@scenario
+def internal_snapshot_of_what_is_referred_to_once_at_most(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "refcount_bits=1", "a.qcow2", "1M")
+    d.tool("qemu-io", "-c", "write -q -P 1 0 64k", "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    for _ in range(2):
+        _take(d, "q", "s")
+        nodes = d.qmp("query-named-block-nodes", flat=True)
+        d.transcript.entries.pop()  # QEMU's leaves clusters behind
+        d.transcript.add(f"# dirty: {[node['image']['dirty-flag'] for node in nodes]}")

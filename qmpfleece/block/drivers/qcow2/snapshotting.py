@@ -79,22 +79,30 @@ class Snapshotter:
         )
         try:
             async with self._counting_anew():
-                await self._add_references()
-                try:
-                    await self._clear_flags()
-                    await image.journal.flush(everything=True)
-                    await self._write_l1(made.l1_offset)
-                    await self._write_list([*image.snapshots, made])
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        await self._drop_references(image.l1, discard=False)
-                        await self._refresh_flags()
-                    raise
+                if counted := await self._add_references():
+                    await self._keep_l1(made)
         except BaseException:
             image.journal.free(first, clusters, discard=False)
             raise
+        if not counted:
+            image.journal.free(first, clusters, discard=False)
+            raise BlockError(errno.EINVAL)
         image.overlap.add(overlap.INACTIVE_L1, made.l1_offset, size * 8)
         return made
+
+    async def _keep_l1(self, made: Snapshot) -> None:
+        """Write the L1 table of a snapshot and enter it; all has been counted."""
+        image = self._image
+        try:
+            await self._clear_flags()
+            await image.journal.flush(everything=True)
+            await self._write_l1(made.l1_offset)
+            await self._write_list([*image.snapshots, made])
+        except BaseException:
+            with contextlib.suppress(OSError):
+                await self._drop_references(image.l1, discard=False)
+                await self._refresh_flags()
+            raise
 
     async def delete(self, snapshot: Snapshot) -> None:
         """Forget a snapshot and give back what only it led to; the node is drained.
@@ -174,11 +182,11 @@ class Snapshotter:
         if count:
             yield first, count
 
-    async def _add_references(self) -> None:
+    async def _add_references(self) -> bool:
         """Count one reference more to all that the active L1 table leads to, or none.
 
-        Raises:
-            OSError: EINVAL: one has as many as can be counted.
+        Returns:
+            False when one has as many as can be counted.
         """
         refcounts, bits = self._image.refcounts, self._image.geometry.cluster_bits
         done: list[tuple[int, int]] = []
@@ -196,7 +204,7 @@ class Snapshotter:
             raise
         if full:
             self._take_back(done)
-            raise BlockError(errno.EINVAL)
+        return not full
 
     def _take_back(self, runs: list[tuple[int, int]]) -> None:
         for first, count in runs:
