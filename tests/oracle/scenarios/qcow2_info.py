@@ -159,3 +159,20 @@ def status_of_a_cluster_behind_the_end_of_the_file(d: Session) -> None:
     d.io("q", *(f"write -P 1 {at}k 4k" for at in (64, 192, 320, 448, 576)))
     d.tool("qemu-img", "convert", "-f", "raw", "-O", "raw", d.uri("q"), "copy.raw")
     d.content("copy.raw")
+
+
+@scenario
+def info_where_refcounts_are_no_longer_lazy(d: Session) -> None:
+    _create(d, "a.qcow2", "-o", "lazy_refcounts=on")
+    _add(d, "a", "a.qcow2")
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="a", writable=True)
+    d.io("a", "write -q 0 64k", "flush")
+    d.qmp("query-named-block-nodes", flat=True)
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    options = {"driver": "qcow2", "node-name": "a", "file": file}
+    for lazy in (True, False, False, True):
+        d.qmp("blockdev-reopen", options=[{**options, "lazy-refcounts": lazy}])
+        d.qmp("query-named-block-nodes", flat=True)
+    d.io("a", "write -q 64k 64k", "flush")
+    d.qmp("query-named-block-nodes", flat=True)

@@ -234,6 +234,13 @@ async def load(
     return image
 
 
+def is_lazy(header: Header, options: Qcow2Options) -> bool:
+    """Return whether refcounts need not be accurate on disk while the image is in use."""
+    if options.lazy_refcounts is not None:
+        return options.lazy_refcounts
+    return bool(header.compatible & Compatible.LAZY_REFCOUNTS)
+
+
 def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
     """Put options in force that may change while the image is open; they have been checked.
 
@@ -242,8 +249,8 @@ def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
         options: Its options.
         unmap: Whether the node passes discards on.
     """
-    lazy, header = options.lazy_refcounts, image.header
-    image.lazy = bool(header.compatible & Compatible.LAZY_REFCOUNTS) if lazy is None else lazy
+    header = image.header
+    image.lazy = is_lazy(header, options)
     request = options.pass_discard_request
     image.discard_request = unmap if request is None else request
     image.discard_snapshot = options.pass_discard_snapshot is not False

@@ -79,6 +79,12 @@ class Reopener:
                 await image.journal.write()
             except OSError as error:
                 raise QmpError(f"Failed to flush the L2 table cache: {error.strerror}") from error
+            if image.lazy and not opening.is_lazy(image.header, options):
+                try:
+                    await self._mark_clean()
+                except OSError as error:
+                    text = f"Failed to disable lazy refcounts: {error.strerror}"
+                    raise QmpError(text) from error
 
     async def _settle(self) -> None:
         image = self._image
@@ -88,12 +94,17 @@ class Reopener:
             return
         try:
             await image.journal.settle()
-            await pipeline.flush(image.file)
-            if image.header.incompatible & Incompatible.DIRTY:
-                image.header.incompatible &= ~Incompatible.DIRTY
-                await image.write_features()
+            await self._mark_clean()
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
+
+    async def _mark_clean(self) -> None:
+        """Say in the header that the refcounts on disk are right; everything is written."""
+        image = self._image
+        await pipeline.flush(image.file)
+        if image.header.incompatible & Incompatible.DIRTY:
+            image.header.incompatible &= ~Incompatible.DIRTY
+            await image.write_features()
 
     def commit(self) -> None:
         """Put the options in force."""
