@@ -262,6 +262,23 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
         # Source: QEMU refuses force-share even when it stays as it is.
         if name not in free and (name == "force-share" or old.get(name) != left[name]):
             raise QmpError(f"Cannot change the option '{name}'")
+    _check_told(change)
+
+
+def _check_told(change: Reopening[Any]) -> None:
+    """Refuse to leave out a child that the node has opened by a name in the image.
+
+    Of the backing file see ``_find_moves``.
+
+    Raises:
+        QmpError: There is one; QEMU's text, which misses its first option.
+    """
+    node = change.node
+    for name, child in node.children.items():
+        if child.node.inherits_from is not node or child.role & Role.COW:
+            continue
+        if getattr(change.given, member(name), None) is None:
+            raise QmpError("Option 'driver' cannot be reset to its default value")
 
 
 def _find_moves(graph: Graph, change: Reopening[Any]) -> None:

@@ -74,3 +74,24 @@ def reopened_as_if_with_another_driver(d: Session) -> None:
         for driver in drivers:
             reopen(d, {"node-name": name, **driver})
             reopen(d, {"node-name": name, "read-only": True, **driver})
+
+
+@scenario
+def reopened_without_the_data_file(d: Session) -> None:
+    """What the image names must be told of, but for a backing file that there is not."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=data.raw", "q.qcow2", "1M")
+    image = {"driver": "qcow2", "node-name": "q"}
+    image["file"] = file = {"driver": "file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", **image)
+    data = {"driver": "file", "filename": "data.raw"}
+    reopen(d, image)
+    reopen(d, {**image, "data-file": data})
+    reopen(d, {**image, "data-file": data, "read-only": True})
+    reopen(d, {**image, "file": {**file, "filename": "other"}})
+    reopen(d, {**image, "lazy-refcounts": 1})
+    reopen(d, {**image, "data-file": {**data, "filename": "other"}})
+    d.qmp("blockdev-del", node_name="q")
+    d.qmp("blockdev-add", driver="file", node_name="d", filename=d.path("data.raw"))
+    d.qmp("blockdev-add", **image, **{"data-file": "d"})
+    reopen(d, image)
+    reopen(d, {**image, "data-file": "d"})
