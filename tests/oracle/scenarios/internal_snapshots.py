@@ -172,3 +172,24 @@ def internal_snapshot_of_what_is_referred_to_once_at_most(d: Session) -> None:
         nodes = d.qmp("query-named-block-nodes", flat=True)
         d.transcript.entries.pop()  # QEMU's leaves clusters behind
         d.transcript.add(f"# dirty: {[node['image']['dirty-flag'] for node in nodes]}")
+
+
+@scenario
+def internal_snapshots_with_members_that_are_not_known(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    d.tool("qemu-img", "snapshot", "-c", "one", "a.qcow2")
+    path = d.dir / "a.qcow2"
+    image = bytearray(path.read_bytes())
+    at = int.from_bytes(image[64:72], "big")  # where the table lies
+    image[at + 36 : at + 40] = (40).to_bytes(4, "big")  # of which 24 bytes are known
+    image[at + 64 : at + 84] = b"unknown, 16bytes1one"
+    path.write_bytes(image)
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    d.qmp("query-named-block-nodes", flat=True)
+    _take(d, "q", "two")
+    d.qmp("blockdev-del", node_name="q")
+    image = bytearray(path.read_bytes())
+    at = int.from_bytes(image[64:72], "big")
+    d.transcript.add(f"# {bytes(image[at + 36 : at + 40])!r} {bytes(image[at + 64 : at + 84])!r}")
+    _look(d, "a.qcow2")

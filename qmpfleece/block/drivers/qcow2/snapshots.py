@@ -38,6 +38,7 @@ class Snapshot(NamedTuple):
         vm_state_size: Bytes of the guest's state.
         disk_size: Bytes of the disk.
         icount: Instructions the guest had run, -1 if unknown.
+        unknown: What follows in the entry that is not known; kept as it is.
     """
 
     l1_offset: int
@@ -50,6 +51,7 @@ class Snapshot(NamedTuple):
     vm_state_size: int
     disk_size: int
     icount: int = -1
+    unknown: bytes = b""
 
 
 async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
@@ -88,6 +90,7 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
                 state,
                 size,
                 icount,
+                bytes(rest[_EXTRA.size : extra_size]),
             )
         )
         offset += _FIXED.size + len(rest)
@@ -111,9 +114,10 @@ def encode_snapshots(snapshots: list[Snapshot]) -> bytes:
             item.date_ns,
             item.vm_clock_ns,
             min(item.vm_state_size, _MAX_SHORT_STATE),
-            _EXTRA.size,
+            _EXTRA.size + len(item.unknown),
         )
-        content += _EXTRA.pack(item.vm_state_size, item.disk_size, item.icount) + ident + name
+        content += _EXTRA.pack(item.vm_state_size, item.disk_size, item.icount) + item.unknown
+        content += ident + name
     return bytes(content)
 
 
