@@ -104,6 +104,19 @@ def qcow2_created_with_each_option(d: Session) -> None:
 
 
 @scenario
+def qcow2_created_with_subclusters_allocated_ahead(d: Session) -> None:
+    files(d)
+    d.file("base", MIB, (7, 0, MIB))
+    over = {"backing-file": d.path("base"), "backing-fmt": "raw"}
+    for ahead in ("metadata", "falloc", "full"):
+        for options in ({}, over):
+            make(d, MIB, preallocation=ahead, extended_l2=True, **options)
+            d.tool("sh", "-c", "qemu-img map -U --output=json f.raw | sed 's/, .offset.*//'")
+            d.tool("qemu-img", "convert", "-U", "-O", "raw", "f.raw", "out.raw")
+            d.content("out.raw")
+
+
+@scenario
 def qcow2_created_with_a_data_file(d: Session) -> None:
     files(d)
     for options in ({}, {"data-file-raw": True}, {"preallocation": "full"}, {"extended-l2": True}):

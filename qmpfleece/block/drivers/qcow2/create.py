@@ -21,7 +21,6 @@ from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import FULL_LENGTH, MAX_BACKING_NAME, Header
 from qmpfleece.block.drivers.qcow2.layout import (
-    ALL_ALLOCATED,
     COPIED,
     MAX_L1_SIZE,
     MAX_LENGTH,
@@ -334,11 +333,14 @@ async def _write_all(
 
 
 def _entries(geometry: Geometry, host: int, count: int) -> Iterator[int]:
-    """Yield the words of L2 entries for clusters that follow each other."""
+    """Yield the words of L2 entries for clusters that follow each other.
+
+    Subclusters have no data yet: a backing file shows through.
+    """
     for _ in range(count):
         yield host | COPIED
         if geometry.extended:
-            yield ALL_ALLOCATED
+            yield 0
         host += geometry.cluster_size
 
 

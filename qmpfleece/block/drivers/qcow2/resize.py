@@ -12,7 +12,6 @@ from qmpfleece.block.drivers.qcow2 import overlap
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
 from qmpfleece.block.drivers.qcow2.discard import Discarder
 from qmpfleece.block.drivers.qcow2.layout import (
-    ALL_ALLOCATED,
     COPIED,
     MAX_L1_SIZE,
     OFFSET_MASK,
@@ -124,9 +123,7 @@ class Resizer:
                 await self._clusters.prepare(start)
                 continue
             table, index = place
-            table.words[index * words_each] = start | COPIED
-            if words_each > 1:
-                table.words[index * words_each + 1] = ALL_ALLOCATED
+            table.words[index * words_each] = start | COPIED  # no subcluster has data yet
             table.dirty = True
             start += self._image.geometry.cluster_size
 
