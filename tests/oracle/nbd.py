@@ -126,6 +126,13 @@ class NbdClient:
         if command == _CMD_READ:
             self._reads[handle] = length
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return what a read brings, without structured replies; nothing if it fails."""
+        header = struct.pack(">IHHQQI", _REQUEST_MAGIC, 0, _CMD_READ, 0, offset, length)
+        self.send(header)
+        reply = self._take(16)
+        return b"" if reply[4:8] != bytes(4) else self._take(length)
+
     def replies(self, count: int) -> None:
         """Take simple replies to posted requests; write down their order."""
         taken = [self.take_reply() for _ in range(count)]

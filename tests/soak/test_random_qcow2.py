@@ -1,0 +1,12 @@
+import pytest
+
+from tests.oracle.random_qcow2 import difference
+from tests.tools.programs import needs
+
+
+@needs("qemu-storage-daemon", "qemu-img", "qemu-io", "nbdinfo")
+@pytest.mark.soak
+@pytest.mark.parametrize("first", range(0, 100, 10))
+def test_random_qcow2_images_are_used_as_by_qemu(first):
+    differing = {seed: found for seed in range(first, first + 10) if (found := difference(seed))}
+    assert not differing, "\n".join(line for found in differing.values() for line in found)
