@@ -189,12 +189,14 @@ class Reader:
         image = self._image
         if image.metadata_preallocation is None:
             occupied = await image.file.node.driver.allocated_size()
-            if occupied is None:
-                image.metadata_preallocation = False
-            else:
+            many = 0
+            if occupied is not None:
                 clusters = occupied >> image.geometry.cluster_bits
                 many = max(clusters * 10 // 9, clusters + 2)
-                image.metadata_preallocation = await image.refcounts.in_use(many) >= many
+            sparse = 0 < many <= image.geometry.clusters(image.file.node.length)
+            # Only now, as the blocks of a large image take a while to read.
+            found = await image.refcounts.in_use(many) if sparse else 0
+            image.metadata_preallocation = sparse and found >= many
         return image.metadata_preallocation
 
     async def _look_below(self, run: Run, limit: int) -> list[Extent]:
