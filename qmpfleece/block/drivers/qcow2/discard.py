@@ -149,10 +149,11 @@ class Discarder:
         old = self._geometry.version < 3
         if old and (flags & ReqFlags.NO_FALLBACK or self._reader.backing is not None):
             raise BlockError(errno.ENOTSUP)
-        unit = self._geometry.subcluster_size
+        unit, size = self._geometry.subcluster_size, self._geometry.cluster_size
         end = offset + length
-        stop = align_up(end, unit) if end >= self._image.size else align_down(end, unit)
-        start = align_up(offset, unit)
+        stop, start = align_down(end, unit), align_up(offset, unit)
+        if end >= self._image.size:  # all of the last cluster, if its beginning is meant, too
+            stop = align_up(end, size if start <= align_down(end - 1, size) else unit)
         if start > stop:  # all of it is an edge
             start = stop = end
         if offset < start:
