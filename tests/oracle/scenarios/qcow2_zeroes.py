@@ -66,18 +66,15 @@ def qcow2_zeroes_in_version_2_without_a_backing_file(d: Session) -> None:
 @system_scenario
 def qcow2_zeroes_up_to_the_end_in_subclusters(d: Session) -> None:
     layout = "extended_l2=on,cluster_size=128k"
-    for line in (
-        "write -z 96k 200k",
-        "write -zu 96k 200k",
-        "write -z 264k 32k",
-        "write -z 256k 40k",
-    ):
-        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q", "296k")
-        d.tool("qemu-io", "-c", "write -q -P 1 0 296k", "q")
-        file = {"driver": "file", "filename": d.path("q")}
-        d.qmp("blockdev-add", driver="qcow2", node_name="q", discard="unmap", file=file)
-        for command in (line, "truncate 500k", "map"):
-            io(d, "q", command)
-        d.qmp("blockdev-del", node_name="q")
-        d.tool("qemu-img", "map", "--output=json", "q")
-        d.tool("qemu-img", "check", "q")
+    for start, end in ((96, 296), (264, 296), (256, 296), (96, 297), (256, 297), (97, 296)):
+        for verb in ("write -z", "write -zu"):
+            size = f"{end}k"
+            d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q", size)
+            d.tool("qemu-io", "-c", f"write -q -P 1 0 {size}", "q")
+            file = {"driver": "file", "filename": d.path("q")}
+            d.qmp("blockdev-add", driver="qcow2", node_name="q", discard="unmap", file=file)
+            for command in (f"{verb} {start}k {end - start}k", "truncate 500k", "map"):
+                io(d, "q", command)
+            d.qmp("blockdev-del", node_name="q")
+            d.tool("qemu-img", "check", "-q", "q")
+            d.tool("qemu-img", "map", "--output=json", "q")

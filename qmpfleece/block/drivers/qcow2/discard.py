@@ -152,8 +152,11 @@ class Discarder:
         unit, size = self._geometry.subcluster_size, self._geometry.cluster_size
         end = offset + length
         stop, start = align_down(end, unit), align_up(offset, unit)
-        if end >= self._image.size:  # all of the last cluster, if its beginning is meant, too
-            stop = align_up(end, size if start <= align_down(end - 1, size) else unit)
+        if end >= self._image.size:
+            # Source: QEMU takes all of the last cluster, if its beginning is meant, too, and
+            # the end is one of a subcluster; else it has split the request there.
+            whole = stop == end and start <= align_down(end - 1, size)
+            stop = align_up(end, size if whole else unit)
         if start > stop:  # all of it is an edge
             start = stop = end
         if offset < start:
