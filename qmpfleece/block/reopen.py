@@ -266,7 +266,7 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
 
 
 def _check_told(change: Reopening[Any]) -> None:
-    """Refuse to leave out a child that the node has opened by a name in the image.
+    """Refuse to leave out a child of the node's own, such as a data file that the image names.
 
     Of the backing file see ``_find_moves``.
 

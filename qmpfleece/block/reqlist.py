@@ -20,7 +20,7 @@ class Req:
 
     Attributes:
         offset: First byte.
-        length: Bytes, more than 0.
+        length: Bytes; 0 for a write of nothing, which is in nobody's way.
     """
 
     __slots__ = ("_siblings", "_waiters", "length", "offset")

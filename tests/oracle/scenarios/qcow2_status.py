@@ -1,6 +1,7 @@
 """What is told of the parts of qcow2 images: data, zeroes, the layer that decides."""
 
 from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.qcow2_corruption import REFBLOCK, REFTABLE
 from tests.oracle.session import Session
 
 
@@ -42,6 +43,20 @@ def qcow2_status_of_what_was_allocated_ahead(d: Session) -> None:
         d.qmp("block-export-del", id="e")
         d.event("BLOCK_EXPORT_DELETED")
         d.qmp("blockdev-del", node_name="q")
+
+
+@scenario
+def qcow2_status_where_clusters_can_not_be_counted(d: Session) -> None:
+    d.tool(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "q.qcow2", "1M"
+    )
+    with (d.dir / "q.qcow2").open("r+b") as file:
+        file.seek(REFTABLE)
+        file.write((REFBLOCK | 512).to_bytes(8, "big"))
+    serve(d, read_only=True)
+    told(d)
+    told(d)
+    d.qmp("query-named-block-nodes", flat=True)
 
 
 @scenario

@@ -1,5 +1,6 @@
 """The driver: the verbs, put together from the parts of this package."""
 
+import asyncio
 import errno
 import sys
 from collections.abc import Coroutine
@@ -101,6 +102,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         self._compressor = Compressor(image, self._clusters, self._writer, self._queue)
         self._snapshotter = Snapshotter(image)
         self._resizer = Resizer(image, self._clusters, self._reader, self._writer, self._discarder)
+        self._resizing = asyncio.Lock()
         try:
             if not node.read_only:
                 await opening.clear_unknown_autoclear(image)
@@ -239,18 +241,28 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; see ``Writer.pwrite``."""
-        if offset + len(buf) > self.image.size:
+        if offset + len(buf) > self.node.length:
             return self._guard(self._grow_and_write(offset, buf))
         return self._guard(self._writer.pwrite(offset, buf))
 
     async def _grow_and_write(self, offset: int, buf: memoryview) -> None:
-        """Write past the end, which only a format that lies in this disk may do."""
-        await self._resizer.truncate(align_up(offset + len(buf), SECTOR))
+        """Write past the end, which only a format that lies in this disk may do.
+
+        Where the disk is just growing nothing is written before all that is new reads as zeroes.
+        """
+        end = align_up(offset + len(buf), SECTOR)
+        async with self._resizing:
+            if end > self.image.size:
+                await self._resizer.truncate(end)
         await self._writer.pwrite(offset, buf)
+
+    async def _resize(self, length: int) -> None:
+        async with self._resizing:
+            await self._resizer.truncate(length)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes; see ``Discarder.pwrite_zeroes``."""
-        if offset + length > self.image.size:
+        if offset + length > self.node.length:
             return fail(errno.ENOTSUP)
         return self._guard(self._discarder.pwrite_zeroes(offset, length, flags))
 
@@ -264,7 +276,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     def truncate(self, length: int) -> Io:
         """Resize; see ``Resizer.truncate``."""
-        return self._guard(self._resizer.truncate(length))
+        return self._guard(self._resize(length))
 
     def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
         """Write whole clusters compressed; see ``Compressor.pwrite``."""

@@ -188,16 +188,24 @@ class Reader:
         """
         image = self._image
         if image.metadata_preallocation is None:
-            occupied = await image.file.node.driver.allocated_size()
-            many = 0
-            if occupied is not None:
-                clusters = occupied >> image.geometry.cluster_bits
-                many = max(clusters * 10 // 9, clusters + 2)
-            sparse = 0 < many <= image.geometry.clusters(image.file.node.length)
-            # Only now, as the blocks of a large image take a while to read.
-            found = await image.refcounts.in_use(many) if sparse else 0
-            image.metadata_preallocation = sparse and found >= many
+            try:
+                image.metadata_preallocation = await self._is_fuller_than_the_file()
+            except OSError:
+                # Source: QEMU takes one that can't be counted for one without.
+                image.metadata_preallocation = False
         return image.metadata_preallocation
+
+    async def _is_fuller_than_the_file(self) -> bool:
+        image = self._image
+        occupied = await image.file.node.driver.allocated_size()
+        if occupied is None:
+            return False
+        clusters = occupied >> image.geometry.cluster_bits
+        many = max(clusters * 10 // 9, clusters + 2)
+        # Counted only if it can be so, as the blocks of a large image take a while to read.
+        if many > image.geometry.clusters(image.file.node.length):
+            return False
+        return await image.refcounts.in_use(many) >= many
 
     async def _look_below(self, run: Run, limit: int) -> list[Extent]:
         """Return the extents of a run of data, with what the file knows to be zeroes.

@@ -1,11 +1,12 @@
 """Making the disk longer or shorter."""
 
+import asyncio
 import errno
 from array import array
 from typing import TYPE_CHECKING
 
 from qmpfleece.base.errors import BlockError, QmpError
-from qmpfleece.base.units import SECTOR, align_up
+from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.block import pipeline
 from qmpfleece.block.driver import Status
 from qmpfleece.block.drivers.qcow2 import overlap
@@ -117,15 +118,20 @@ class Resizer:
 
     async def _map(self, start: int, end: int) -> None:
         """Let clusters that are new have their places in a data file that is all of the disk."""
-        words_each = self._image.geometry.entry_words
+        geometry = self._image.geometry
+        each, size, span = geometry.entry_words, geometry.cluster_size, geometry.slice_span
         while start < end:
             if (place := self._clusters.peek_to_change(start)) is None:
                 await self._clusters.prepare(start)
                 continue
             table, index = place
-            table.words[index * words_each] = start | COPIED  # no subcluster has data yet
+            count = geometry.clusters(min(end, align_down(start, span) + span) - start)
+            first = start | COPIED  # no subcluster has data yet
+            entries = array("Q", range(first, first + count * size, size))
+            table.words[index * each : (index + count) * each : each] = entries
             table.dirty = True
-            start += self._image.geometry.cluster_size
+            start += count * size
+            await asyncio.sleep(0)  # others have their turn
 
     async def _grow_l1(self, needed: int) -> None:
         """Move the L1 table to where it has room for ``needed`` entries."""
@@ -133,12 +139,18 @@ class Resizer:
         if needed * 8 > MAX_L1_SIZE:
             text = "Failed to grow the L1 table: File too large"
             raise BlockError(errno.EFBIG, text)
-        first = await image.refcounts.allocate_table(geometry.clusters(needed * 8))
+        clusters = geometry.clusters(needed * 8)
+        first = await image.refcounts.allocate_table(clusters)
         offset = first << geometry.cluster_bits
         old_offset, old_size = header.l1_offset, len(image.l1)
-        await image.journal.write(
-            then=lambda: self._move_l1(WORD64.encode(image.l1), offset, needed)
-        )
+        try:
+            await image.journal.write(
+                then=lambda: self._move_l1(WORD64.encode(image.l1), offset, needed)
+            )
+        except BaseException:
+            if header.l1_offset != offset:
+                image.journal.free(first, clusters, discard=False)
+            raise
         image.overlap.add(overlap.ACTIVE_L1, offset, needed * 8)
         image.overlap.remove(overlap.ACTIVE_L1, old_offset, old_size * 8)
         if old_size:

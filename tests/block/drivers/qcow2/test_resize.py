@@ -1,9 +1,11 @@
 import asyncio
+import errno
 import random
 
 import pytest
 
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+from tests.tools.hold import hold, start
 
 MIB = 1 << 20
 
@@ -111,3 +113,49 @@ async def test_disk_resized_by_us_is_used_by_qemu_io(image, tmp_path):
     qemu_io(image, "write -P 1 99M 1M")
     check(image)
     assert content(image, tmp_path)[99 * MIB :] == b"\1" * MIB
+
+
+@pytest.mark.parametrize("backing", [False, True])
+@pytest.mark.parametrize("second", [3 * MIB, 6 * MIB])
+async def test_what_is_written_while_the_disk_grows_is_kept(tmp_path, backing, second):
+    image = tmp_path / "a.qcow2"
+    (tmp_path / "base").write_bytes(b"b" * 8 * MIB)
+    below = ["-b", "base", "-F", "raw"] if backing else []
+    qemu_img("create", "-q", "-f", "qcow2", *below, image, MIB + 512)
+    async with opened(image) as disk:
+        await disk.write(MIB, b"0" * 512)
+        gate, _ = hold(disk.node.children["file"].node.driver, "pwrite")
+        first = await start(disk.write(4 * MIB, b"1" * 65536))
+        other = await start(disk.write(second, b"2" * 65536))
+        gate.set()
+        await asyncio.gather(first, other)
+        length = disk.node.length
+        assert length == max(4 * MIB, second) + 65536
+        model = bytearray(b"b" * MIB if backing else bytes(MIB)) + bytes(length - MIB)
+        for offset, data in ((MIB, b"0" * 512), (4 * MIB, b"1" * 65536), (second, b"2" * 65536)):
+            model[offset : offset + len(data)] = data
+        assert await disk.read() == model
+    check(image)
+    assert content(image, tmp_path) == model
+
+
+async def test_a_write_that_lets_the_disk_grow_and_fails_takes_no_other_with_it(image, tmp_path):
+    async with opened(image) as disk:
+        file = disk.node.children["file"].node.driver
+        gate, whole = asyncio.Event(), file.pwrite
+
+        async def fail_once(*_arguments: object) -> None:
+            file.pwrite = whole
+            await gate.wait()
+            raise OSError(errno.EIO, "")
+
+        file.pwrite = fail_once
+        first = await start(disk.write(2 * MIB, b"1" * 512))
+        other = await start(disk.write(3 * MIB, b"2" * 512))
+        gate.set()
+        await asyncio.gather(first, other, return_exceptions=True)
+        assert first.exception()
+        assert not other.exception()
+        assert (await disk.read())[3 * MIB :] == b"2" * 512
+    check(image)
+    assert content(image, tmp_path)[3 * MIB :] == b"2" * 512
