@@ -112,7 +112,7 @@ class ServerHandshake(Session):
             self._drop(length, const.REP_ERR_INVALID, text)
         elif number == const.OPT_EXPORT_NAME and length > const.MAX_STRING:
             self.close("Bad length received")
-        elif length > MAX_OPTION_DATA:
+        elif length > MAX_OPTION_DATA and number != const.OPT_ABORT:
             self._drop(length, const.REP_ERR_TOO_BIG, f"option '{known.name}' is too long")
         elif have < codec.OPTION.size + length and number != const.OPT_ABORT:
             return False

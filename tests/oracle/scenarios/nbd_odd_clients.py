@@ -63,6 +63,7 @@ def options_whose_data_does_not_come(d: Session) -> None:
     for option in (99, LIST, STARTTLS, STRUCTURED, ABORT, EXPORT_NAME, INFO, GO):
         for data in (b"", b"\0\0\0\1"):
             _say(d, _FIXED + _option(option, data, 1000))
+    _say(d, _FIXED + _option(ABORT, b"", 300 << 10))  # more than is read of an option
     client = d.nbd(None).flags()
     client.send(_option(99, b"x" * 500, 1000))  # answered when the rest is there
     client.send(b"x" * 500)
