@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from qmpfleece.base.digits import c_integer
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import is_help, split_value
 from qmpfleece.cli.words import Informed
 from qmpfleece.control import objects
+from qmpfleece.control.option_text import size_of
 
 _SWITCH: Final = {
     **dict.fromkeys(("on", "yes", "true", "y"), True),
@@ -23,7 +25,7 @@ _SWITCH: Final = {
 
 #: Kinds of values, as help shows them.
 _SHOWN: Final = {"bool": "bool (on/off)", "number": "num"}
-_NUMBER: Final = re.compile(r"\s*[+-]?(?:0x[0-9a-f]+|[0-9]+)", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"\s*[+-]?(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE)
 _LARGEST: Final = (1 << 64) - 1
 
 
@@ -36,7 +38,7 @@ def parse(
         text: The argument of an option.
         implied: The key of a first value that stands without one; None: it is a flag, too.
         known: The keys that exist, with the kinds of their values: ``str``, ``bool``,
-            ``number``; None: any key.
+            ``number``, ``size``; None: any key.
         name: What help calls these options; without it there is none.
 
     Raises:
@@ -94,10 +96,12 @@ def _check(key: str, value: str, known: Mapping[str, str] | None) -> None:
     if kind == "bool" and value not in _SWITCH:
         raise QmpError(f"Parameter '{key}' expects 'on' or 'off'")
     if kind == "number":
-        if not _NUMBER.fullmatch(value):
+        if (match := _NUMBER.fullmatch(value)) is None:
             raise QmpError(f"Parameter '{key}' expects a number")
-        if int(value, 16 if "x" in value.lower() else 10) > _LARGEST:
+        if c_integer(match[1]) > _LARGEST:
             raise QmpError(f"Value '{value}' is too large for parameter '{key}'")
+    if kind == "size":
+        size_of(key, value)
 
 
 def check_id(text: str) -> None:

@@ -10,6 +10,7 @@ Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 import re
 from typing import Any, Final
 
+from qmpfleece.base.digits import c_integer
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import Tree
 from qmpfleece.control.shape import (
@@ -27,7 +28,7 @@ from qmpfleece.control.visitor import visit
 _TRUE: Final = frozenset({"on", "yes", "true", "y"})
 _FALSE: Final = frozenset({"off", "no", "false", "n"})
 _NUMBER: Final = re.compile(
-    r"\s*[+-]?(?:0x[0-9a-f]+|(?P<octal>0[0-7]*)|[1-9][0-9]*)", re.IGNORECASE
+    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE
 )
 
 
@@ -126,7 +127,8 @@ def _scalar(shape: Builtin | Enum | Integer | Array | Struct, text: str, path: s
 def _integer(text: str, path: str, *, unsigned: bool) -> int:
     """Read a number as C does: decimal, 0x hexadecimal, 0 octal."""
     match = _NUMBER.fullmatch(text)
-    value = int(text, 8 if match["octal"] else 0) if match else 1 << 64
+    value = c_integer(match["digits"]) if match else 1 << 64
+    value = -value if match and match["sign"] == "-" else value
     if not -(1 << 63) <= value < 1 << (64 if unsigned else 63):
         raise QmpError(f"Parameter '{path}' expects integer")
     return value

@@ -6,6 +6,7 @@ Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2. Sizes have units, 
 import re
 from typing import Any, Final
 
+from qmpfleece.base.digits import c_integer, decimal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.qemu_io.numbers import parse_size
 from qmpfleece.control.shape import Alternate, Builtin, Enum, Integer, Shape, Struct
@@ -13,7 +14,7 @@ from qmpfleece.control.shape import Alternate, Builtin, Enum, Integer, Shape, St
 #: Options that are numbers; all others are sizes.
 _NUMBERS: Final = frozenset({"cache-clean-interval", "latency-ns"})
 _NUMBER: Final = re.compile(
-    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|(?P<octal>0[0-7]*)|[1-9][0-9]*)", re.IGNORECASE
+    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE
 )
 _TOO_LARGE: Final = re.compile(r"\s*\+?[0-9]+(?:\.[0-9]*(?=[kmgtpe]))?[bkmgtpe]?", re.IGNORECASE)
 _NO_SIZE: Final = (
@@ -47,7 +48,7 @@ def value_of(shape: Shape, name: str, text: str) -> Any:
     if isinstance(shape, Enum):
         return _choice(shape, name, text)
     if isinstance(shape, Integer):
-        return _number(shape, name, text) if name in _NUMBERS else _size(name, text)
+        return _number(shape, name, text) if name in _NUMBERS else size_of(name, text)
     if isinstance(shape, Builtin) and shape.name == "bool":
         if text not in _SWITCH:
             raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
@@ -75,21 +76,27 @@ def _number(shape: Integer, name: str, text: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise QmpError(f"Parameter '{name}' expects a number")
-    value = int(match["digits"], 8 if match["octal"] else 0)
+    value = c_integer(match["digits"])
     if value >> 64:
         raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
     value = -value % (1 << 64) if match["sign"] == "-" else value
     return value - (1 << 64) if shape.signed and value > _MAX else value
 
 
-def _size(name: str, text: str) -> int:
-    """Read a size; the largest stands for those that only QEMU can hold."""
+def size_of(name: str, text: str) -> int:
+    """Return a size in bytes; the largest stands for those that only QEMU can hold.
+
+    Raises:
+        QmpError: It is none, or too large; QEMU's words for the option ``name``.
+    """
     try:
         return parse_size(text)
     except QmpError as error:
         if _TOO_LARGE.fullmatch(text) is None:
             raise QmpError(_NO_SIZE.format(name)) from error
         unit = _UNITS.find(text[-1].lower()) if text[-1].isalpha() else 0
-        if float(text.rstrip(_UNITS + _UNITS.upper())) * (1 << 10 * unit) < 1 << 64:
+        digits = text.lstrip().lstrip("+").rstrip(_UNITS + _UNITS.upper())
+        number = float(digits) if "." in digits else decimal(digits)
+        if number * (1 << 10 * unit) < 1 << 64:
             return _MAX
         raise QmpError(f"Value '{text}' is out of range for parameter '{name}'") from error

@@ -4,10 +4,10 @@ Source: what ``human-monitor-command`` of QEMU 7.2 says.
 """
 
 import re
-from fractions import Fraction
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.control.qemu_io.numbers import parse_size
 
 #: A size with its unit; what follows is no part of it.
 _SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?)([bBkKmMgGtTpPeE]?)", re.ASCII)
@@ -99,11 +99,10 @@ class Line:
         found = _SIZE.match(self._rest)
         if found is None:
             raise self._bad("invalid size")
-        digits, suffix = found.groups()
-        number = int(digits, 16) if digits[:2] in {"0x", "0X"} else Fraction(digits)
-        value = int(number * (1 << 10 * "bkmgtpe".index(suffix.lower() or "m")))
-        if value >= 1 << 63:
-            raise self._bad("invalid size")
+        try:
+            value = parse_size(found[0] if found[2] else f"{found[0]}m")
+        except QmpError as error:
+            raise self._bad("invalid size") from error
         self._rest = self._rest[found.end() :].lstrip()
         return value
 

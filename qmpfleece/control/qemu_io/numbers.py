@@ -6,15 +6,14 @@ Source: what qemu-io 7.2 accepts and says; the tests ask it.
 import re
 from typing import Final
 
+from qmpfleece.base.digits import c_integer, decimal
 from qmpfleece.base.errors import QmpError
 
 _SIZE: Final = re.compile(
     r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]*))?)"
     r"(?P<unit>[bBkKmMgGtTpPeE]?)"
 )
-_BYTE: Final = re.compile(
-    r"\s*\+?(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<octal>0[0-7]*)|(?P<decimal>[1-9][0-9]*))"
-)
+_BYTE: Final = re.compile(r"\s*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _UNITS: Final = "bkmgtpe"
 _MAX: Final = (1 << 63) - 1
 _PRINTED: Final = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
@@ -36,7 +35,7 @@ def parse_size(text: str, shown: str | None = None) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise _suffix_error(shown)
-    number = int(match["hex"], 16) if match["hex"] else int(match["whole"])
+    number = int(match["hex"], 16) if match["hex"] else decimal(match["whole"])
     if number >> 64 and (match["unit"] or match["part"] is not None):
         raise _suffix_error(shown)  # qemu-io gives up at the number, and the rest is too much
     power = _UNITS.index(match["unit"].lower() or "b")
@@ -63,8 +62,7 @@ def parse_pattern(text: str) -> int:
     """
     match = _BYTE.fullmatch(text)
     if match is not None:
-        base = 16 if match["hex"] else 8 if match["octal"] else 10
-        value = int(match["hex"] or match["octal"] or match["decimal"], base)
+        value = c_integer(match[1])
         if value <= 0xFF:
             return value
     raise QmpError(f"{text} is not a valid pattern byte")

@@ -47,6 +47,7 @@ def by_qemu(texts):
 @settings(max_examples=25)
 @given(st.lists(sizes | garbage, min_size=1, max_size=40))
 @example(["18446744073709551616", "18446744073709551616k", "18446744073709551616.", "16E"])
+@example(["1" * 4500, "1" * 4500 + "k", "0" * 4500 + "7", "1." + "0" * 4500, "0x" + "1" * 4500])
 @example(["0x10000000000000000", "0x10000000000000000k", "18446744073709551615k"])
 def test_sizes_are_understood_as_by_qemu_io(texts):
     ours = [parsed(text) for text in texts]
