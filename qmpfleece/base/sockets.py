@@ -3,18 +3,40 @@
 import asyncio
 import errno
 import os
+import re
 import socket
 import stat
 from typing import Any, Final, TypeAlias
 
+from qmpfleece.base.digits import decimal
 from qmpfleece.base.errors import QmpError
 
 #: The kernel's limit for the path of a unix socket, its final zero included.
 UNIX_PATH_BYTES: Final = 108
 BACKLOG: Final = 128
+_DESCRIPTOR: Final = re.compile(r"\s*([+-]?)([0-9]+)", re.ASCII)
+_LARGEST_INT: Final = (1 << 31) - 1
 
 #: An address family and what ``bind`` and ``connect`` take for it.
 Where: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+def descriptor_number(text: str) -> int:
+    """Return the number of a descriptor, which need not be open.
+
+    Raises:
+        QmpError: It can't be one.
+    """
+    match = _DESCRIPTOR.fullmatch(text)
+    if match is None:
+        raise QmpError(f"Unable to parse FD number {text}")
+    number = decimal(match[2])
+    # A C int: what is left of a larger number in one would be another descriptor.
+    if number > _LARGEST_INT + (match[1] == "-"):
+        raise QmpError(f"Unable to parse FD number {text}: Numerical result out of range")
+    if number and match[1] == "-":
+        raise QmpError(f"File descriptor '{text}' is not a socket")
+    return number
 
 
 def fits_unix(path: str) -> bool:

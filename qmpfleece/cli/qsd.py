@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.sockets import descriptor_number
 from qmpfleece.cli import chardev, keyval, options
 from qmpfleece.cli.chardev import absolute
 from qmpfleece.cli.object_help import help_of
@@ -133,8 +134,8 @@ class _Start(Start):
             raise QmpError("TLS is not supported")
         address = given.addr.to_wire()
         # Here is no monitor that would have named descriptors.
-        if "str" in address and not address["str"].isdecimal():
-            raise QmpError(f"Unable to parse FD number {address['str']}")
+        if "str" in address:
+            descriptor_number(address["str"])
         if "path" in address:
             check_path(address["path"])
         if self.daemonized and "path" in address:

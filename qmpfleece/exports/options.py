@@ -97,7 +97,7 @@ class VsockSocketAddress(Model):
 
 
 class FdSocketAddress(Model):
-    """QAPI ``String``: the number of an inherited descriptor."""
+    """QAPI ``String``: the number of an inherited descriptor, or a name that getfd gave."""
 
     model_config = ConfigDict(frozen=True)
 

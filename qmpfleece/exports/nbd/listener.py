@@ -118,10 +118,14 @@ async def _resolve(address: InetSocketAddress) -> list[sockets.Where]:
 
 
 def _take_descriptor(text: str) -> Listener:
-    if not text.isdecimal():
+    number = None
+    if text[:1].isdecimal():  # names begin otherwise
+        with contextlib.suppress(QmpError):
+            number = sockets.descriptor_number(text)
+    if number is None:
         raise QmpError(f"File descriptor named '{text}' has not been found")
     try:
-        sock = socket.socket(fileno=int(text))
+        sock = socket.socket(fileno=number)
     except OSError as error:
         raise QmpError(f"File descriptor '{text}' is not a socket") from error
     sock.setblocking(False)

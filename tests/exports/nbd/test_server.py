@@ -65,6 +65,15 @@ async def test_inherited_descriptor(bench):
         await bench.manager.close()
 
 
+async def test_number_beyond_all_descriptors_is_not_another_one(bench):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(bench.path)
+        listening.listen()
+        number = (1 << 32) + listening.fileno()
+        with pytest.raises(QmpError, match=f"^File descriptor named '{number}' has not been"):
+            await bench.manager.start_nbd(FdSocketAddress(str_=str(number)))
+
+
 async def test_port_in_use(bench):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

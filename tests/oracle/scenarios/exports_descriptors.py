@@ -28,6 +28,14 @@ def nbd_server_on_a_descriptor_with_a_name(d: Session) -> None:
 
 
 @system_scenario
+def nbd_server_on_numbers_that_no_descriptor_has(d: Session) -> None:
+    for number in ("100000000000000000000", str((1 << 32) + 3), str(1 << 31), "9" * 4500):
+        _listen_at(d, number)
+    for name in ("3x", "0x3", "-1", "+3", " 3", "\u0663", ""):
+        _listen_at(d, name)
+
+
+@system_scenario
 def nbd_server_on_a_descriptor_that_is_no_socket(d: Session) -> None:
     d.file("disk.raw", 512)
     with (d.dir / "disk.raw").open("rb") as file:
