@@ -197,12 +197,14 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
         if options[key] not in {"off", "no", "false", "n"}:
             raise QmpError(f"chardev: socket: '{key}' is not supported")
     address = _address(options)
-    family = family_of(
-        **{
-            name: switch(options, name, default=True) if name in options else None
-            for name in ("ipv4", "ipv6")
-        }
-    )
+    family = socket.AF_UNSPEC
+    if isinstance(address, TcpAddress):
+        family = family_of(
+            **{
+                key: switch(options, key, default=True) if key in options else None
+                for key in ("ipv4", "ipv6")
+            }
+        )
     if not switch(options, "server", default=False):
         connection = await sockets.connect(address, family)
         return Chardev(name, connections=[connection], shown=_client_name(connection))

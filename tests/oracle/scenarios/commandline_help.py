@@ -90,6 +90,15 @@ def chardev_options_that_contradict_each_other(d: Session) -> None:
     )
 
 
+@scenario
+def protocols_of_unix_sockets(d: Session) -> None:
+    """Nobody looks at them."""
+    neither = "ipv4=off,ipv6=off"
+    all_fail(d, "--chardev", f"socket,id=a,path=nobody,{neither}")
+    d.start("--chardev", f"socket,id=a,path={d.path('a')},server=on,wait=off,{neither}")
+    d.qmp("query-chardev")
+
+
 #: Too large, negative or of digits that C doesn't know.
 _NO_DESCRIPTORS = (
     *("100000000000000000000", "4294967299", "2147483648", "4294967295", "2147483647", "-1"),
