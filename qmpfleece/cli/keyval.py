@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.qapi.order import ordered
 
 #: A tree of parsed options.
 Tree: TypeAlias = "dict[str, Tree] | list[Tree] | str"
@@ -157,7 +158,8 @@ def _listed(tree: Tree, prefix: str) -> Tree:
         return below
     if len(indexes) < len(below):
         raise _inconsistent(prefix)
-    indexed = {int(key): below[key] for key in indexes}
+    # What stands for one index twice, as 0 and 00, is the later one in QEMU's order.
+    indexed = {int(key): below[key] for key in ordered(indexes)}
     for index in range(len(indexed)):
         if index not in indexed:
             raise QmpError(f"Parameter '{prefix}{index}' missing")

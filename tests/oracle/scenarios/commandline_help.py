@@ -130,3 +130,18 @@ def values_in_dotted_lists(d: Session) -> None:
         f"{debug},inject-error.0.event=read_aio,inject-error.00.event=x",
         f"{debug},inject-error.99999999999.event=x",
     )
+
+
+@scenario
+def indexes_that_are_given_twice(d: Session) -> None:
+    """The order of hash buckets decides, not that of the command line."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "q.qcow2", "1M")
+    image = "qcow2,node-name=q,read-only=on,file.driver=file,file.filename=q.qcow2"
+    server = f"addr.type=unix,addr.path={d.path('nbd.sock')}"
+    for values in (
+        *("0=a,00=b", "00=b,0=a", "00=a,000=b", "000=b,00=a", "0=a,00=b,000=c", "000=c,00=b,0=a"),
+        *("0=a,0000=b,1=c", "0=a,00=b,2=c", "00=a,0.node=q", "0.node=q,00=a"),
+    ):
+        bitmaps = "".join(f",bitmaps.{value}" for value in values.split(","))
+        export = f"nbd,id=e,node-name=q{bitmaps}"
+        fails(d, "--blockdev", image, "--nbd-server", server, "--export", export)
