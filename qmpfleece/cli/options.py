@@ -1,11 +1,13 @@
 """What the options of the daemon take, and how their arguments become objects."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli import keyval
 from qmpfleece.cli.scan import Spec
 from qmpfleece.cli.typed import typed
+from qmpfleece.cli.words import Informed
 from qmpfleece.control.shape import Shape
 from qmpfleece.control.visitor import visit
 from qmpfleece.qmp.framer import Framer, Malformed
@@ -65,15 +67,32 @@ QMPFLEECE_LOOP=asyncio in the environment selects Python's own event loop.
 """
 
 
-def structured(text: str, shape: Shape, implied: str | None = None) -> Any:
+def structured(
+    text: str,
+    shape: Shape,
+    implied: str | None = None,
+    help_of: Callable[[str], str] | None = None,
+) -> Any:
     """Return an option's argument as JSON of the given shape; unchecked if it was JSON.
+
+    Args:
+        text: The argument.
+        shape: Its shape.
+        implied: The key of a first value that stands without one.
+        help_of: Returns the help about what the implied key has for a value; None: there is none.
 
     Raises:
         QmpError: It is malformed; QEMU's words.
+        Informed: It asks for help.
     """
     if text.startswith("{"):
         return json_object(text)
-    return typed(shape, keyval.parse(text, implied))
+    if help_of is None or implied is None:
+        return typed(shape, keyval.parse(text, implied))
+    tree, asked = keyval.parse_or_ask(text, implied)
+    if asked:
+        raise Informed(f"{help_of(str(tree.get(implied)))}\n")
+    return typed(shape, tree)
 
 
 def parse_as(shape: Shape, text: str, implied: str | None = None) -> Any:

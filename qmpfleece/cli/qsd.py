@@ -13,14 +13,13 @@ from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.sockets import descriptor_number
-from qmpfleece.cli import chardev, keyval, options
+from qmpfleece.cli import chardev, options
 from qmpfleece.cli.chardev import absolute
 from qmpfleece.cli.object_help import help_of
 from qmpfleece.cli.qemuopts import check_id
 from qmpfleece.cli.scan import Option, scan
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
 from qmpfleece.cli.trace import NoFileError, trace
-from qmpfleece.cli.typed import typed
 from qmpfleece.cli.words import Informed
 from qmpfleece.control.shape import struct_of, struct_of_parameters
 from qmpfleece.control.visitor import visit
@@ -169,13 +168,7 @@ class _Start(Start):
 
     async def _object(self, option: Option) -> None:
         shape = self.daemon.arguments_of("object-add")
-        if option.value.startswith("{"):
-            given = options.json_object(option.value)
-        else:
-            tree, asked = keyval.parse_or_ask(option.value, "qom-type")
-            if asked:
-                raise Informed(f"{help_of(str(tree.get('qom-type')))}\n")
-            given = typed(shape, tree)
+        given = options.structured(option.value, shape, "qom-type", help_of)
         visit(shape, given)
         check_id(given["id"])  # as object-add does, with more words
         await self.daemon.execute("object-add", given)
