@@ -113,21 +113,16 @@ def filtered_or_backing(node: Node) -> Node | None:
 
 def is_informed(node: Node) -> bool:
     """Tell whether a node can say how it is laid out."""
+    return _laid_out_by(node).driver.driver_name in _INFORMED
+
+
+def _laid_out_by(node: Node) -> Node:
+    """Return the node that a node asks how it is laid out: itself, or one below it."""
     driver = node.driver
     below = driver.filtered_child or node.children.get("file")
     if below is not None and (driver.is_filter or driver.driver_name == "raw"):
-        return is_informed(below.node)
-    return driver.driver_name in _INFORMED
-
-
-def _is_dirty(node: Node) -> bool | None:
-    """Tell whether an image was not closed; None where the node can't say how it is laid out."""
-    driver = node.driver
-    below = driver.filtered_child or node.children.get("file")
-    if below is not None and (driver.is_filter or driver.driver_name == "raw"):
-        return _is_dirty(below.node)
-    dirty = driver.image_info().get("dirty_flag", False)
-    return bool(dirty) if is_informed(node) else None
+        return _laid_out_by(below.node)
+    return node
 
 
 async def image_info(node: Node, *, flat: bool) -> Wire:
@@ -140,13 +135,14 @@ async def image_info(node: Node, *, flat: bool) -> Wire:
     driver = node.driver
     info: Wire = {"filename": filename(node), "format": driver.driver_name}
     known = driver.image_info()
-    dirty = _is_dirty(node)
+    layout = _laid_out_by(node).driver
+    is_dirty = layout.image_info().get("dirty_flag", False)
     length, cluster_size = node.length, driver.cluster_size
     below = filtered_or_backing(node)
     # Last, as it waits: the node may be gone afterwards.
     size = await driver.allocated_size()
-    if dirty is not None:
-        info["dirty-flag"] = dirty
+    if layout.driver_name in _INFORMED:
+        info["dirty-flag"] = is_dirty
     if size is not None:
         info["actual-size"] = size
     info["virtual-size"] = length
