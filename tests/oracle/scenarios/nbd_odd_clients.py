@@ -3,6 +3,7 @@
 import struct
 
 from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.cbw import failing_target
 from tests.oracle.scenarios.nbd_wire import (
     ABORT,
     BLOCK_STATUS,
@@ -182,6 +183,24 @@ def requests_for_nothing(d: Session) -> None:
                         client.request(command, offset, 0, flags=flags)
                 client.request(READ, offset, 0)
     d.content("temp.raw")
+
+
+@scenario
+def reads_of_nothing_where_no_snapshot_can_be_read(d: Session) -> None:
+    """A broken one has nothing of nothing, too; only where there is none, that is told."""
+    failing_target(d, **{"on-cbw-error": "break-snapshot"})
+    d.io("guest", "write -P 0xaa 0 64k")
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="none", file="temp")
+    d.qmp("block-export-add", type="nbd", id="none", node_name="none")
+    for name in ("snapshot", "none"):
+        for structured in (True, False):
+            client = d.nbd(None)
+            client.go(name, structured=structured)
+            for offset in (0, 1000, 1 << 19, 1 << 20):
+                client.request(READ, offset, 0)
+            client.request(READ, 0, 512, flags=4 if structured else 0)
+            client.shut_down()
+            client.end()
 
 
 @scenario

@@ -59,7 +59,10 @@ def read(client: Client, request: Request) -> Rest:
 
 
 async def _read_nothing(client: Client, request: Request) -> None:
-    """Answer without data, if the node can be read."""
+    """Answer without data, after asking the driver, which may refuse to read at all.
+
+    As in QEMU, a snapshot that is broken does not refuse: nothing of it is asked for.
+    """
     await client.backend.pread(request.offset, memoryview(bytearray()))
     if client.structured:
         client.out.append(transmission.pack_none(request.cookie))
