@@ -1,5 +1,6 @@
 """What is drawn from a seed, run on both daemons: where they first differ."""
 
+import re
 import sys
 from collections.abc import Callable
 from itertools import takewhile, zip_longest
@@ -13,6 +14,11 @@ _AROUND: Final = 200
 _BEFORE: Final = 4
 #: Where QEMU has died of an assertion, there is nothing to compare any more.
 _DIED: Final = "** the connection ended"
+#: What Python says of our mistakes, also of those that change no reply; QEMU never does.
+_FAULT: Final = re.compile(
+    r"stderr: .*(Traceback |\w(Error|Exception|Warning)\b|Exception |Fatal Python "
+    r"|failed unexpectedly|never (awaited|retrieved)|was destroyed)"
+)
 
 
 def difference(
@@ -22,16 +28,18 @@ def difference(
 ) -> list[str]:
     """Run a function on both daemons; return the lines where they first differ, none if equal.
 
+    Whatever is comparable, a fault that ours tells on stderr is a difference.
+
     Args:
         function: A scenario without a name.
         comparable: Leaves out of a transcript what is not to be compared.
         excused: Puts right what is wrong in a line of QEMU's.
     """
     pair = scenario.STORAGE_DAEMON
-    qemu, ours = (
-        comparable(scenario.run_function(function, program)) for program in (pair.qemu, pair.ours)
-    )
-    qemu = [excused(line) for line in qemu]
+    qemu, ours = (scenario.run_function(function, program) for program in (pair.qemu, pair.ours))
+    if faults := [f"+{line}" for line in ours if _FAULT.match(line)]:
+        return faults
+    qemu, ours = [excused(line) for line in comparable(qemu)], comparable(ours)
     if any(line.startswith(_DIED) for line in qemu):
         # Its last reply is the last thing that counts: it may have died of a client's request.
         end = 1 + max(at for at, line in enumerate(qemu) if line.startswith("<-"))
