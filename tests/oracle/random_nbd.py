@@ -262,11 +262,13 @@ class Conversations:
             b"".join(_OPTION + struct.pack(">II", kind, len(data)) + data for kind, data in said)
             + b"".join(request.packed() for request in requests)
         )
+        done = False
         for kind, _ in said:
             done = peer.option_replies(kind) == 1
             peer.structured |= done and kind == nbd_draws.STRUCTURED
-        self._entered(peer, name.decode())
-        peer.replies_to(requests)
+        if done:  # else the requests are no options, and end it
+            self._entered(peer, name.decode())
+            peer.replies_to(requests)
 
     def _name(self) -> bytes:
         return str(self._draw.any(*self._exported)).encode() if self._exported else b"none"
