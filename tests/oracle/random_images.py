@@ -3,11 +3,11 @@
 import hashlib
 import random
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from tests.oracle.random_draws import KIB, Dice, Json
 from tests.oracle.session import Session
 
-KIB: Final = 1024
 MIB: Final = 1024 * KIB
 _SECTOR: Final = 512
 #: Disks have up to so many clusters, and up to so many bytes.
@@ -18,10 +18,8 @@ _COPY: Final = 64 * KIB
 #: What compression does not make smaller.
 _NOISE: Final = "noise"
 
-Json = dict[str, Any]
 
-
-class ImageDraws:
+class ImageDraws(Dice):
     """Draws images and requests to them.
 
     Args:
@@ -30,25 +28,13 @@ class ImageDraws:
     """
 
     def __init__(self, seed: int, session: Session) -> None:
-        self.random = random.Random(seed)
+        super().__init__(seed)
         self._session = session
         #: Whether clusters are no larger than the blocks of a file system.
         self.small = self.often(0.4)
         #: The byte that the next write writes, so that each is told apart.
         self._byte = 0
         (session.dir / _NOISE).write_bytes(random.Random(seed).randbytes(64 * KIB))
-
-    # -- dice -------------------------------------------------------------------------------
-
-    def often(self, share: float) -> bool:
-        """Return True in this share of all cases."""
-        return self.random.random() < share
-
-    def any(self, *values: Any) -> Any:
-        """Return one of the values."""
-        return self.random.choice(values)
-
-    # -- images -----------------------------------------------------------------------------
 
     def layout(self, *, backing: bool) -> dict[str, str]:
         """Return options of qemu-img create, but for those that name files."""

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tests.oracle import random_runs
-from tests.oracle.random_images import KIB, Json, summary
+from tests.oracle.random_draws import KIB, Json
+from tests.oracle.random_images import summary
 from tests.oracle.random_served import LEAKS, SOUND, Served, under
 from tests.oracle.session import Session
 

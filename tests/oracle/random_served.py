@@ -3,7 +3,8 @@
 import json
 from typing import Any, Final
 
-from tests.oracle.random_images import ImageDraws, Json, summary
+from tests.oracle.random_draws import Json
+from tests.oracle.random_images import ImageDraws, summary
 from tests.oracle.session import Session
 
 #: What is known of an image's references; QEMU's may leak where a snapshot was refused.
@@ -151,7 +152,7 @@ class Served:
         session.tool("qemu-img", "info", name)
 
     def references(self, name: str, *options: str) -> None:
-        """Write down whether qemu-img finds an image sound;."""
+        """Write down whether qemu-img finds an image sound."""
         session = self.session
         before = len(session.transcript.entries)
         text = session.tool("qemu-img", "check", *options, name)
