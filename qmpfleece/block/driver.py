@@ -191,6 +191,8 @@ class BlockDriver(Generic[O]):
     length_is_told: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
     is_protocol: ClassVar[bool] = False
+    #: A flush is one of the children, written to or not; ``Node.debug`` is not told of it.
+    passes_flush: ClassVar[bool] = False
     #: A flush goes on to all children that are written to, except these.
     unflushed_children: ClassVar[tuple[str, ...]] = ()
     #: Wire names of the options that decide what data the node shows; they make up its

@@ -282,18 +282,22 @@ def set_length(node: Node, length: int) -> None:
 async def flush_node(node: Node) -> None:
     """Make the completed writes of a node stable, through whatever edge they came."""
     generation = node.write_gen
-    debug = node.debug if not node.options.read_only else None
+    writable = not node.options.read_only
+    passes = writable and node.driver.passes_flush
+    debug = node.debug if writable and not passes else None
     if debug is not None:
         await debug("flush_to_os")
-    if not node.options.cache_no_flush and node.flushed_gen != generation:
+    is_due = not node.options.cache_no_flush and node.flushed_gen != generation
+    if is_due:
         await node.driver.flush()
         if debug is not None:  # of a node with a child, that was for its metadata
             await debug("flush_to_disk")
-        node.flushed_gen = generation
     unflushed = node.driver.unflushed_children
     for child in tuple(node.children.values()):
-        if child.may_write and child.name not in unflushed:
+        if (child.may_write or passes) and child.name not in unflushed:
             await flush(child)
+    if is_due:
+        node.flushed_gen = generation
 
 
 async def _zero_aligned_and_edges(node: Node, offset: int, length: int, flags: int) -> None:

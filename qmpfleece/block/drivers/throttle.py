@@ -35,6 +35,7 @@ class Throttle(BlockDriver[ThrottleOptions]):
     driver_name = "throttle"
 
     is_filter = True
+    passes_flush = True
     strong_options: ClassVar[tuple[str, ...]] = ("throttle-group",)
     mutable_options: ClassVar[frozenset[str] | None] = frozenset(("throttle-group",))
     required_options: ClassVar[frozenset[str]] = frozenset(("throttle-group",))

@@ -279,14 +279,6 @@ def blkdebug_events_of_raw(d: Session) -> None:
 
 
 @scenario
-def blkdebug_events_of_flush(d: Session) -> None:
-    rules = [rule("flush_to_os"), rule("flush_to_disk", errno=28, iotype="read", sector=0)]
-    raw_above(d, inject_error=rules)
-    ask(d, "x", "flush", "read 0 512", "read 512 512", "write 0 512", "flush", "read 0 512")
-    ask(d, "x", "read 512 512", "flush", "read 0 512", "read 512 512")
-
-
-@scenario
 def blkdebug_events_of_its_own_writes(d: Session) -> None:
     d.nbd_server()
     for event in ("pwritev", "pwritev_zero", "pwritev_done"):

@@ -64,6 +64,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     is_filter = True
     length_is_told = True
+    passes_flush = True
     #: The temporary image need not survive, and the guest does not wait for it.
     unflushed_children: ClassVar[tuple[str, ...]] = ("target",)
     write_flags = ReqFlags.FUA | ReqFlags.WRITE_UNCHANGED
