@@ -328,6 +328,9 @@ def _flat_left(change: Reopening[Any]) -> dict[str, Any]:
     return found
 
 
+# -- doing it ---------------------------------------------------------------------------------
+
+
 def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
     """Change options and edges; return the nodes that have lost a user.
 

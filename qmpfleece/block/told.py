@@ -82,6 +82,3 @@ def flatten(value: Any, name: str, found: dict[str, Any]) -> None:
         flatten(item, f"{name}.{key}" if name else str(key), found)
     if not pairs and name:
         found[name] = value
-
-
-# -- doing it ---------------------------------------------------------------------------------

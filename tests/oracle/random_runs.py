@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile, zip_longest
 from typing import Final
 
@@ -56,6 +56,15 @@ def _apart(theirs: str, own: str) -> list[str]:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     start, end = max(0, same - _AROUND), same + _AROUND
     return [f"-{theirs[start:end]}", f"+{own[start:end]}"]
+
+
+def differences(difference_of: Callable[[int], list[str]], seeds: Iterable[int]) -> str:
+    """Return how these seeds differ, "" if none does."""
+    lines: list[str] = []
+    for seed in seeds:
+        found = difference_of(seed)
+        lines += [f"=== {seed}", *found] if found else []
+    return "\n".join(lines)
 
 
 def main(difference_of: Callable[..., list[str]]) -> int:

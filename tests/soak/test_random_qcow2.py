@@ -1,6 +1,7 @@
 import pytest
 
 from tests.oracle.random_qcow2 import difference
+from tests.oracle.random_runs import differences
 from tests.tools.programs import needs
 
 
@@ -8,5 +9,5 @@ from tests.tools.programs import needs
 @pytest.mark.soak
 @pytest.mark.parametrize("first", range(0, 100, 10))
 def test_random_qcow2_images_are_used_as_by_qemu(first):
-    differing = {seed: found for seed in range(first, first + 10) if (found := difference(seed))}
-    assert not differing, "\n".join(line for found in differing.values() for line in found)
+    found = differences(difference, range(first, first + 10))
+    assert not found, found

@@ -14,6 +14,13 @@ def serve(d: Session, name: str = "q.qcow2", *, read_only: bool = False) -> None
     d.qmp("block-export-add", allocation_depth=True, **export)
 
 
+def close(d: Session) -> None:
+    """Serve it no longer."""
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="q")
+
+
 def told(d: Session) -> None:
     """Write down what a client is told of it."""
     for context in ("base:allocation", "qemu:allocation-depth"):
@@ -40,9 +47,7 @@ def qcow2_status_of_what_was_allocated_ahead(d: Session) -> None:
         d.tool("qemu-io", "-c", "write -q -P 1 256k 64k", name)
         serve(d, name, read_only=True)
         told(d)
-        d.qmp("block-export-del", id="e")
-        d.event("BLOCK_EXPORT_DELETED")
-        d.qmp("blockdev-del", node_name="q")
+        close(d)
 
 
 @scenario
@@ -69,9 +74,7 @@ def qcow2_status_of_clusters_past_the_end_of_the_file(d: Session) -> None:
         d.qmp("blockdev-add", driver="null-co", node_name="t", size=1 << 20)
         d.qmp("blockdev-backup", job_id="j", device="q", target="t", sync="top")
         d.event('"status": "null"')
-        d.qmp("block-export-del", id="e")
-        d.event("BLOCK_EXPORT_DELETED")
-        d.qmp("blockdev-del", node_name="q")
+        close(d)
         d.qmp("blockdev-del", node_name="t")
 
 
@@ -90,9 +93,7 @@ def qcow2_depth_behind_the_end_of_a_backing_file(d: Session) -> None:
     for name in ("q.qcow2", "over.qcow2"):
         serve(d, name, read_only=True)
         told(d)
-        d.qmp("block-export-del", id="e")
-        d.event("BLOCK_EXPORT_DELETED")
-        d.qmp("blockdev-del", node_name="q")
+        close(d)
 
 
 @scenario

@@ -95,15 +95,18 @@ class Refcounts:
         await self._image.note("refblock_load")
         await self._image.blocks.load(self.table[region] & REFBLOCK_MASK)
 
-    async def get(self, cluster: int) -> int:
-        """Return the refcount of a cluster."""
+    async def _block(self, region: int) -> Table | None:
+        """Return what ``_peek`` does; it stays in memory until the caller awaits."""
         while True:
             try:
-                block = self._peek(cluster // self._entries)
+                return self._peek(region)
             except _Missing as missing:
                 await self._load(missing.region)
-                continue
-            return block.words[cluster % self._entries] if block is not None else 0
+
+    async def get(self, cluster: int) -> int:
+        """Return the refcount of a cluster."""
+        block = await self._block(cluster // self._entries)
+        return block.words[cluster % self._entries] if block is not None else 0
 
     async def in_use(self, enough: int) -> int:
         """Return how many clusters of the file have references, at least until there are enough.
@@ -115,11 +118,7 @@ class Refcounts:
         last = image.geometry.clusters(image.file.node.length)
         found = region = 0
         while found < enough and region < len(self.table) and region * entries < last:
-            try:
-                block = self._peek(region)
-            except _Missing as missing:
-                await self._load(missing.region)
-                continue
+            block = await self._block(region)
             if block is not None:
                 words = block.words[: last - region * entries]
                 found += len(words) - words.count(0)
@@ -308,11 +307,7 @@ class Refcounts:
         done = 0
         while done < count:
             region, slot = divmod(first + done, self._entries)
-            try:
-                block = self._peek(region)
-            except _Missing as missing:
-                await self._load(missing.region)
-                continue
+            block = await self._block(region)
             for index in range(slot, min(slot + count - done, self._entries)):
                 if block is None or block.words[index] >= self._image.geometry.refcount_max:
                     return done
@@ -365,11 +360,7 @@ class Refcounts:
         while count:
             region, slot = divmod(first, self._entries)
             part = min(count, self._entries - slot)
-            try:
-                block = self._peek(region)
-            except _Missing as missing:
-                await self._load(missing.region)
-                continue
+            block = await self._block(region)
             if block is not None:
                 await self._discard(first, block.words[slot : slot + part])
             first += part
