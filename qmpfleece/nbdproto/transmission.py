@@ -17,7 +17,7 @@ from typing import Final
 
 from qmpfleece.base.units import KIB
 from qmpfleece.nbdproto import codec, const
-from qmpfleece.nbdproto.buffers import Buffer, BufferPool
+from qmpfleece.nbdproto.buffers import FAST_PLACE, Buffer, BufferPool
 from qmpfleece.nbdproto.codec import NbdProtocolError
 
 #: The receive buffer of a connection, in bytes.
@@ -33,6 +33,8 @@ CHUNK_DATA_SIZE: Final = codec.CHUNK_DATA.size
 
 _unpack_request = codec.REQUEST.unpack_from
 _HEADER: Final = codec.REQUEST.size
+#: Where in the memory requests begin: so that the payload of a write comes to lie well.
+_START: Final = FAST_PLACE - _HEADER
 _pack_chunk = codec.CHUNK_DATA.pack_into
 _CHUNK_MAGIC: Final = const.STRUCTURED_REPLY_MAGIC
 _OFFSET_DATA: Final = const.REPLY_TYPE_OFFSET_DATA
@@ -94,8 +96,7 @@ class RequestParser:
         self._pool = pool
         self._buffer = pool.take(RECEIVE_SIZE)
         self._view = self._buffer.view
-        self._pos = 0
-        self._end = 0
+        self._pos = self._end = _START
         self._direct: Request | None = None  # a write whose payload is received directly
         self._direct_buffer: Buffer | None = None
         self._direct_end = 0  # how much of it is there
@@ -111,16 +112,19 @@ class RequestParser:
             old, rest = self._buffer, self._view[pos:end]
             self._buffer = self._pool.take(RECEIVE_SIZE)
             self._view = self._buffer.view
-            self._view[: end - pos] = rest
+            self._move(rest)
             old.release()
-            self._pos, self._end = 0, end - pos
-        elif pos:
-            if pos != end:
-                self._view[: end - pos] = self._view[pos:end]
-            self._pos, self._end = 0, end - pos
+        elif pos != _START:
+            self._move(self._view[pos:end])
         if self._after_direct:
             return self._view[self._end : self._end + _PEEK_SIZE]
         return self._view[self._end :]
+
+    def _move(self, rest: memoryview) -> None:
+        """Put what is not parsed yet to the beginning of the buffer."""
+        self._pos, self._end = _START, _START + len(rest)
+        if rest:
+            self._view[_START : self._end] = rest
 
     def received(self, count: int) -> None:
         """Take note that ``count`` bytes were received into the buffer last offered."""
@@ -182,7 +186,7 @@ class RequestParser:
 
     def close(self) -> None:
         """Give the memory back; what has been received so far is lost."""
-        self._pos = self._end = 0
+        self._pos = self._end = _START
         self._buffer.release()
         if self._direct_buffer is not None:
             self._direct_buffer.release()

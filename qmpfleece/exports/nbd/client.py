@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from qmpfleece.base.units import KIB
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.nbdproto import codec, const, transmission
-from qmpfleece.nbdproto.buffers import Buffer, BufferPool
+from qmpfleece.nbdproto.buffers import FAST_PLACE, Buffer, BufferPool
 from qmpfleece.nbdproto.option import Negotiated
 from qmpfleece.nbdproto.transmission import CHUNK_DATA_SIZE, SIMPLE_SIZE, Request
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 #: Read payloads from this size on get pooled memory, in bytes.
 POOLED_READ: Final = 32 * KIB
-#: Where the payload lies in such memory: page-aligned for direct I/O, with room for the
-#: header before it.
-_PAYLOAD_AT: Final = 4 * KIB
+#: Where the payload lies in such memory, with room for the header before it.
+_PAYLOAD_AT: Final = FAST_PLACE
 #: Bytes of the memory in which smaller replies are made one behind the other, so that all
 #: that are ready are sent from where they are.
 _SLAB: Final = 256 * KIB

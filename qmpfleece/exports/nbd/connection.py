@@ -209,7 +209,9 @@ class Connection(asyncio.BufferedProtocol):
         self._outgoing = Outgoing(self._client, transport)
         self._parser = RequestParser(pool)
         self._requests = Requests(self._client, self)
-        self._courier = Courier(self._client, transport, self._server.sharing, self._schedule_wake)
+        self._courier = Courier(
+            self._client, pool, transport, self._server.sharing, self._schedule_wake
+        )
         self._client.courier = self._courier
         self._phase = _Phase.TRANSMISSION
         export.enter(self)
@@ -255,7 +257,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._pause_reading()
                 break
             if courier.undone:
-                requests.read_after_all(*courier.undone.popleft())
+                requests.read_after_all(courier.undone.popleft())
                 outgoing.send(paused=self._writing_paused)
                 continue
             try:

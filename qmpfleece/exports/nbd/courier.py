@@ -7,6 +7,14 @@ sent on that connection, and nothing further begun::
 
 Nothing in a batch waits: what could not be sent at once goes the usual way, and so does what
 was not in the page cache. So neither a slow disk nor a slow client holds up the thread.
+
+All payloads of a batch are read to the same memory, which so stays in the processor's cache:
+those before are sent by then. The headers are there from the beginning. Each reply starts a
+little before the one that precedes it, so a payload covers only what is sent already::
+
+    header 3 | header 2 | header 1 | payload 1 ...
+    header 3 | header 2 | payload 2 ...
+    header 3 | payload 3 ...
 """
 
 import asyncio
@@ -18,9 +26,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from qmpfleece.base.units import MIB
+from qmpfleece.base.units import KIB, MIB
 from qmpfleece.exports.nbd.client import Client
-from qmpfleece.nbdproto.buffers import Buffer
+from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.buffers import Buffer, BufferPool
 from qmpfleece.nbdproto.transmission import Request
 
 if TYPE_CHECKING:
@@ -29,6 +38,11 @@ if TYPE_CHECKING:
 
 #: No more is added to a batch that has so many bytes: what a unix socket takes at once.
 _BATCH: Final = 2 * MIB
+#: How far before the payload of one reply that of the next one lies, in bytes: more than a
+#: header, and never one of the places that ``nbdproto.buffers.FAST_PLACE`` warns of.
+_STEP: Final = 64
+#: Room for the headers of a batch, in bytes.
+_HEADERS: Final = 8 * KIB
 #: So many bytes the loop reads after something was not in the page cache.
 _RETRY: Final = 4 * MIB
 
@@ -60,6 +74,7 @@ class Courier:
 
     Args:
         client: Whose replies they are.
+        pool: Where memory comes from.
         transport: To the client.
         sharing: Of all connections of the server.
         on_back: Called when a batch is back, and what is ``undone`` is to be done.
@@ -67,20 +82,22 @@ class Courier:
     Attributes:
         pending: How many replies are in the batch. While there are any nothing may be sent.
         full: Nothing may be begun, either: the batch is large enough, or away.
-        undone: Reads that have come back as they were: request, reply, and whose memory it is.
+        undone: Reads that have come back as they were.
     """
 
     def __init__(
         self,
         client: Client,
+        pool: BufferPool,
         transport: asyncio.Transport,
         sharing: Sharing,
         on_back: Callable[[], None],
     ) -> None:
         self.pending = 0
         self.full = False
-        self.undone: deque[tuple[Request, memoryview, Buffer]] = deque()
+        self.undone: deque[Request] = deque()
         self._client: Final = client
+        self._pool: Final = pool
         self._transport: Final = transport
         self._sharing: Final = sharing
         self._on_back: Final = on_back
@@ -90,44 +107,63 @@ class Courier:
         self._socket = -1
         self._away = False
         self._bytes = 0
+        #: The memory of the batch, its address, and where the last payload begins.
+        self._buffer: Buffer | None = None
+        self._address = 0
+        self._payload_at = 0
         #: Whether a reply of this batch found too little room.
         self._was_short = False
         #: Bytes to be read by the loop before the next try, after what was not in the page cache.
         self._cold = 0
 
-    def take(self, request: Request, reply: memoryview, buffer: Buffer) -> bool:
-        """Add a read to the batch, if that is possible.
-
-        Args:
-            request: A read of this client.
-            reply: Its reply: the header, and room for the payload.
-            buffer: Has the memory; belongs to the courier when it takes the read.
-        """
+    def take(self, request: Request) -> bool:
+        """Add a read of this client to the batch; return whether that is possible."""
         if not self._sharing.is_shared(self) and not self.pending:
             return False
-        client, length = self._client, request.length
+        length = request.length
         if self._cold > 0:
             self._cold -= length
             return False
-        if not self.pending and not self._get_ready():
+        if not self.pending and not self._get_ready(length):
+            return False
+        if self._add(request):
+            self.pending += 1
+            self._bytes += length
+            self.full = self._bytes >= _BATCH
+            return True
+        if not self.pending:
+            self._let_go_of_memory()
+        return False
+
+    def _add(self, request: Request) -> bool:
+        """Put a read into the chain, if there is room and the drivers say where its data lies."""
+        assert self._mover is not None
+        assert self._buffer is not None
+        client, length = self._client, request.length
+        memory, at, header = self._buffer.view, self._payload_at - _STEP, client.header
+        if at < header or at + length > len(memory):
             return False
         places = client.backend.locate(request.offset, length)
         if places is None:
             return False
-        assert self._mover is not None
         assert sum(run[2] for run in places.runs) == length
+        client.pack_header(
+            memory[at - header : at],
+            request.cookie,
+            request.offset,
+            length,
+            const.REPLY_FLAG_DONE,
+        )
         if not self._mover.add(
             places.runs,
             self._socket,
-            ctypes.addressof(ctypes.c_char.from_buffer(reply)),
-            client.header,
-            partial(self._sent, request, reply, buffer, places),
+            self._address + at - header,
+            header,
+            partial(self._sent, request, at, places),
         ):
             places.release()
             return False
-        self.pending += 1
-        self._bytes += length
-        self.full = self._bytes >= _BATCH
+        self._payload_at = at
         return True
 
     def go(self) -> None:
@@ -141,14 +177,17 @@ class Courier:
         """Let go of the socket, and forget what is undone; nothing is away. Again is harmless."""
         assert not self.pending
         self._sharing.forget(self)
-        while self.undone:
-            self.undone.pop()[2].release()
+        self.undone.clear()
         if self._socket >= 0:
             os.close(self._socket)
             self._socket = -1
 
-    def _get_ready(self) -> bool:
-        """Get what is needed; return whether that was possible, and everything else is sent."""
+    def _get_ready(self, length: int) -> bool:
+        """Get what is needed; return whether that was possible, and everything else is sent.
+
+        Args:
+            length: Of the first read of the batch.
+        """
         if self._impossible or self._client.has_replies or self._transport.get_write_buffer_size():
             return False
         if self._mover is None:
@@ -160,26 +199,29 @@ class Courier:
             except OSError:
                 pass
             self._impossible = self._mover is None
+        if self._buffer is None and not self._impossible:
+            self._buffer = self._pool.take(_HEADERS + max(length, _BATCH))
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer.view))
+            self._payload_at = _HEADERS
         return not self._impossible
 
-    def _sent(
-        self, request: Request, reply: memoryview, buffer: Buffer, places: "Places", result: int
-    ) -> None:
-        """Take note of what has become of a read."""
+    def _sent(self, request: Request, at: int, places: "Places", result: int) -> None:
+        """Take note of what has become of the read whose payload was to lie ``at`` there."""
         client = self._client
+        assert self._buffer is not None
         try:
             places.release()
-            if result == len(reply):
-                buffer.release()
-            elif result > 0:
+            size = client.header + request.length
+            if result == size:
+                return
+            if result > 0 or result == -errno.EAGAIN:  # what there was no room for is sent later
                 self._was_short = True
-                client.out.insert(0, reply[result:])  # the client has its beginning
-                client.lent.append(buffer)
-            elif result == -errno.EAGAIN:
-                self._was_short = True
-                client.answer(reply, buffer)
+                end = at + request.length
+                client.out.insert(0, self._buffer.view[end - size + max(result, 0) : end])
+                self._buffer.users += 1
+                client.lent.append(self._buffer)
             else:
-                self.undone.append((request, reply, buffer))
+                self.undone.append(request)
         finally:
             self.pending -= 1
             if not self.pending:
@@ -190,4 +232,11 @@ class Courier:
             self._cold = _RETRY
         self.full = self._away = self._was_short = False
         self._bytes = 0
+        self._let_go_of_memory()
         self._on_back()
+
+    def _let_go_of_memory(self) -> None:
+        """Give it to the pool: whoever takes it next finds it in the cache."""
+        if self._buffer is not None:
+            self._buffer.release()
+            self._buffer = None

@@ -15,9 +15,8 @@ from qmpfleece.base.registry import import_siblings
 from qmpfleece.base.stepper import OVER, Stepper
 from qmpfleece.exports.nbd.client import Client
 from qmpfleece.exports.nbd.command import COMMANDS, Command, Rest, refusal
-from qmpfleece.exports.nbd.commands.read import read_into
+from qmpfleece.exports.nbd.commands.read import read_on_loop
 from qmpfleece.nbdproto import const
-from qmpfleece.nbdproto.buffers import Buffer
 from qmpfleece.nbdproto.transmission import Request
 
 import_siblings("qmpfleece.exports.nbd.commands")
@@ -73,13 +72,9 @@ class Requests:
         assert known is not None
         self._run(known, request, known.run)
 
-    def read_after_all(self, request: Request, reply: memoryview, buffer: Buffer) -> None:
-        """Read what the courier could not; ``buffer`` has the memory of ``reply``."""
-        self._run(
-            _READ,
-            request,
-            lambda client, request: read_into(client, request.offset, reply, buffer),
-        )
+    def read_after_all(self, request: Request) -> None:
+        """Read what the courier could not."""
+        self._run(_READ, request, read_on_loop)
 
     def _run(
         self, known: Command, request: Request, run: Callable[[Client, Request], Rest]

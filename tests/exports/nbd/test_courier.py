@@ -13,6 +13,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from qmpfleece.exports.nbd.courier import Courier, Sharing
 from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.buffers import BufferPool
 from tests.tools.gate import settle
 from tests.tools.graphs import add
 from tests.tools.hold import hold
@@ -196,8 +197,8 @@ async def test_nothing_is_taken_while_something_else_is_to_be_sent(replies, unse
     transport = SimpleNamespace(get_write_buffer_size=lambda: unsent)
     sharing = Sharing()
     sharing.is_shared("another")
-    courier = Courier(client, transport, sharing, lambda: None)
-    assert not courier.take(SimpleNamespace(length=LARGE), None, None)
+    courier = Courier(client, BufferPool(), transport, sharing, lambda: None)
+    assert not courier.take(SimpleNamespace(length=LARGE))
     assert not courier.pending
 
 

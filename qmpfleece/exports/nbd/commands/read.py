@@ -116,19 +116,24 @@ async def _read_sparse(client: Client, request: Request) -> None:
             client.out.append(transmission.pack_hole(request.cookie, offset, length, flags))
         else:
             reply, buffer = client.large_reply(request.cookie, offset, length, flags)
-            await read_into(client, offset, reply, buffer)
+            await _read_into(client, offset, reply, buffer)
         offset += length
 
 
 def _read_large(client: Client, request: Request) -> Rest:
     """Answer with one chunk, which a thread reads and sends if that is possible."""
-    reply, buffer = client.large_reply(request.cookie, request.offset, request.length, _DONE)
-    if client.courier is not None and client.courier.take(request, reply, buffer):
+    if client.courier is not None and client.courier.take(request):
         return DONE
-    return read_into(client, request.offset, reply, buffer)
+    return read_on_loop(client, request)
 
 
-def read_into(client: Client, offset: int, reply: memoryview, buffer: Buffer) -> Rest:
+def read_on_loop(client: Client, request: Request) -> Rest:
+    """Answer a large read with one chunk, read here."""
+    reply, buffer = client.large_reply(request.cookie, request.offset, request.length, _DONE)
+    return _read_into(client, request.offset, reply, buffer)
+
+
+def _read_into(client: Client, offset: int, reply: memoryview, buffer: Buffer) -> Rest:
     """Read the payload of a reply that has its header, and send it when it is there."""
     payload = reply[client.header :]
     client.read_here += len(payload)
