@@ -1,4 +1,4 @@
-"""Memory that the machine has at hand as long as it measures.
+"""Memory that the machine has at hand as long as it measures, and files that stay in it.
 
 A virtual machine gives free memory back to its host, and to get a page again can take a
 thousand times as long as to use it, by chance for one peer and not for another. Linux gives
@@ -6,9 +6,11 @@ back whole blocks of 2 MiB (page reporting), so one page kept in each keeps the 
 """
 
 import contextlib
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 #: The distance of the pages that are kept: a quarter of a block, for blocks don't begin where
@@ -38,6 +40,23 @@ def fetch(size: int) -> None:
     """
     with _claimed(size, mmap.MADV_HUGEPAGE):
         pass
+
+
+@contextlib.contextmanager
+def cached(path: Path) -> Iterator[bool]:
+    """Keep a file in the page cache for the length of the block; yield whether that is possible.
+
+    A virtual machine's system may take back what is in no use for a second (DAMON), so that one
+    read in seventy went to the disk. To lock so much memory takes a privilege.
+    """
+    size = path.stat().st_size
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as pages:
+        first = ctypes.c_char.from_buffer(pages)
+        locked = ctypes.CDLL(None).mlock(ctypes.byref(first), ctypes.c_size_t(size)) == 0
+        try:
+            yield locked
+        finally:
+            del first  # a mapping with a view can't be closed
 
 
 @contextlib.contextmanager

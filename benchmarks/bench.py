@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from benchmarks import at_hand, fio
+from benchmarks import at_hand, fio, images
 from benchmarks.images import GIB, MIB
 from benchmarks.model import MeasurementError
 from benchmarks.peers import Peer, Server, Setup, child, ended, serve
@@ -71,6 +71,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         self._parent = parent
         self._has_memory = False
+        self._cached: set[Path] = set()
 
     def __enter__(self) -> Self:
         self.folder = Path(
@@ -92,6 +93,13 @@ class Bench:
     def fetch_memory(self) -> None:
         """Have memory at hand for what is measured next, if that fills a disk at once."""
         at_hand.fetch(self.scale.disk * 5 // 4)
+
+    def keep_warm(self, path: Path) -> None:
+        """Bring an image without large holes to rest, in the page cache, and keep it there."""
+        images.warm(path)
+        if path not in self._cached:
+            self._cached.add(path)
+            self._stack.enter_context(at_hand.cached(path))
 
     def shared(self, name: str, make: Callable[[Path], None]) -> Path:
         """Return an image that all peers use, one after the other; make it if it is not there."""

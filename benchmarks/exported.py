@@ -70,7 +70,7 @@ def raw_disk(bench: Bench) -> Path:
     bench.keep_memory()
     size = bench.scale.disk
     path = bench.shared(f"disk-{size}.raw", lambda path: images.filled(path, size))
-    images.warm(path)
+    bench.keep_warm(path)
     return path
 
 
@@ -78,7 +78,7 @@ def qcow2_disk(bench: Bench) -> Path:
     """Return a qcow2 image of that disk, all allocated; it is warm."""
     raw = raw_disk(bench)
     path = bench.shared(f"disk-{bench.scale.disk}.qcow2", lambda path: images.qcow2_of(path, raw))
-    images.warm(path)
+    bench.keep_warm(path)
     return path
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Read payloads from this size on get pooled memory, in bytes.
 POOLED_READ: Final = 32 * KIB
-#: Where the payload lies in such memory, with room for the header before it.
+#: Where the first payload lies in memory for replies, with room for the header before it.
 _PAYLOAD_AT: Final = FAST_PLACE
 #: Bytes of the memory in which smaller replies are made one behind the other, so that all
 #: that are ready are sent from where they are.
@@ -67,8 +67,10 @@ class Client:
         self.out: list[bytes | bytearray | memoryview] = []
         self._slab = pool.take(_SLAB)
         self._slab_view = self._slab.view
+        #: Where in it the first reply begins.
+        self._start: Final = _PAYLOAD_AT - self.header
         #: Where the replies begin that are not sent yet, and where they end.
-        self._row = self.row_end = 0
+        self._row = self.row_end = self._start
         #: Memory under ``out``, to be released once that is sent.
         self.lent: list[Buffer] = []
 
@@ -124,7 +126,7 @@ class Client:
         end = self.row_end + size
         if end > _SLAB:
             self._turn_page()
-            end = size
+            end = self._start + size
         return self._slab_view[end - size : end]
 
     def detach(self, size: int) -> Buffer:
@@ -157,7 +159,7 @@ class Client:
         self.lent.append(self._slab)
         self._slab = self._pool.take(_SLAB)
         self._slab_view = self._slab.view
-        self._row = self.row_end = 0
+        self._row = self.row_end = self._start
 
     def close(self) -> None:
         """Give all memory back; nothing is sent any more and no request is in flight."""
