@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import images
+from benchmarks import images, lean
 from benchmarks.bench import Bench
 from benchmarks.fio import Load
 from benchmarks.model import EVERYBODY, Case, Figures, Metric, Target
@@ -19,11 +19,16 @@ CONNECTIONS: Final = (1, 4)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One load, and what must come out."""
+    """One load, and what must come out.
+
+    Attributes:
+        lean: Not fio makes the load, which would be what is measured.
+    """
 
     name: str
     load: Load
     targets: tuple[Target, ...] = ()
+    lean: bool = False
 
 
 RANDOM_READ_1: Final = Load("randread", 4096, 1)
@@ -54,7 +59,12 @@ def cases(
             yield Case(
                 name=f"{prefix}{entry.name}, {connections} conn.",
                 metrics=(metric,),
-                measure=partial(_measure, load=load, serve=serve, export=export),
+                measure=partial(
+                    _measure_lean if entry.lean else _measure,
+                    load=load,
+                    serve=serve,
+                    export=export,
+                ),
                 peers=peers,
             )
 
@@ -63,6 +73,11 @@ def _measure(bench: Bench, peer: Peer, *, load: Load, serve: Serve, export: str)
     with serve(bench, peer) as server:
         report = bench.load(server.uri(export), load)
     return {"rate": report.iops if load.block < images.MIB else report.bytes_s / 1e6}
+
+
+def _measure_lean(bench: Bench, peer: Peer, *, load: Load, serve: Serve, export: str) -> Figures:
+    with serve(bench, peer) as server:
+        return {"rate": lean.rate(server.uri(export), load, bench.scale.seconds, bench.folder)}
 
 
 def raw_disk(bench: Bench) -> Path:

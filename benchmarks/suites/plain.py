@@ -8,7 +8,8 @@ from benchmarks.model import NBDKIT, AtLeast, Suite
 
 _ENTRIES: Final = (
     Entry("4 KiB random read, depth 1", exported.RANDOM_READ_1, (AtLeast(1.2),)),
-    Entry("4 KiB random read, depth 32", exported.RANDOM_READ, (AtLeast(3.0),)),
+    Entry("4 KiB random read, depth 32, fio", exported.RANDOM_READ),
+    Entry("4 KiB random read, depth 32", exported.RANDOM_READ, (AtLeast(3.0),), lean=True),
     Entry("1 MiB read, depth 8", exported.READ, (AtLeast(1.5), AtLeast(1.0, NBDKIT))),
     Entry("4 KiB random write, depth 32", exported.RANDOM_WRITE, (AtLeast(1.5),)),
     Entry("1 MiB write, depth 8", exported.WRITE, (AtLeast(1.2),)),
