@@ -146,10 +146,8 @@ class BlockCopy:
         self._home.bitmaps.insert(0, self.bitmap)
 
     def limit_chunk(self, max_chunk: int) -> None:
-        """Move at most so many bytes with one request, but one cluster at least."""
-        self._max_chunk = max(
-            align_down(min(max_chunk, MAX_CHUNK), self.cluster_size), self.cluster_size
-        )
+        """Move at most the clusters that so many bytes touch with one request."""
+        self._max_chunk = align_up(min(max_chunk, MAX_CHUNK), self.cluster_size)
 
     def compress(self) -> None:
         """Write compressed from now on, cluster by cluster; the target's driver can."""

@@ -316,3 +316,14 @@ def job_while_its_nodes_get_other_users(d: Session) -> None:
     jobs(d)
     d.qmp("block-job-cancel", device="j")
     d.event(NULL)
+
+
+@scenario
+def job_copies_whole_clusters_at_once(d: Session) -> None:
+    disks(d)
+    for chunk in (65536, 65537, 100000, 196608, 1 << 20, (1 << 20) + 1):
+        backup(d, speed=1, x_perf={"max-chunk": chunk, "max-workers": 1})
+        d.until_told("query-jobs", lambda jobs: all(map(_has_counted, jobs)))
+        jobs(d)
+        d.qmp("block-job-cancel", device="j", force=True)
+        d.event(NULL)
