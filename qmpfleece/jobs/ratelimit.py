@@ -85,3 +85,38 @@ class RateLimit:
             self._end = now + SLICE_S
             self._dispatched = 0
         return now
+
+
+class Allowance:
+    """So many requests, none of which waits for the rate: a ``block_copy.Throttle``.
+
+    Args:
+        limit: Counts what is copied, and ends the allowance where it would have a request wait.
+        requests: How many.
+    """
+
+    __slots__ = ("_left", "_limit")
+
+    def __init__(self, limit: RateLimit, requests: int) -> None:
+        self._limit = limit
+        self._left = requests
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new request is to begin."""
+        return self._left <= 0
+
+    def delay_s(self) -> float:
+        """Return 0; or how long to wait for more than is allowed."""
+        delay = self._limit.delay_s()
+        if delay:
+            self._left = 0
+        return delay
+
+    def account(self, length: int) -> None:
+        """Count a request and its bytes."""
+        self._limit.account(length)
+        self._left -= 1
+
+    async def pause(self, seconds: float) -> None:
+        """Not called: who would have to wait stops."""

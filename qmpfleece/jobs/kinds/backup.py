@@ -14,6 +14,7 @@ start on a successor records new writes in its place.
 Source: QAPI ``BackupCommon``, ``MirrorSyncMode``, ``BitmapSyncMode``.
 """
 
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
@@ -29,7 +30,7 @@ from qmpfleece.block.node import Node
 from qmpfleece.jobs.block_job import BlockJob, OnError
 from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.manager import JobManager
-from qmpfleece.jobs.ratelimit import SLICE_S
+from qmpfleece.jobs.ratelimit import SLICE_S, Allowance
 from qmpfleece.jobs.txn import JobTxn
 
 #: What is copied. ``incremental`` of QAPI is ``bitmap`` with bitmap mode ``on-success``.
@@ -186,6 +187,22 @@ class BackupJob(BlockJob, kind="backup"):
         if action == "ignore":
             # It is tried again; what fails for ever must not keep the loop busy.
             await self.sleep(SLICE_S)
+        else:
+            await self.pause_point()
+            if self.cancelled:
+                await self._begin_again()
+
+    async def _begin_again(self) -> None:
+        """Copy what is begun at once.
+
+        QEMU's job begins anew after the pause, and only then sees that it is to end. What
+        fails now is no matter.
+        """
+        workers = self._settings.max_workers
+        # One more than work at a time: it waits for its turn already.
+        few = Allowance(self.limit, workers + 1)
+        with suppress(CopyError):
+            await self._copier.copy(0, self._copier.length, throttle=few, workers=workers)
 
     async def _drop_unallocated(self) -> None:
         """Leave out what the top layer of the source does not have."""

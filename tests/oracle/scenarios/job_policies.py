@@ -213,3 +213,20 @@ def verbs_of_a_job_that_is_pending(d: Session) -> None:
     d.qmp("block-job-set-speed", device="j", speed=5)
     d.qmp("job-dismiss", id="j")
     jobs(d)
+
+
+@scenario
+def job_stopped_by_an_error_begins_anew_before_it_sees_that_it_is_cancelled(d: Session) -> None:
+    always = {"bitmap": "b", "bitmap_mode": "always"}
+    for side in ("disk", "target"):
+        for once, speed in ((True, 0), (False, 0), (True, 1)):
+            disks(d, side, EIO, once=once)
+            d.qmp("block-dirty-bitmap-add", node="disk", name="b")
+            backup(d, **ONE, **always, on_source_error="stop", on_target_error="stop")
+            d.event(PAUSED, after=ERROR)
+            d.qmp("block-job-set-speed", device="j", speed=speed)
+            d.qmp("block-job-cancel", device="j", force=True)
+            d.event(NULL)
+            d.qmp("x-debug-block-dirty-bitmap-sha256", node="disk", name="b")
+            d.content("target.raw")
+            gone(d)
