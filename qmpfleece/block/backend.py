@@ -106,7 +106,7 @@ class Backend:
             QmpError: Permissions conflict, or the node is read-only and writing is needed.
         """
         assert self._root is None
-        root = Child("root", Role.PRIMARY | Role.FILTERED, self, node)
+        root = Child("root", Role.PRIMARY | Role.FILTERED, self, node, self.name)
         self._graph.attach(root, self.perm, self.shared)
         self._root = root
 

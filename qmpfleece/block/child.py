@@ -38,6 +38,7 @@ class Child:
         name: What the parent calls it: ``file``, ``target``, ``root``...
         role: What it is for.
         parent: Who holds it.
+        device_name: How users call the device that the parent is, "" if it is none.
         node: Whom it leads to.
         perm: What the parent needs of ``node``.
         shared: What the parent lets others do.
@@ -48,6 +49,7 @@ class Child:
 
     __slots__ = (
         "_perm",
+        "device_name",
         "may_resize",
         "may_write",
         "name",
@@ -57,10 +59,13 @@ class Child:
         "shared",
     )
 
-    def __init__(self, name: str, role: Role, parent: Parent, node: "Node") -> None:
+    def __init__(
+        self, name: str, role: Role, parent: Parent, node: "Node", device_name: str = ""
+    ) -> None:
         self.name = name
         self.role = role
         self.parent = parent
+        self.device_name = device_name
         self.node = node
         self.perm = Perm.NONE
         self.shared = Perm.ALL

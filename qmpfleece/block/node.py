@@ -224,6 +224,14 @@ class Node:
             shared &= edge.shared
         return perm, shared
 
+    @property
+    def device_name(self) -> str:
+        """The name of a device that uses the node; "" if there is none that has one."""
+        for edge in self.parents:
+            if edge.device_name:
+                return edge.device_name
+        return ""
+
     def check_free(self, *, may_be_backing: bool = False) -> None:
         """Refuse a command on a node that a job works on, or an overlay builds on.
 
@@ -235,7 +243,7 @@ class Node:
         """
         reasons = self.blockers if may_be_backing else self.busy_with()
         if reasons:
-            raise QmpError(f"Node '{self.name}' is busy: {reasons[0]}")
+            raise QmpError(f"Node '{self.device_name or self.name}' is busy: {reasons[0]}")
 
     def busy_with(self) -> list[str]:
         """Return why commands may not touch the node; none if they may."""

@@ -5,6 +5,7 @@ Source: QAPI, block-core.json; checks, their order and texts as QEMU 7.2 has the
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
 from qmpfleece.control.command import command
 from qmpfleece.control.describe import filtered_or_backing
@@ -12,13 +13,13 @@ from qmpfleece.control.system import System
 
 
 def find_root(system: System, device: str) -> Node:
-    """Return the node of a drive or of that name, which no other node uses.
+    """Return the node of a drive or of that name, which no node and no job uses.
 
     Raises:
         QmpError: There is none, or one does.
     """
     node = system.drives.find_node(device)
-    if any(isinstance(edge.parent, Node) for edge in node.parents):
+    if any(not isinstance(edge.parent, Backend) for edge in node.parents):
         raise QmpError("Need a root block node")
     return node
 

@@ -172,13 +172,16 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
         """Return the target, which nobody holds yet.
 
         An image for sync=none gets the source as its backing file: it shows the disk as it
-        was, all the time. One for sync=top gets the source's own.
+        was, all the time. One for sync=top gets the source's own; without one, all is copied.
         """
         graph, given = self.system.graph, self.data
         layer = skip_filters(source)
         below = source if given.sync == "none" else None
-        if given.sync == "top" and (backing := layer.children.get("backing")) is not None:
-            below = backing.node
+        if given.sync == "top":
+            if (backing := layer.children.get("backing")) is not None:
+                below = backing.node
+            else:
+                self.data = given = given.model_copy(update={"sync": "full"})
         image_format = given.format
         probed = image_format is None and given.mode == "existing"
         if given.mode == "existing":

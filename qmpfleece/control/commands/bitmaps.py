@@ -137,9 +137,8 @@ class AddBitmap(BitmapAction):
     def _check_storable(self, node: Node, granularity: int) -> None:
         driver = node.driver
         if not isinstance(driver, PersistentBitmaps):
-            raise QmpError(
-                f"Can't store persistent bitmaps to {node.name}: Operation not supported"
-            )
+            name = node.device_name or node.name
+            raise QmpError(f"Can't store persistent bitmaps to {name}: Operation not supported")
         if (reason := driver.bitmap_refusal(self._name, granularity)) is not None:
             raise QmpError(
                 f"Can't make bitmap '{self._name}' persistent in '{node.name}': {reason}"

@@ -76,6 +76,8 @@ def _closed(disk: Disk) -> bool:
 async def _remove(disk: Disk, called: str | None) -> None:
     if _closed(disk):
         raise QmpError(f"Tray of device '{called}' is not open")
+    if disk.backend.node is not None:
+        disk.backend.node.check_free()
     await disk.backend.detach()
 
 

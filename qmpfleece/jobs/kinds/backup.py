@@ -19,7 +19,6 @@ from typing import Final, Literal, NamedTuple
 
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.bitmap.dirty import DirtyBitmap
-from qmpfleece.block.backend import Backend
 from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, reaches
 from qmpfleece.block.child import Child
 from qmpfleece.block.copy_error import CopyError
@@ -297,7 +296,8 @@ def _check(settings: BackupSettings) -> None:
     if settings.source is settings.target:
         raise QmpError("Source and target cannot be the same")
     if settings.compress and not settings.target.driver.compresses:
-        raise QmpError("Compression is not supported for this drive ")
+        name = settings.target.device_name
+        raise QmpError(f"Compression is not supported for this drive {name}")
     settings.source.check_free(may_be_backing=True)
     settings.target.check_free(may_be_backing=True)
     if not 1 <= settings.max_workers <= _MAX_INT:
@@ -323,7 +323,7 @@ def _create_job(
             f" ({cluster_size})"
         )
     if settings.job_id is None:
-        settings = settings._replace(job_id=_device_name(node))
+        settings = settings._replace(job_id=node.device_name)
     assert settings.job_id is not None
     jobs.check_id(settings.job_id)
     job = BackupJob(graph, settings, cbw)
@@ -339,14 +339,6 @@ def _create_job(
         jobs.discard(job)
         raise
     return job
-
-
-def _device_name(node: Node) -> str:
-    """Return the name of a device that uses the node, ``""`` if there is none."""
-    for edge in node.parents:
-        if isinstance(edge.parent, Backend) and edge.parent.name:
-            return edge.parent.name
-    return ""
 
 
 async def insert_filter(graph: Graph, settings: BackupSettings) -> Node:
