@@ -245,10 +245,10 @@ class MergeBitmaps(BitmapAction):
                 source = find_bitmap(node.bitmaps, reference)
             else:
                 _, source = lookup(self.system, reference.node, reference.name)
+            self._target.check()
             source.check(allow_readonly=True)
             self._target.check_source(source)
             sources.append(source)
-        self._target.check()
         self._backup = self._target.backup()
         for source in sources:
             self._target.merge(source)

@@ -350,3 +350,21 @@ def bitmap_exported_through_the_filter(d: Session) -> None:
     for name in ("c", "s", "t"):
         d.nbdinfo(name, "--map=qemu:dirty-bitmap:b")
     bitmaps(d)
+
+
+@scenario
+def bitmap_merge_of_bitmaps_in_use(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="disk", size=1 << 20)
+    d.qmp("blockdev-add", driver="null-co", node_name="large", size=2 << 20)
+    for name in ("busy", "other", "free"):
+        d.qmp("block-dirty-bitmap-add", node="disk", name=name, disabled=True)
+    d.qmp("block-dirty-bitmap-add", node="large", name="large")
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="disk", bitmaps=["busy", "other"])
+    large = {"node": "large", "name": "large"}
+    for target in ("busy", "free"):
+        for sources in (
+            *(["other"], ["nope"], [large], ["other", "nope"], ["nope", "other"]),
+            *([large, "other"], ["other", large], [target], ["free", "nope"]),
+        ):
+            d.qmp("block-dirty-bitmap-merge", node="disk", target=target, bitmaps=sources)
