@@ -135,6 +135,7 @@ class Daemon:
         not kill a daemon that is closing its images; nor does it kill QEMU.
         """
         loop = asyncio.get_running_loop()
+        before = signal.getsignal(signal.SIGINT)
         for number in _SIGNALS:
             loop.add_signal_handler(number, lambda: self.system.end("host-signal"))
         try:
@@ -142,6 +143,8 @@ class Daemon:
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+            # The loop would leave Python's own, which says a lot at the very end.
+            signal.signal(signal.SIGINT, before)
 
     async def close(self) -> None:
         """End everything: exports, jobs, nodes; monitors last, so that clients see it happen.

@@ -74,6 +74,7 @@ def catching_signals() -> Iterator[Interrupted]:
     """Let SIGINT, SIGTERM and SIGHUP set an event instead of ending the process."""
     loop = asyncio.get_running_loop()
     interrupted = Interrupted()
+    before = signal.getsignal(signal.SIGINT)
     for number in _SIGNALS:
         loop.add_signal_handler(number, interrupted._take, number)
     try:
@@ -81,6 +82,8 @@ def catching_signals() -> Iterator[Interrupted]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        # The loop would leave Python's own: a traceback for who is impatient.
+        signal.signal(signal.SIGINT, before)
 
 
 async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interrupted) -> None:

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import NoReturn
 
+from qmpfleece.cli import streams
+
 
 def qsd() -> NoReturn:
     """Be ``qmpfleece-qsd``."""
@@ -27,7 +29,8 @@ def qemu() -> NoReturn:
 
 
 def _begin() -> None:
-    """Prepare for the imports: collect no garbage, look for no plugins of pydantic."""
+    """Prepare streams and imports: collect no garbage, look for no plugins of pydantic."""
+    streams.begin()
     gc.disable()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 

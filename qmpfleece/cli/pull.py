@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from qmpfleece.cli import ending
+from qmpfleece.cli import ending, streams
 from qmpfleece.cli.display import Meter, Screen
 from qmpfleece.cli.ending import Failure
 from qmpfleece.cli.words import size_text, time_text
@@ -51,7 +51,7 @@ async def _pull(given: argparse.Namespace, screen: Screen) -> None:
             client, path, plan, screen, update=given.update, sha256=given.sha256
         )
     if digest:
-        print(f"{digest}  {path}", flush=True)
+        streams.deliver(f"{digest}  {path}")
 
 
 async def _connect(target: nbd_uri.NbdUri, contexts: list[str]) -> NbdClient:
