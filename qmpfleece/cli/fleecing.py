@@ -11,6 +11,7 @@
 
 import contextlib
 import os
+import socket
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class Fleece:
             sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qmpfleece-")))
             await stack.enter_async_context(self.daemon)
             address, server = _nbd_address(self._settings.nbd, sockets / "nbd.sock")
+            _check_unheard(server.path)
             try:
                 await self._build(temp)
                 self._watch(temp, stack)
@@ -108,6 +110,7 @@ class Fleece:
             except QmpError as error:
                 raise Failure(_lock_error(self._settings, error.desc)) from error
             self.qmp_path = self._settings.qmp or sockets / "qmp.sock"
+            _check_unheard(str(self.qmp_path))
             await self.daemon.qmp.listen(UnixAddress(str(self.qmp_path)))
             self.guest_uri = str(_named(server, "guest"))
             self.uri = str(_named(server, "snapshot"))
@@ -141,6 +144,8 @@ class Fleece:
                 descriptor, name = tempfile.mkstemp(".temp", f".{disk.name}.", beside)
                 path = Path(name)
             elif path.exists():
+                if path.is_dir():
+                    raise Failure(f"cannot write '{path}': it is a directory")
                 if path.stat().st_blocks:
                     raise Failure(f"'{path}' holds data already; give a new or an empty file")
                 return path
@@ -227,6 +232,25 @@ def _check_disk(path: Path) -> None:
         raise Failure(f"cannot open '{path}': it is a directory")
 
 
+def _check_unheard(path: str) -> None:
+    """Leave other servers alone: listening would take their socket away, as QEMU's does.
+
+    Raises:
+        Failure: Somebody listens at the unix socket.
+    """
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        try:
+            client.connect(path)
+        except BlockingIOError:
+            pass  # it has no time for us
+        except OSError:
+            return
+    raise Failure(f"another server listens at '{path}'")
+
+
 def _open_error(path: Path, desc: str) -> str:
     """Return why a disk can't be opened, with its name, which not all of QEMU's texts have."""
     return desc if str(path) in desc else f"cannot open '{path}': {desc}"
@@ -264,7 +288,7 @@ def _nbd_address(text: str | None, default: Path) -> tuple[dict[str, Any], NbdUr
     Raises:
         Failure: It is no address.
     """
-    if text is None or text.startswith("unix:"):
+    if text is None or (text.startswith("unix:") and text != "unix:"):
         path = str(default if text is None else Path(text.removeprefix("unix:")).absolute())
         return {"type": "unix", "data": {"path": path}}, NbdUri(path=path)
     host, colon, port = text.rpartition(":")

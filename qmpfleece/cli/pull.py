@@ -4,10 +4,14 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import os
 import time
 from pathlib import Path
 from typing import Final
 
+from qmpfleece.base.errors import QmpError
+from qmpfleece.block.hostfile import locks
+from qmpfleece.block.perm import Perm
 from qmpfleece.cli import ending, streams
 from qmpfleece.cli.display import Meter, Screen
 from qmpfleece.cli.ending import Failure
@@ -61,6 +65,8 @@ async def _connect(target: nbd_uri.NbdUri, contexts: list[str]) -> NbdClient:
         raise Failure(f"the server at {target.where} refuses: {error}") from error
     except NbdProtocolError as error:
         raise Failure(f"{target.where} does not speak NBD well: {error}") from error
+    except UnicodeError as error:
+        raise Failure(f"'{target.host}' can't be the name of a host") from error
     except OSError as error:
         raise Failure(f"cannot connect to {target.where}: {ending.words(error)}") from error
 
@@ -83,6 +89,7 @@ async def pull_into(
         Failure: The file is not complete.
     """
     try:
+        _check_unused(path)
         sink = SparseFile(path, client.size, update=update)
     except OSError as error:
         raise Failure(f"cannot write '{path}': {error.strerror}") from error
@@ -121,6 +128,25 @@ async def pull_into(
         f"{time_text(spent)}, {size_text(progress.copied / max(spent, 1e-3))}/s"
     )
     return digest
+
+
+def _check_unused(path: Path) -> None:
+    """Spare the disk of a running machine, whose file would lose its name, or be overwritten.
+
+    Raises:
+        Failure: A program that locks images as QEMU does has it open.
+        OSError: It can't be looked at.
+    """
+    if not (path.is_file() or path.is_block_device()):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        locks.check(fd, Perm.WRITE, Perm.ALL & ~Perm.WRITE)
+    except QmpError as error:
+        text = f"cannot write '{path}': {error.desc}; is another process using it?"
+        raise Failure(text) from error
+    finally:
+        os.close(fd)
 
 
 async def _tick(meter: Meter) -> None:

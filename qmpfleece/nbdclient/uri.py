@@ -3,6 +3,7 @@
 Source: NBD protocol, doc/uri.md.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
@@ -38,7 +39,7 @@ class NbdUri:
     def __str__(self) -> str:
         name = quote(self.name)
         if self.path:
-            return f"nbd+unix:///{name}?socket={quote(self.path, safe='/')}"
+            return f"nbd+unix:///{name}?socket={quote(os.fsencode(self.path), safe='/')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORT else f":{self.port}"
         return f"nbd://{host}{port}/{name}"
@@ -74,7 +75,7 @@ def parse(text: str) -> NbdUri:
 def _socket(parts: SplitResult, text: str) -> str:
     if parts.netloc:
         raise UriError(f"nbd+unix:// takes no host, write nbd+unix:///NAME?socket=PATH: '{text}'")
-    query = parse_qs(parts.query, keep_blank_values=True)
+    query = parse_qs(parts.query, keep_blank_values=True, errors="surrogateescape")
     paths = query.pop("socket", [])
     if query:
         raise UriError(f"parameter '{next(iter(query))}' is not supported: '{text}'")

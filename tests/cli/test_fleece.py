@@ -3,6 +3,8 @@ import errno
 import io
 import os
 import signal
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,49 @@ def test_what_can_not_be_done_is_one_line(tmp_path, disk, arguments, status, mes
     assert done.stderr == f"qmpfleece fleece: {message.format(tmp_path)}\n"
     assert (done.returncode, done.stdout) == (status, "")
     assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+@pytest.mark.parametrize("option", ["--nbd=unix:s", "--qmp=s"])
+def test_the_socket_of_another_server_is_left_to_it(tmp_path, disk, option):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen(0)
+        done = fleece("disk.raw", option, "--run", "true", folder=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("qmpfleece fleece: another server listens at '")
+        assert sorted(os.listdir(tmp_path)) == ["disk.raw", "s"]
+    # Nobody's: it is what a killed server has left.
+    assert fleece("disk.raw", option, "--run", "true", folder=tmp_path).returncode == 0
+
+
+def test_one_socket_is_not_for_both_servers(tmp_path, disk):
+    done = fleece("disk.raw", "--nbd=unix:s", "--qmp=s", "--run", "true", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1, "qmpfleece fleece: another server listens at 's'\n"
+    )  # fmt: skip
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+@needs("nbdinfo")
+def test_names_in_no_encoding_will_do(tmp_path, disk):
+    names = [os.fsdecode(name) for name in (b"\xffdisk", b"\xfftemp", b"\xffs", b"\xffq")]
+    disk.rename(tmp_path / names[0])
+    options = ["--temp", names[1], "--nbd", f"unix:{names[2]}", "--qmp", names[3]]
+    command = f'nbdinfo --size "$uri" && {QMPFLEECE} pull --quiet "$uri" out'
+    words = [QMPFLEECE, "fleece", names[0], *options, "--run", command]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{SIZE}\n".encode())
+    assert done.stderr.startswith(b"disk      \xffdisk, ")
+    assert sorted(os.listdir(tmp_path)) == ["out", names[0]]
+
+
+def test_pull_does_not_replace_a_disk_in_use(tmp_path, disk):
+    before = disk.stat().st_ino
+    command = f'{QMPFLEECE} pull --quiet "$uri" disk.raw'
+    done = fleece("disk.raw", "--run", command, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "qmpfleece pull: cannot write 'disk.raw': Failed to get \"write\" lock;"
+        " is another process using it?\n"
+    )
+    assert disk.stat().st_ino == before

@@ -14,6 +14,7 @@ from qmpfleece.nbdclient.uri import NbdUri, UriError, parse
         ("nbd://[::1]:1234/x", NbdUri("x", host="::1", port=1234)),
         ("nbd+unix:///disk?socket=/run/s", NbdUri("disk", path="/run/s")),
         ("nbd+unix://?socket=rel", NbdUri("", path="rel")),
+        ("nbd+unix:///x?socket=/%ff", NbdUri("x", path="/\udcff")),
         ("nbd+unix:///a/b?socket=/s%3f", NbdUri("a/b", path="/s?")),
     ],
 )
