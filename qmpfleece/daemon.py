@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
+from qmpfleece.base import signals
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
@@ -128,12 +129,21 @@ class Daemon:
             task.result()
 
     @contextlib.contextmanager
-    def ending_on_signals(self) -> Iterator[None]:
+    def ending_on_signals(
+        self, tell: Callable[[signal.struct_siginfo], None] | None = None
+    ) -> Iterator[None]:
         """Let SIGINT, SIGTERM and SIGHUP end the daemon in order.
 
         To be entered before the daemon, so that a second signal, or one after ``quit``, does
         not kill a daemon that is closing its images; nor does it kill QEMU.
+
+        Args:
+            tell: Called with the signal that ends it.
         """
+        if tell is not None:
+            with signals.attended(_SIGNALS, lambda info: self._take(tell, info)):
+                yield
+            return
         loop = asyncio.get_running_loop()
         before = signal.getsignal(signal.SIGINT)
         for number in _SIGNALS:
@@ -145,6 +155,13 @@ class Daemon:
                 loop.remove_signal_handler(number)
             # The loop would leave Python's own, which says a lot at the very end.
             signal.signal(signal.SIGINT, before)
+
+    def _take(
+        self, tell: Callable[[signal.struct_siginfo], None], info: signal.struct_siginfo
+    ) -> None:
+        if not self.ended:
+            tell(info)
+        self.system.end("host-signal")
 
     async def close(self) -> None:
         """End everything: exports, jobs, nodes; monitors last, so that clients see it happen.

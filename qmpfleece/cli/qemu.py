@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.signals import sender
 from qmpfleece.cli import chardev
 from qmpfleece.cli.chardev import Chardev
 from qmpfleece.cli.drive import Drives
@@ -23,7 +24,7 @@ from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.qtest import QTest
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError, Start, at, fail, run
-from qmpfleece.cli.words import Informed
+from qmpfleece.cli.words import Informed, complain
 from qmpfleece.control.command import COMMANDS
 from qmpfleece.daemon import Daemon
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
             program,
             lambda daemon: _Start(daemon, program, wanted),
             daemonize=wanted.daemonize,
+            tell=lambda info: complain(
+                program, f"terminating on signal {info.si_signo}{sender(info)}"
+            ),
             has_machine=True,
         )
     except Informed as told:

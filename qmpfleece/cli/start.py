@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -177,13 +178,21 @@ def fail(program: str, error: Exception) -> int:
     return 1
 
 
-def run(program: str, start: Callable[[Daemon], Start], *, daemonize: bool, **of: Any) -> None:
+def run(
+    program: str,
+    start: Callable[[Daemon], Start],
+    *,
+    daemonize: bool,
+    tell: Callable[[signal.struct_siginfo], None] | None = None,
+    **of: Any,
+) -> None:
     """Run a daemon to its end.
 
     Args:
         program: The name for messages.
         start: Makes what processes the options.
         daemonize: Go into the background once everything exists.
+        tell: Called with the signal that ends the daemon.
         of: For ``Daemon``.
 
     Raises:
@@ -195,7 +204,7 @@ def run(program: str, start: Callable[[Daemon], Start], *, daemonize: bool, **of
 
     async def serve() -> None:
         daemon = Daemon(**of)
-        with daemon.ending_on_signals():
+        with daemon.ending_on_signals(tell):
             async with daemon:
                 await start(daemon).live(background)
 
