@@ -89,6 +89,7 @@ class _Start(Start):
         if wanted.pidfile is not None:
             self.write_pid_file(wanted.pidfile)
         machine = machine_kind(wanted.machine)
+        wanted.board.check_vga()
         for given in wanted.objects:
             await execute("object-add", given)
         for option, given in wanted.chardevs:
@@ -99,6 +100,7 @@ class _Start(Start):
                 await execute("blockdev-add", given)
         drives = await self._make_drives(machine)
         devices = [*wanted.devices, *drives.devices]
+        wanted.board.check_processors(machine)
         check_accels(wanted.accels)
         extras = wanted.board.extras(given["driver"] for _, given in wanted.devices)
         extras.floppies = "floppy-bus" in drives.disks

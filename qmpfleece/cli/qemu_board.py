@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.scan import Option
 from qmpfleece.control.devices.board import MACHINES, Extras
+from qmpfleece.control.option_text import number_of, signed
 
 #: Devices that, once asked for, stand in for parts that would be there by themselves.
 _INSTEAD: Final = {
@@ -21,7 +23,10 @@ _INSTEAD: Final = {
     **dict.fromkeys(("ide-cd", "ide-hd", "scsi-cd", "scsi-hd"), "cdrom"),
     **dict.fromkeys(("VGA", "cirrus-vga", "isa-vga", "qxl-vga", "virtio-vga"), "vga"),
 }
-_PROCESSORS: Final = re.compile(r"(?:cpus=)?(\d+)(?:,.*)?")
+_TOPOLOGY: Final = ("cpus", "sockets", "dies", "clusters", "cores", "threads", "maxcpus")
+_MOST_PROCESSORS: Final = {"pc": 255, "q35": 288, "none": 1}
+_MACHINE_NAMES: Final = {"pc": "pc-i440fx-7.2", "q35": "pc-q35-7.2"}
+_VGA: Final = re.compile(r"(?:none|std|cirrus|vmware|virtio|qxl)(?:,retrace=(?:dumb|precise))*")
 
 
 @dataclass
@@ -36,6 +41,54 @@ class Chosen:
     bare: bool = False
     given: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def topology(self) -> dict[str, int]:
+        """What is said about the processors.
+
+        Raises:
+            QmpError: It is no good.
+        """
+        text = ",".join(self.given.get("smp", ()))
+        found: dict[str, str] = {}
+        for word in filter(None, text.split(",")):
+            key, _, value = word.rpartition("=")
+            found[key or "cpus"] = value
+        numbers: dict[str, int] = {}
+        for key in _TOPOLOGY:
+            if key in found:
+                count = c_number(found[key])
+                if count is None or not -(1 << 63) <= count < 1 << 63:
+                    raise QmpError(f"Parameter 'smp.{key}' expects integer")
+                numbers[key] = count
+        for key in found:
+            if key not in _TOPOLOGY:
+                raise QmpError(f"Parameter 'smp.{key}' is unexpected")
+        return numbers
+
+    def check_vga(self) -> None:
+        """Refuse display adapters that nobody has heard of.
+
+        Raises:
+            QmpError: It is one.
+        """
+        for text in self.given.get("vga", ())[-1:]:
+            if not _VGA.fullmatch(text):
+                raise QmpError(f"unknown vga type: {text}")
+
+    def check_processors(self, machine: str) -> None:
+        """Refuse more processors than the machine can have.
+
+        Raises:
+            QmpError: There are more.
+        """
+        count = signed(self.topology.get("maxcpus") or self.topology.get("cpus", 0), 32)
+        if not 0 <= count <= _MOST_PROCESSORS[machine]:
+            name = _MACHINE_NAMES.get(machine, machine)
+            raise QmpError(
+                f"Invalid SMP CPUs {count}. The max CPUs supported by machine '{name}'"
+                f" is {_MOST_PROCESSORS[machine]}"
+            )
+
     def add(self, option: Option) -> None:
         """Take note of an option."""
         self.given.setdefault(option.name, []).append(option.value)
@@ -48,11 +101,10 @@ class Chosen:
         """
         instead = {_INSTEAD[name] for name in devices if name in _INSTEAD}
         nets = [*self.given.get("net", ()), *self.given.get("nic", ())]
-        smp = _PROCESSORS.fullmatch(self.given.get("smp", ["1"])[-1])
         return Extras(
             vga=self._has("vga", instead),
             nic=any(self._is_card(name) for name in nets) if nets else not self.bare,
-            processors=int(smp[1]) if smp is not None else 1,
+            processors=self.topology.get("cpus") or 1,
             serial=self._count("serial", instead),
             parallel=self._count("parallel", instead),
         )
@@ -99,14 +151,5 @@ def number(options: dict[str, Any], key: str) -> int | None:
     text = options.pop(key, None)
     if text is None:
         return None
-    found = re.fullmatch(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|[0-9]+)", text)
-    digits = found[2] if found else ""
-    octal = len(digits) > 1 and digits.isdigit() and digits[0] == "0"
-    if found is None or (octal and set(digits) & {"8", "9"}):
-        raise QmpError(f"Parameter '{key}' expects a number")
-    value = int(digits, 8 if octal else 0)
-    if value >= 1 << 64:
-        raise QmpError(f"Value '{text}' is too large for parameter '{key}'")
-    low = (-value if found[1] == "-" else value) & 0xFFFFFFFF
-    value = low - (1 << 32) if low >= 1 << 31 else low
+    value = signed(number_of(key, text), 32)
     return None if value == -1 else value

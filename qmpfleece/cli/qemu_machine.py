@@ -3,7 +3,7 @@
 Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2.
 """
 
-import os
+import fcntl
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.scan import Option
 from qmpfleece.cli.start import OptionError
+from qmpfleece.control.option_text import number_of, signed
 
 _ACCELS: Final = ("qtest", "tcg", "kvm")
 #: A version of a machine: those of earlier QEMUs do what the newest one does.
@@ -74,20 +75,25 @@ def check_fd(given: dict[str, Any]) -> tuple[int, int]:
     Raises:
         QmpError: It is not open, one of the standard ones, or its set is not named.
     """
-    numbers = {}
-    for key in ("fd", "set"):
-        text = given.get(key, "-1")
-        if not re.fullmatch(r"-?\d+", text):
-            raise QmpError(f"Parameter '{key}' expects a number")
-        numbers[key] = int(text)
+    # A C int, and one of 64 bits.
+    numbers = {
+        key: signed(number_of(key, given.get(key, "-1")), bits)
+        for key, bits in (("fd", 32), ("set", 64))
+    }
     if numbers["fd"] < 0:
         raise QmpError("fd option is required and must be non-negative")
     if numbers["fd"] < _STANDARD_FDS:
         raise QmpError("fd cannot be a standard I/O stream")
-    try:
-        os.fstat(numbers["fd"])
-    except OSError as error:
-        raise QmpError("fd is not valid or already in use") from error
+    if not _is_inherited(numbers["fd"]):
+        raise QmpError("fd is not valid or already in use")
     if numbers["set"] < 0:
         raise QmpError("set option is required and must be non-negative")
     return numbers["fd"], numbers["set"]
+
+
+def _is_inherited(fd: int) -> bool:
+    """Tell whether the program was started with a descriptor: its own are not passed on."""
+    try:
+        return not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except (OSError, OverflowError):
+        return False

@@ -45,7 +45,7 @@ _ARGUMENT: Final = _IGNORED.union(
     _FLOPPIES,
 )  # fmt: skip
 
-_MEMORY: Final = re.compile(r"(?:size=)?[0-9.]+(?:e[0-9]+)?[bkmgtpe]?(?:,.*)?", re.IGNORECASE)
+_MEMORY: Final = {"size": "size", "slots": "number", "maxmem": "size"}
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _NAME: Final = {"guest": "str", "process": "str", "debug-threads": "bool"}
 _FD: Final = {"fd": "number", "set": "number", "opaque": "str"}
@@ -207,12 +207,7 @@ class Reader:
         self.wanted.accels.append(option)
 
     def _memory(self, option: Option) -> None:
-        if not _MEMORY.fullmatch(option.value):
-            raise QmpError(
-                "Parameter 'size' expects a non-negative number below 2^64\n"
-                "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-                "and exabytes, respectively."
-            )
+        qemuopts.parse(option.value, "size", _MEMORY)
 
     def _name(self, option: Option) -> None:
         given = qemuopts.parse(option.value, "guest", _NAME)

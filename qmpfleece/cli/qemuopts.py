@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from qmpfleece.base.digits import c_integer
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import is_help, split_value
 from qmpfleece.cli.words import Informed
 from qmpfleece.control import objects
-from qmpfleece.control.option_text import size_of
+from qmpfleece.control.option_text import number_of, size_of
 
 _SWITCH: Final = {
     **dict.fromkeys(("on", "yes", "true", "y"), True),
@@ -25,8 +24,6 @@ _SWITCH: Final = {
 
 #: Kinds of values, as help shows them.
 _SHOWN: Final = {"bool": "bool (on/off)", "number": "num"}
-_NUMBER: Final = re.compile(r"\s*[+-]?(0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE)
-_LARGEST: Final = (1 << 64) - 1
 
 
 def parse(
@@ -96,10 +93,7 @@ def _check(key: str, value: str, known: Mapping[str, str] | None) -> None:
     if kind == "bool" and value not in _SWITCH:
         raise QmpError(f"Parameter '{key}' expects 'on' or 'off'")
     if kind == "number":
-        if (match := _NUMBER.fullmatch(value)) is None:
-            raise QmpError(f"Parameter '{key}' expects a number")
-        if c_integer(match[1]) > _LARGEST:
-            raise QmpError(f"Value '{value}' is too large for parameter '{key}'")
+        number_of(key, value)
     if kind == "size":
         size_of(key, value)
 

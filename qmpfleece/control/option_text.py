@@ -6,17 +6,18 @@ Source: QEMU's behaviour, observed on qemu-system-x86_64 7.2. Sizes have units, 
 import re
 from typing import Any, Final
 
-from qmpfleece.base.digits import c_integer, decimal
+from qmpfleece.base.digits import c_number, decimal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.qemu_io.numbers import parse_size
 from qmpfleece.control.shape import Alternate, Builtin, Enum, Integer, Shape, Struct
 
 #: Options that are numbers; all others are sizes.
 _NUMBERS: Final = frozenset({"cache-clean-interval", "latency-ns"})
-_NUMBER: Final = re.compile(
-    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE
+_LARGE: Final = re.compile(
+    r"\s*\+?(?:0x(?P<hex>[0-9a-f]+)"
+    r"|(?P<number>[0-9]+(?:\.[0-9]*(?=[kmgtpe]))?)(?P<unit>[bkmgtpe]?))",
+    re.IGNORECASE,
 )
-_TOO_LARGE: Final = re.compile(r"\s*\+?[0-9]+(?:\.[0-9]*(?=[kmgtpe]))?[bkmgtpe]?", re.IGNORECASE)
 _NO_SIZE: Final = (
     "Parameter '{}' expects a non-negative number below 2^64\n"
     "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
@@ -48,7 +49,10 @@ def value_of(shape: Shape, name: str, text: str) -> Any:
     if isinstance(shape, Enum):
         return _choice(shape, name, text)
     if isinstance(shape, Integer):
-        return _number(shape, name, text) if name in _NUMBERS else size_of(name, text)
+        if name not in _NUMBERS:
+            return size_of(name, text)
+        number = number_of(name, text)
+        return signed(number, 64) if shape.signed else number
     if isinstance(shape, Builtin) and shape.name == "bool":
         if text not in _SWITCH:
             raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
@@ -71,16 +75,24 @@ def _choice(shape: Enum, name: str, text: str) -> str:
     raise QmpError(f"invalid parameter value: {text}")
 
 
-def _number(shape: Integer, name: str, text: str) -> int:
-    """Read a number as C does: it wraps around."""
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+def number_of(name: str, text: str) -> int:
+    """Return a number of 64 bits as C reads it, which wraps around: never negative.
+
+    Raises:
+        QmpError: It is none, or too large; QEMU's words for the option ``name``.
+    """
+    value = c_number(text)
+    if value is None:
         raise QmpError(f"Parameter '{name}' expects a number")
-    value = c_integer(match["digits"])
-    if value >> 64:
+    if abs(value) >> 64:
         raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
-    value = -value % (1 << 64) if match["sign"] == "-" else value
-    return value - (1 << 64) if shape.signed and value > _MAX else value
+    return value % (1 << 64)
+
+
+def signed(value: int, bits: int) -> int:
+    """Return what an unsigned number is in a signed one of ``bits`` bits."""
+    value %= 1 << bits
+    return value - (1 << bits) if value >> bits - 1 else value
 
 
 def size_of(name: str, text: str) -> int:
@@ -92,11 +104,15 @@ def size_of(name: str, text: str) -> int:
     try:
         return parse_size(text)
     except QmpError as error:
-        if _TOO_LARGE.fullmatch(text) is None:
+        match = _LARGE.fullmatch(text)
+        if match is None:
             raise QmpError(_NO_SIZE.format(name)) from error
-        unit = _UNITS.find(text[-1].lower()) if text[-1].isalpha() else 0
-        digits = text.lstrip().lstrip("+").rstrip(_UNITS + _UNITS.upper())
-        number = float(digits) if "." in digits else decimal(digits)
-        if number * (1 << 10 * unit) < 1 << 64:
+        if match["hex"]:
+            number: float = int(match["hex"], 16)
+        else:
+            digits, unit = match["number"], match["unit"].lower() or "b"
+            number = float(digits) if "." in digits else decimal(digits)
+            number *= 1 << 10 * _UNITS.index(unit)
+        if number < 1 << 64:
             return _MAX
         raise QmpError(f"Value '{text}' is out of range for parameter '{name}'") from error

@@ -6,7 +6,9 @@ Source: ``device-list-properties`` of QEMU 7.2, and what it says to values that 
 import re
 from typing import Any, Final, NamedTuple
 
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
+from qmpfleece.control.qemu_io.numbers import read_size
 
 _ENUMS: Final = {
     "OnOffAuto": ("auto", "on", "off"),
@@ -15,11 +17,7 @@ _ENUMS: Final = {
     "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
 }
 _BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
-#: As C reads it: hexadecimal, octal, decimal.
-_NUMBER: Final = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|([1-9][0-9]*|0))")
-_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?)([bBkKmMgGtTpPeE]?)")
-_SUFFIXES: Final = "bkmgtpe"
-_SLOT: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)(?:\.(?:0[xX])?([0-9a-fA-F]+))?")
+_SLOT: Final = re.compile(r"\s*\+?(?:0[xX])?([0-9a-fA-F]+)(?:\.\s*\+?(?:0[xX])?([0-9a-fA-F]+))?")
 _SLOTS: Final = 32
 _FUNCTIONS: Final = 8
 
@@ -66,16 +64,9 @@ class Property(NamedTuple):
         return text
 
     def _integer(self, text: str) -> int:
-        found = _NUMBER.fullmatch(text)
-        if found is None:
+        value = c_number(text)
+        if value is None:
             raise QmpError(f"Parameter '{self.name}' expects integer")
-        sign, *digits = found.groups()
-        value = next(
-            int(found_digits, base)
-            for found_digits, base in zip(digits, (16, 8, 10), strict=True)
-            if found_digits
-        )
-        value = -value if sign == "-" else value
         bits = _BITS[self.kind]
         if self.kind == "uint64" and -(1 << 63) <= value < 0:
             return value + (1 << 64)
@@ -88,13 +79,8 @@ class Property(NamedTuple):
         return value
 
     def _size(self, text: str) -> int:
-        found = _SIZE.fullmatch(text)
-        if found is None:
-            raise QmpError(f"Parameter '{self.name}' expects size")
-        digits, suffix = found.groups()
-        number = int(digits, 16) if digits[:2].lower() == "0x" else float(digits)
-        value = int(number * (1 << 10 * _SUFFIXES.index(suffix.lower() or "b")))
-        if value >= 1 << 64:
+        value = read_size(text)
+        if value is None or value >> 64:
             raise QmpError(f"Parameter '{self.name}' expects size")
         return value
 

@@ -32,26 +32,29 @@ def parse_size(text: str, shown: str | None = None) -> int:
         QmpError: It is none; worded as qemu-io does.
     """
     shown = text if shown is None else shown
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise _suffix_error(shown)
-    number = int(match["hex"], 16) if match["hex"] else decimal(match["whole"])
-    if number >> 64 and (match["unit"] or match["part"] is not None):
-        raise _suffix_error(shown)  # qemu-io gives up at the number, and the rest is too much
-    power = _UNITS.index(match["unit"].lower() or "b")
-    fraction = float(f"0.{match['part'] or 0}")
-    if fraction and not power:
-        raise _suffix_error(shown)
-    value = (number << 10 * power) + int(fraction * (1 << 10 * power) + 0.5)
+    value = read_size(text)
+    if value is None:
+        raise QmpError(
+            f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {shown}"
+        )
     if value > _MAX:
         raise QmpError(f"Parsing error: argument too large -- {shown}")
     return value
 
 
-def _suffix_error(text: str) -> QmpError:
-    return QmpError(
-        f"Parsing error: non-numeric argument, or extraneous/unrecognized suffix -- {text}"
-    )
+def read_size(text: str) -> int | None:
+    """Return a number of bytes of any size, as ``parse_size``; None for what is none."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return None
+    number = int(match["hex"], 16) if match["hex"] else decimal(match["whole"])
+    if number >> 64 and (match["unit"] or match["part"] is not None):
+        return None  # QEMU gives up at the number, and the rest is too much
+    power = _UNITS.index(match["unit"].lower() or "b")
+    fraction = float(f"0.{match['part'] or 0}")
+    if fraction and not power:
+        return None
+    return (number << 10 * power) + int(fraction * (1 << 10 * power) + 0.5)
 
 
 def parse_pattern(text: str) -> int:

@@ -12,6 +12,7 @@ Source: QEMU's behaviour with such files, observed.
 import re
 from typing import Any, Final
 
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drivers.blkdebug.rules import (
     EVENTS,
@@ -36,7 +37,6 @@ _GROUPS: Final[dict[str, dict[str, str]]] = {
 _GROUP: Final = re.compile(r'\[([^\s\]"]+)(?:\s+"([^\]"]*)")?\]')
 _ASSIGNMENT: Final = re.compile(r'\s*(\S{1,63})(?:\s*=\s*"([^"]*))?')
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_NUMBER: Final = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|[0-9]+)")
 _SWITCHES: Final = {"on": True, "yes": True, "true": True, "y": True} | dict.fromkeys(
     ("off", "no", "false", "n"), False
 )
@@ -121,17 +121,11 @@ def _value(name: str, text: str, kind: str) -> Any:
         return _SWITCHES[text]
     if kind != "number":
         return text  # looked at when the whole file has been read
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+    number = c_number(text)
+    if number is None:
         raise QmpError(f"Parameter '{name}' expects a number")
-    octal = len(match[2]) > 1 and match[2].isdigit() and match[2].startswith("0")
-    try:
-        number = int(match[2], 8 if octal else 0)
-    except ValueError as error:
-        raise QmpError(f"Parameter '{name}' expects a number") from error
-    if number >= 1 << 64:
+    if abs(number) >> 64:
         raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
-    number = -number if match[1] == "-" else number
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)  # as C keeps it
 
 
