@@ -4,6 +4,7 @@ Source: QAPI ``BlockdevSnapshotInternal``; checks, their order and texts as QEMU
 """
 
 import time
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from qmpfleece.base.errors import QmpError
@@ -16,6 +17,7 @@ from qmpfleece.control.command import command
 from qmpfleece.control.commands.backing_files import find_root
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
+from qmpfleece.jobs.txn import JobTxn
 from qmpfleece.qapi.model import Model
 
 
@@ -53,46 +55,51 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
     """Take a snapshot; undone by deleting it."""
 
     model: ClassVar[type[Model]] = BlockdevSnapshotInternalData
-    _node: Node
+    _below: Node
     _made: str | None = None
 
+    def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
+        super().__init__(system, data, txn)
+        self._held = AsyncExitStack()
+
     async def prepare(self) -> None:
-        """Take it."""
+        """Take it. The node stays drained until ``clean``: what others keep is of that moment."""
         device, name = self.data.device, self.data.name
-        node = self._node = find_root(self.system, device)
-        below = _keeper(node)
-        async with drained(below):
-            node.check_free()
-            if node.read_only:
-                raise QmpError(f"Device '{device}' is read only")
-            keeper = below.driver
-            if not isinstance(keeper, InternalSnapshots):
-                raise QmpError(
-                    f"Block format '{node.driver.driver_name}' used by device '{device}' does"
-                    " not support internal snapshots"
-                )
-            if not name:
-                raise QmpError("Name is empty")
-            if any(item["name"] == name for item in _list(keeper)):
-                raise QmpError(f"Snapshot with name '{name}' already exists on device '{device}'")
-            now = time.time_ns() // 1000 * 1000
-            clock = 0 if self.system.has_machine else now
-            try:
-                self._made = await keeper.take_snapshot(name, now, clock)
-            except OSError as error:
-                raise QmpError(
-                    f"Failed to create snapshot '{name}' on device '{device}': {error.strerror}"
-                ) from error
+        node = find_root(self.system, device)
+        below = self._below = _keeper(node)
+        await self._held.enter_async_context(drained(below))
+        node.check_free()
+        if node.read_only:
+            raise QmpError(f"Device '{device}' is read only")
+        keeper = below.driver
+        if not isinstance(keeper, InternalSnapshots):
+            raise QmpError(
+                f"Block format '{node.driver.driver_name}' used by device '{device}' does"
+                " not support internal snapshots"
+            )
+        if not name:
+            raise QmpError("Name is empty")
+        if any(item["name"] == name for item in _list(keeper)):
+            raise QmpError(f"Snapshot with name '{name}' already exists on device '{device}'")
+        now = time.time_ns() // 1000 * 1000
+        clock = 0 if self.system.has_machine else now
+        try:
+            self._made = await keeper.take_snapshot(name, now, clock)
+        except OSError as error:
+            raise QmpError(
+                f"Failed to create snapshot '{name}' on device '{device}': {error.strerror}"
+            ) from error
 
     async def abort(self) -> None:
         """Delete it again."""
-        if self._made is None:
-            return
-        below = _keeper(self._node)
-        async with drained(below):
-            keeper = below.driver
+        if self._made is not None:
+            keeper = self._below.driver
             assert isinstance(keeper, InternalSnapshots)
             await keeper.delete_snapshot(self._made)
+
+    async def clean(self) -> None:
+        """Let requests go on."""
+        await self._held.aclose()
 
 
 @command("blockdev-snapshot-internal-sync")

@@ -6,6 +6,8 @@ import random
 from tests.control.commands.test_backup import SIZE
 from tests.control.commands.test_drive_backup import qemu_img
 from tests.tools.disk import check
+from tests.tools.hold import hold, start
+from tests.tools.until import until
 
 
 async def test_image_stays_whole_while_others_than_the_device_write_to_it(desk, tmp_path):
@@ -35,3 +37,35 @@ async def test_image_stays_whole_while_others_than_the_device_write_to_it(desk, 
     await desk.say("blockdev-del", node_name="device")
     await desk.say("blockdev-del", node_name="image")
     check(image)
+
+
+async def test_all_disks_of_a_transaction_stand_still_until_all_have_their_snapshots(
+    desk, tmp_path
+):
+    for name in ("first", "second"):
+        image = tmp_path / name
+        qemu_img("create", "-q", "-f", "qcow2", image, SIZE)
+        file = {"driver": "file", "filename": str(image), "node-name": f"{name}-file"}
+        await desk.say("blockdev-add", driver="qcow2", node_name=name, file=file)
+    guest = desk.guest("first")
+    gate, let_go = hold(desk.system.graph.find("second-file").driver, "flush")
+    actions = [
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": name, "name": "s"}}
+        for name in ("first", "second")
+    ]
+    transaction = await start(desk.say("transaction", actions=actions))
+    await until(lambda: _snapshots(desk, "first"))
+    write = await start(guest.pwrite(0, memoryview(bytearray(4096))))
+    assert not transaction.done()
+    assert not write.done()
+    let_go()
+    gate.set()
+    assert await transaction == {}
+    await write
+    await guest.detach()
+    for name in ("first", "second"):
+        assert await desk.say("blockdev-del", node_name=name) == {}
+
+
+def _snapshots(desk, name):
+    return desk.system.graph.find(name).driver.internal_snapshots()
