@@ -73,6 +73,20 @@ class Epoch:
         self.users -= 1
 
 
+class _Given(NamedTuple):
+    """What a round has dropped, which no table in the file refers to any more.
+
+    Attributes:
+        number: Of the round.
+        epoch: The requests that may still use it.
+        frees: The clusters.
+    """
+
+    number: int
+    epoch: Epoch
+    frees: list[Free]
+
+
 class _Round(NamedTuple):
     """What one round writes: copies, so that changes meanwhile belong to the next one."""
 
@@ -98,8 +112,10 @@ class Journal:
         self._busy: asyncio.Future[None] | None = None
         self._l1_dirty: set[int] = set()
         self._frees: list[Free] = []
-        #: Dropped on disk, each with the requests that may still use them.
-        self._ready: deque[tuple[Epoch, list[Free]]] = deque()
+        #: Dropped on disk, by the rounds that did it.
+        self._ready: deque[_Given] = deque()
+        #: How many rounds have been written.
+        self._rounds = 0
 
     # -- noting, synchronously ------------------------------------------------------------
 
@@ -191,8 +207,9 @@ class Journal:
                 table.writing = False
             busy, self._busy = self._busy, None
             busy.set_result(None)
+        self._rounds += 1
         if work.frees:
-            self._ready.append((work.epoch, work.frees))
+            self._ready.append(_Given(self._rounds, work.epoch, work.frees))
 
     def _take(self, *, everything: bool) -> _Round | None:
         image = self._image
@@ -219,7 +236,7 @@ class Journal:
         self._l1_dirty.update(work.l1)
         # The requests of the old epoch are still told apart: the frees join a later one.
         if work.frees:
-            self._ready.append((work.epoch, []))
+            self._ready.append(_Given(self._rounds, work.epoch, []))
             self._frees = work.frees + self._frees
 
     async def _write_round(self, work: _Round) -> None:
@@ -276,15 +293,19 @@ class Journal:
             await self._image.write_metadata(base + 8 * start, _words(run), kind)
 
     async def _give_back(self) -> None:
-        """Give back clusters whose last reference is gone from the file."""
+        """Give back clusters whose last reference is gone from the file.
+
+        What a round writes during the flush may still be lost with the power: that waits.
+        """
+        stable = self._rounds
         await pipeline.flush(self._image.file)
-        while self._ready and not self._ready[0][0].users:
-            _, frees = self._ready.popleft()
+        while self._ready and self._ready[0].number <= stable and not self._ready[0].epoch.users:
+            number, _, frees = self._ready.popleft()
             for position, item in enumerate(frees):
                 try:
                     await self._image.refcounts.release(item)
                 except BaseException:
-                    self._ready.appendleft((Epoch(), frees[position + 1 :]))
+                    self._ready.appendleft(_Given(number, Epoch(), frees[position + 1 :]))
                     raise
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.tools import crash
 from tests.tools.disk import Disk, check, content, opened, qemu_img
+from tests.tools.hold import start
+from tests.tools.until import until
 
 ROOT = Path(__file__).parents[4]
 OPTIONS = ["", "cluster_size=512,refcount_bits=64", "cluster_size=4096", "lazy_refcounts=on"]
@@ -180,6 +182,46 @@ async def fail_power_and_verify(tmp_path, options, seed):
         data = content(broken, tmp_path)
         for sector, tags in enumerate(may):
             assert int.from_bytes(data[sector * 512 : sector * 512 + 8], "little") in tags
+
+
+async def test_cluster_is_not_given_back_by_a_flush_that_began_before_its_table_was_written(
+    tmp_path,
+):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", image, SIZE)
+    async with opened(image, discard="unmap") as disk:
+        await disk.write(0, b"a" * 4096)
+        await disk.write(4096, b"b" * 4096)
+        await disk.guest.flush()
+        driver = disk.node.driver
+        number = driver.image.l2.peek(driver.image.l1[0] & ~(1 << 63)).words[1] >> 12 & 0xFFFF
+        file = disk.node.children["file"].node.driver
+        calls, gates, whole = 0, [asyncio.Event(), asyncio.Event()], file.flush
+
+        async def flush():
+            nonlocal calls
+            calls += 1
+            # Before tables are written it goes on; afterwards, to give clusters back, it waits.
+            if not calls % 2:
+                await gates[calls // 2 - 1].wait()
+            await whole()
+
+        file.flush = flush
+        await disk.guest.pdiscard(0, 4096)
+        first = await start(disk.guest.flush())
+        await until(lambda: calls == 2)
+        await disk.guest.pdiscard(4096, 4096)
+        second = await start(disk.guest.flush())
+        await until(lambda: calls == 4)
+        file.flush = whole
+        gates[0].set()
+        await first
+        count = await driver.image.refcounts.get(number)
+        gates[1].set()
+        await second
+        assert count == 1
+        assert await driver.image.refcounts.get(number) == 0
+    check(image)
 
 
 def failing_after(working, whole):
