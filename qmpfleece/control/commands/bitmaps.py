@@ -200,8 +200,8 @@ class ClearBitmap(BitmapAction):
         self._backup = self._bitmap.clear()
 
     def abort(self) -> None:
-        """Put back what was there."""
-        self._bitmap.restore(self._backup)
+        """Put back what was there, besides what guests have written meanwhile."""
+        self._bitmap.unclear(self._backup)
 
 
 class SwitchBitmap(BitmapAction):

@@ -67,5 +67,36 @@ async def test_all_disks_of_a_transaction_stand_still_until_all_have_their_snaps
         assert await desk.say("blockdev-del", node_name=name) == {}
 
 
+async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_cleared(
+    desk, tmp_path
+):
+    image = tmp_path / "image"
+    qemu_img("create", "-q", "-f", "qcow2", image, SIZE)
+    file = {"driver": "file", "filename": str(image), "node-name": "file"}
+    await desk.say("blockdev-add", driver="qcow2", node_name="image", file=file)
+    desk.disk("disk", bytes(SIZE))
+    guest = desk.guest("disk")
+    await desk.say("block-dirty-bitmap-add", node="disk", name="b", granularity=512)
+    gate, let_go = hold(desk.system.graph.find("file").driver, "flush")
+    actions = [
+        {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "b"}},
+        {
+            "type": "blockdev-snapshot-internal-sync",
+            "data": {"device": "image", "name": "s"},
+        },
+        {"type": "abort", "data": {}},
+    ]
+    transaction = await start(desk.say("transaction", actions=actions))
+    await guest.pwrite(512, memoryview(bytearray(512)))
+    assert not transaction.done()
+    let_go()
+    gate.set()
+    assert await transaction == "Transaction aborted using Abort action"
+    (bitmap,) = desk.system.graph.find("disk").bitmaps
+    assert list(bitmap.bits.areas()) == [(512, 512)]
+    await guest.detach()
+    assert await desk.say("blockdev-del", node_name="image") == {}
+
+
 def _snapshots(desk, name):
     return desk.system.graph.find(name).driver.internal_snapshots()
