@@ -162,7 +162,7 @@ class Commands:
         else:
             reply = await self._qmp.ask(actions[0].kind, actions[0].data)
         end = history.tick()
-        if not reply and not self.ending:
+        if not reply and not (self.ending or self.load.hanging_up):
             raise Wrong("the monitor has hung up")
         for action in actions:
             if "return" in reply:
@@ -290,7 +290,7 @@ class Commands:
         try:
             await self.target(backup.target, kind)
         except AssertionError:
-            if self.ending or self._qmp.ended:
+            if self.ending or (self.load.hanging_up and self._qmp.ended):
                 return None
             raise
         backup.target = f"{backup.target}.{kind}"

@@ -185,8 +185,8 @@ class Images(Dice):
         for path in self.folder.glob("part*"):
             path.unlink()
 
-    def file(self, name: str, *, wobbly: bool) -> Json:
-        """Return the definition of a file."""
+    def file(self, name: str, *, wobbly: bool, dies: int = 0) -> Json:
+        """Return the definition of a file, at which the daemon may die."""
         path = str(self.folder / name)
         if not wobbly:
             return {"driver": "file", "filename": path, "discard": "unmap"}
@@ -197,12 +197,14 @@ class Images(Dice):
             "seed": self.random.randrange(1 << 30),
             "turns": self.any(3, 10, 40),
             "kept": self.any(0, 5, 50, 95),
+            "dies": dies,
         }
 
-    def options(self, layout: Layout, *, wobbly: bool) -> Json:
+    def options(self, layout: Layout, *, wobbly: bool, dies: int = 0) -> Json:
         """Return the definition of the node ``q``."""
         options: Json = {"driver": layout.kind, "node-name": "q", "discard": "unmap"}
-        options["file"] = self.file(f"q.{layout.kind}", wobbly=wobbly) | {"node-name": "f"}
+        file = self.file(f"q.{layout.kind}", wobbly=wobbly, dies=dies)
+        options["file"] = file | {"node-name": "f"}
         if "data_file" in layout.options:
             options["data-file"] = self.file("q.data", wobbly=wobbly) | {"node-name": "d"}
         if layout.backing:

@@ -37,6 +37,7 @@ class Load:
         self.in_flight: set[Write] = set()
         self._cluster = max(cluster // draw.codec.unit, 1)
         self._hot = 0
+        self._flushes = draw.any(1, 1, 4, 10)
         self._lost: list[Write] = []
 
     def tracked(self) -> Iterable[Bitmap]:
@@ -75,7 +76,7 @@ class Load:
         """Send one request and check its reply; return whether the connection is there."""
         draw = self.draw
         kinds = ["write"] * 9 + ["read"] * 6 + ["zeroes"] * 4 + ["trim"] * 2
-        kind = draw.any(*kinds, "flush", "status", "status")
+        kind = draw.any(*kinds, *["flush"] * self._flushes, "status", "status")
         first, stop = self._range()
         try:
             async with asyncio.timeout(PATIENCE_S):

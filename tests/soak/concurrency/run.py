@@ -79,7 +79,7 @@ class Run:
                 await self._live()
             finally:
                 if self.process.returncode is None:
-                    self.process.kill()
+                    self._kill()
                     await self.process.wait()
                 await self.qmp.close()
                 self._complain()
@@ -117,8 +117,23 @@ class Run:
 
     async def _live(self) -> None:
         draw, qmp = self.draw, self.qmp
-        options = draw.options(self.layout, wobbly=self.wobbly)
-        await qmp.must("blockdev-add", **options)
+        ends = "kill" if draw.has("kill", 0.45) else "quit"
+        dies = draw.any(0, 100, 1000, 10000) if ends == "kill" and self.wobbly else 0
+        dies = draw.random.randrange(dies) if dies else 0
+        options = draw.options(self.layout, wobbly=self.wobbly, dies=dies)
+        try:
+            await qmp.must("blockdev-add", **options)
+            await self._use(ends, alone=bool(dies))
+        except* AssertionError:
+            # Commands that must be successful are not, where the daemon has died.
+            if not dies or not qmp.ended:
+                raise
+            await self._end(ends)
+        await self.inspector.inspect(killed=ends == "kill")
+
+    async def _use(self, ends: str, *, alone: bool) -> None:
+        """Use the disk, and end the daemon, as a rule; ``alone``: it may end by itself."""
+        draw, qmp = self.draw, self.qmp
         self.throttled = draw.has("throttle", 0.25)
         if self.throttled:
             limits = draw.any({}, {"iops-total": 3000}, {"bps-write": 4 << 20})
@@ -126,22 +141,21 @@ class Run:
             throttle = {"driver": "throttle", "node-name": "t", "throttle-group": "g", "file": "q"}
             await qmp.must("blockdev-add", **throttle)
         await self.commands.begin(qmp)
-        ends = "kill" if draw.has("kill", 0.45) else "quit"
+        self.load.hanging_up = alone
         busy = ends == "kill" or draw.has("busy-quit", 0.4)
-        phases = draw.any(1, 1, 2, 3)
+        phases = 1 if alone else draw.any(1, 1, 2, 3)
         for phase in range(phases):
             last = phase == phases - 1
-            await self._phase(ends if last and busy else "")
+            await self._phase(ends if last and busy else "", alone=alone)
             if not last or not busy:
                 await self._look()
         if not busy:
             await self._end(ends)
-        await self.inspector.inspect(killed=ends == "kill")
 
     async def _end(self, how: str) -> None:
         if how == "kill":
             self.inspector.died_at = self.history.tick()
-            self.process.send_signal(signal.SIGKILL)
+            self._kill()
         else:
             await self.qmp.ask("quit", {})
         try:
@@ -152,10 +166,17 @@ class Run:
         if status != (-signal.SIGKILL if how == "kill" else 0):
             raise Wrong(f"the daemon ends with {status}")
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)  # asyncio would take its status away
+
     # -- phases -----------------------------------------------------------------------------
 
-    async def _phase(self, end: str) -> None:
-        """Let clients and commands work; ``end`` says how the daemon is ended under them."""
+    async def _phase(self, end: str, *, alone: bool) -> None:
+        """Let clients and commands work; ``end`` says how the daemon is ended under them.
+
+        ``alone``: that it dies by itself is waited for, as long as there is something to do.
+        """
         draw, qmp, load = self.draw, self.qmp, self.load
         top = "t" if self.throttled else "q"
         filtered = draw.has("cbw", 0.3) and await self._filter(top)
@@ -164,7 +185,7 @@ class Run:
             writable=True,
         )  # fmt: skip
         cut = end or ("hang-up" if draw.has("hang-up", 0.3) else "")
-        load.hanging_up = False
+        load.hanging_up = alone
         tasks: list[asyncio.Task[Any]] = []
         depth = draw.any(2, 4, 8)
         async with asyncio.TaskGroup() as group:
@@ -177,7 +198,7 @@ class Run:
             if filtered:
                 tasks.append(group.create_task(self._fleece()))
             if cut:
-                group.create_task(self._cut(cut, tasks))
+                group.create_task(self._cut(cut, tasks, alone=alone))
         if end:
             return
         if not cut:
@@ -193,11 +214,11 @@ class Run:
         if draw.has("resize", 0.3):
             await self._resize()
 
-    async def _cut(self, how: str, tasks: list[asyncio.Task[Any]]) -> None:
+    async def _cut(self, how: str, tasks: list[asyncio.Task[Any]], *, alone: bool) -> None:
         """End the daemon, or the export, in the middle of everything."""
         target = self.history.now + self.draw.random.randrange(600)
         pending = set(tasks)
-        while pending and self.history.now < target:
+        while pending and not self.qmp.ended and (alone or self.history.now < target):
             _, pending = await asyncio.wait(pending, timeout=0.002)
         self.load.hanging_up = self.commands.ending = True
         if how == "hang-up":

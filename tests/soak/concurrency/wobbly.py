@@ -10,6 +10,7 @@ cuts the power of its disk.
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +29,7 @@ class WobblyOptions(BlockdevOptions):
         seed: Decides what takes how long, and what survives.
         turns: How many turns of the loop a request waits at most, before and after its work.
         kept: How many of a hundred sectors reach the file when they are written.
+        dies: After how many written sectors the daemon kills itself, 0 for never.
     """
 
     driver: Literal["wobbly"]
@@ -35,6 +37,7 @@ class WobblyOptions(BlockdevOptions):
     seed: int
     turns: int
     kept: int
+    dies: int
 
 
 class Wobbly(BlockDriver[WobblyOptions]):
@@ -43,8 +46,8 @@ class Wobbly(BlockDriver[WobblyOptions]):
     driver_name = "wobbly"
 
     is_protocol = True
-    strong_options: ClassVar[tuple[str, ...]] = ("filename", "seed", "turns", "kept")
-    mutable_options: ClassVar[frozenset[str] | None] = frozenset(("seed", "turns", "kept"))
+    strong_options: ClassVar[tuple[str, ...]] = ("filename", "seed", "turns", "kept", "dies")
+    mutable_options: ClassVar[frozenset[str] | None] = frozenset(("seed", "turns", "kept", "dies"))
     zero_flags = ReqFlags.MAY_UNMAP
 
     async def open(self, opener: Opener) -> None:
@@ -55,6 +58,7 @@ class Wobbly(BlockDriver[WobblyOptions]):
             raise QmpError(f"Could not open '{self.options.filename}': {error}") from error
         self._random = random.Random(self.options.seed)
         self._volatile: dict[int, bytes] = {}
+        self._left = self.options.dies
         self._size = os.fstat(self._fd).st_size
         self.node.length = align_up(self._size, SECTOR)
 
@@ -124,6 +128,9 @@ class Wobbly(BlockDriver[WobblyOptions]):
             os.pwrite(self._fd, data, number * SECTOR)
         else:
             self._volatile[number] = data
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _store(self) -> None:
         for number, data in self._volatile.items():
