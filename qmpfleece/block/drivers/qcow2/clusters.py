@@ -362,8 +362,12 @@ class Clusters:
         else:
             await pipeline.pwrite_zeroes(image.file, offset, size)
 
-    def drop_reference(self, word: int) -> tuple[int, int]:
+    def drop_reference(self, word: int, *, discard: bool = False) -> tuple[int, int]:
         """Give up what an L2 entry referred to; the entry has been changed.
+
+        Args:
+            word: The entry as it was.
+            discard: Whether to discard compressed data in the file when it is given back.
 
         Returns:
             Number of the first cluster, and how many.
@@ -380,5 +384,5 @@ class Clusters:
             else:
                 first, count = host >> bits, 1
         if count:
-            image.journal.free(first, count, discard=False)
+            image.journal.free(first, count, discard=discard and bool(word & COMPRESSED))
         return first, count

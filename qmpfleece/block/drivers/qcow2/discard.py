@@ -116,13 +116,24 @@ class Discarder:
         if self._geometry.extended:
             words[at + 1] = bitmap
         table.dirty = True
-        dropped.append(self._clusters.drop_reference(old))
+        self._drop(old, dropped)
+
+    def _drop(self, old: int, dropped: list[tuple[int, int]]) -> None:
+        """Give up what an entry referred to, and list it, to be passed on.
+
+        Compressed data is discarded once no table in the file leads to it: zeroes in its place
+        could not be read.
+        """
+        image = self._image
+        found = self._clusters.drop_reference(old, discard=image.discard_request)
+        dropped.append((-1, found[1]) if old & COMPRESSED else found)
 
     async def _pass_on(self, dropped: list[tuple[int, int]]) -> None:
         """Give the file back at once what a request has dropped, and forget the list.
 
         That is safe before any table is written: the old ones lead to zeroes then, which the
-        guest has asked for. Called in the step in which the references were dropped.
+        guest has asked for; what was compressed is not among it. Called in the step in which
+        the references were dropped.
         """
         image = self._image
         if not any(count for _, count in dropped):
@@ -131,7 +142,7 @@ class Discarder:
         with image.journal.epoch:  # so that nobody gets the clusters before they are discarded
             await image.note("cluster_free")
             if image.discard_request:
-                for first, count in _runs(dropped):
+                for first, count in _runs([run for run in dropped if run[0] >= 0]):
                     await image.refcounts.discard(first, count)
         dropped.clear()
 
@@ -271,7 +282,7 @@ class Discarder:
                 words[number] = new
                 table.dirty = True
                 if drop:
-                    dropped.append(self._clusters.drop_reference(old))
+                    self._drop(old, dropped)
 
     def _zero_extended(
         self,
@@ -291,7 +302,7 @@ class Discarder:
                 words[at], words[at + 1] = new, ALL_ZEROES
                 table.dirty = True
                 if drop:
-                    dropped.append(self._clusters.drop_reference(old))
+                    self._drop(old, dropped)
 
     async def _zero_subclusters(self, start: int, length: int) -> bool:
         """Zero a part of one cluster; False when it is compressed, so has no subclusters."""

@@ -73,6 +73,28 @@ async def test_compressed_data_is_not_put_where_a_cluster_is_given_back(tmp_path
     check(image)
 
 
+@pytest.mark.parametrize("zeroes", [False, True])
+async def test_compressed_data_can_be_read_when_the_process_dies_after_it_was_discarded(
+    tmp_path, zeroes
+):
+    image = await created(tmp_path)
+    async with opened(image) as disk:
+        await disk.driver.pwrite_compressed(0, memoryview(b"1" * 65536))
+        await disk.driver.flush()
+        if zeroes:
+            await disk.guest.pwrite_zeroes(0, 65536, ReqFlags.MAY_UNMAP)
+        else:
+            await disk.guest.pdiscard(0, 65536)
+        left = tmp_path / "left.qcow2"
+        left.write_bytes(image.read_bytes())
+        assert content(left, tmp_path)[:65536] == b"1" * 65536
+        before = image.stat().st_blocks
+        await disk.driver.flush()
+        await disk.driver.flush()
+        assert image.stat().st_blocks < before
+    check(image)
+
+
 async def test_file_that_gives_nothing_back_is_no_error(tmp_path):
     image = await created(tmp_path)
     async with opened(image) as disk:
