@@ -7,6 +7,7 @@ from typing import Final
 
 from qmpfleece.nbdclient.uri import NbdUri
 from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
 from tests.soak.concurrency.bitmaps import Bitmap
 from tests.soak.concurrency.clients import PATIENCE_S, Requests
 from tests.soak.concurrency.history import FOREVER, History, Write
@@ -57,7 +58,7 @@ class Load:
         """Be one client, with requests in flight."""
         try:
             client = await Requests.connect(uri, ["base:allocation"])
-        except (OSError, EOFError) as error:
+        except (OSError, NbdRefused, NbdProtocolError) as error:
             if self.hanging_up:
                 return
             raise Wrong(f"no connection: {error}") from error

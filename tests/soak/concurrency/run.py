@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qmpfleece.nbdclient.uri import NbdUri
+from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
 from tests.soak.concurrency.clients import PATIENCE_S, Qmp, Requests
 from tests.soak.concurrency.commands import Commands
 from tests.soak.concurrency.history import History
@@ -253,7 +254,7 @@ class Run:
                 if wrong:
                     raise Wrong(f"snapshot-access: {wrong}")
             await client.close()
-        except OSError as error:
+        except (OSError, NbdRefused, NbdProtocolError) as error:
             if not self.load.hanging_up:
                 raise Wrong(f"snapshot-access: {error}") from error
 
