@@ -124,18 +124,12 @@ class DirtyBitmap:
         """Make everything clean.
 
         Returns:
-            What was dirty before, for ``unclear``.
+            What was dirty before, for ``restore``.
         """
         assert not self.readonly
         backup = self.bits
         self.bits = GranularBits(backup.length, self.granularity)
         return backup
-
-    def unclear(self, backup: GranularBits) -> None:
-        """Undo ``clear``; what was recorded since stays, as it has been written all the same."""
-        backup.resize(self.bits.length)  # the node may have grown since
-        backup.merge(self.bits)
-        self.bits = backup
 
     def restore(self, backup: GranularBits) -> None:
         """Undo what was cleared, merged or recorded since the backup was made."""

@@ -1,8 +1,9 @@
 """Transactions: several actions, all or none, at one moment.
 
-All nodes are drained once at the start. Then every action is prepared, in order; what can be
-refused is refused there. When all are, all are committed; else those that were prepared are
-aborted, the last one first. A command that is also an action is a transaction of one.
+All nodes are drained once at the start; those whose bitmaps change stay so to the end. Then
+every action is prepared, in order; what can be refused is refused there. When all are, all are
+committed; else those that were prepared are aborted, the last one first. A command that is also
+an action is a transaction of one.
 
 Between ``prepare`` of the first action and ``clean`` of the last nothing else that changes
 something runs: the command has the dispatcher's turn.
@@ -10,7 +11,8 @@ something runs: the command has the dispatcher's turn.
 Source: QAPI ``transaction``, ``TransactionAction``, ``TransactionProperties``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -19,6 +21,7 @@ from pydantic import create_model
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Derived, Folder, Registry
 from qmpfleece.block.drain import drained
+from qmpfleece.block.node import Node
 from qmpfleece.jobs.txn import JobTxn
 from qmpfleece.qapi.model import Model
 
@@ -95,6 +98,10 @@ class Action:
         self.data = data
         self.txn: Final = txn
 
+    def still(self) -> Iterable[Node]:
+        """Return the nodes that are to take no requests from the first action to the last."""
+        return ()
+
     async def prepare(self) -> None:
         """Do all that may fail, so that it can still be undone.
 
@@ -119,8 +126,14 @@ async def run(system: "System", actions: Sequence[Action]) -> None:
     Raises:
         QmpError: An action was refused; nothing has changed.
     """
-    async with drained(*system.graph.nodes()):
-        pass  # what was on its way when the transaction began has arrived
+    async with AsyncExitStack() as held:
+        async with drained(*system.graph.nodes()):  # what was on its way has arrived
+            still = {node for action in actions for node in action.still()}
+            await held.enter_async_context(drained(*still))
+        await _run(actions)
+
+
+async def _run(actions: Sequence[Action]) -> None:
     prepared: list[Action] = []
     try:
         for action in actions:

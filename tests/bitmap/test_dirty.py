@@ -41,20 +41,20 @@ def test_check_names_the_first_reason_to_leave_the_bitmap_alone(bitmap):
         bitmap.check(allow_readonly=True, allow_inconsistent=True)
 
 
-def test_clear_can_be_undone_and_what_was_written_since_stays(bitmap):
+def test_clear_can_be_undone(bitmap):
     bitmap.mark(0, 1)
     backup = bitmap.clear()
     assert bitmap.count == 0
     bitmap.mark(GRANULARITY, 1)
-    bitmap.unclear(backup)
-    assert list(bitmap.bits.areas()) == [(0, 2 * GRANULARITY)]
+    bitmap.restore(backup)
+    assert list(bitmap.bits.areas()) == [(0, GRANULARITY)]
 
 
 def test_clear_can_be_undone_after_the_node_has_grown(bitmap):
     bitmap.mark(0, 1)
     backup = bitmap.clear()
     bitmap.bits.resize(2 * MIB)
-    bitmap.unclear(backup)
+    bitmap.restore(backup)
     assert bitmap.bits.length == 2 * MIB
     assert bitmap.count == GRANULARITY
 

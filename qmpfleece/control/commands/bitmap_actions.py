@@ -5,6 +5,7 @@ Source: QAPI ``TransactionAction``.
 
 from typing import Any, ClassVar
 
+from qmpfleece.block.node import Node
 from qmpfleece.control.commands.bitmaps import (
     AddBitmap,
     BitmapAction,
@@ -13,6 +14,7 @@ from qmpfleece.control.commands.bitmaps import (
     MergeBitmaps,
     RemoveBitmap,
     SwitchBitmap,
+    find_node,
 )
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
@@ -52,6 +54,11 @@ class _Change(Action):
     def make_change(self) -> BitmapAction:
         """Return the change that the data asks for."""
         raise NotImplementedError
+
+    def still(self) -> list[Node]:
+        """Return the bitmap's node: what is recorded between a change and its undoing is lost."""
+        node = find_node(self.system, self.data.node)
+        return [node] if node is not None else []
 
     async def prepare(self) -> None:
         """Make the change."""

@@ -42,11 +42,16 @@ def lookup(system: System, node_name: str, name: str) -> tuple[Node, DirtyBitmap
     Raises:
         QmpError: There is no such node or bitmap.
     """
-    drive = system.drives.get(node_name)
-    node = drive.node if drive is not None else system.graph.get(node_name)
+    node = find_node(system, node_name)
     if node is None:
         raise QmpError(f"Node '{node_name}' not found")
     return node, find_bitmap(node.bitmaps, name)
+
+
+def find_node(system: System, name: str) -> Node | None:
+    """Return the node that commands on bitmaps mean, which may be a drive's; None for none."""
+    drive = system.drives.get(name)
+    return drive.node if drive is not None else system.graph.get(name)
 
 
 def default_granularity(node: Node) -> int:
@@ -200,8 +205,8 @@ class ClearBitmap(BitmapAction):
         self._backup = self._bitmap.clear()
 
     def abort(self) -> None:
-        """Put back what was there, besides what guests have written meanwhile."""
-        self._bitmap.unclear(self._backup)
+        """Put back what was there."""
+        self._bitmap.restore(self._backup)
 
 
 class SwitchBitmap(BitmapAction):

@@ -206,13 +206,14 @@ async def test_merge_that_is_refused_changes_nothing(monitor, sources, text):
     assert monitor.bitmap("t").count == 0
 
 
-async def test_merge_looks_at_the_target_last(monitor):
-    await monitor.add("t")
+async def test_merge_looks_at_the_target_once_a_source_is_found(monitor):
+    for name in ("t", "s"):
+        await monitor.add(name)
     monitor.bitmap("t").busy = True
     arguments = {"node": "n", "target": "t", "bitmaps": ["nah"]}
     name = "block-dirty-bitmap-merge"
     assert await monitor(name, arguments) == "Dirty bitmap 'nah' not found"
-    assert "is currently in use" in await monitor(name, arguments | {"bitmaps": []})
+    assert "is currently in use" in await monitor(name, arguments | {"bitmaps": ["s"]})
 
 
 async def test_sha256_is_that_of_the_content(monitor):

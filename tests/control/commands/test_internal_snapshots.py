@@ -3,6 +3,8 @@
 import asyncio
 import random
 
+import pytest
+
 from tests.control.commands.test_backup import SIZE
 from tests.control.commands.test_drive_backup import qemu_img
 from tests.tools.disk import check
@@ -67,8 +69,16 @@ async def test_all_disks_of_a_transaction_stand_still_until_all_have_their_snaps
         assert await desk.say("blockdev-del", node_name=name) == {}
 
 
-async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_cleared(
-    desk, tmp_path
+@pytest.mark.parametrize(
+    ("change", "data"),
+    [
+        ("clear", {"name": "b"}),
+        ("disable", {"name": "b"}),
+        ("merge", {"target": "b", "bitmaps": ["other"]}),
+    ],
+)
+async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_changed(
+    desk, tmp_path, change, data
 ):
     image = tmp_path / "image"
     qemu_img("create", "-q", "-f", "qcow2", image, SIZE)
@@ -76,10 +86,11 @@ async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_cl
     await desk.say("blockdev-add", driver="qcow2", node_name="image", file=file)
     desk.disk("disk", bytes(SIZE))
     guest = desk.guest("disk")
-    await desk.say("block-dirty-bitmap-add", node="disk", name="b", granularity=512)
+    for name in ("other", "b"):
+        await desk.say("block-dirty-bitmap-add", node="disk", name=name, granularity=512)
     gate, let_go = hold(desk.system.graph.find("file").driver, "flush")
     actions = [
-        {"type": "block-dirty-bitmap-clear", "data": {"node": "disk", "name": "b"}},
+        {"type": f"block-dirty-bitmap-{change}", "data": {"node": "disk", **data}},
         {
             "type": "blockdev-snapshot-internal-sync",
             "data": {"device": "image", "name": "s"},
@@ -87,12 +98,14 @@ async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_cl
         {"type": "abort", "data": {}},
     ]
     transaction = await start(desk.say("transaction", actions=actions))
-    await guest.pwrite(512, memoryview(bytearray(512)))
+    write = await start(guest.pwrite(512, memoryview(bytearray(512))))
     assert not transaction.done()
     let_go()
     gate.set()
     assert await transaction == "Transaction aborted using Abort action"
-    (bitmap,) = desk.system.graph.find("disk").bitmaps
+    await write
+    bitmap = desk.system.graph.find("disk").bitmaps[0]
+    assert bitmap.name == "b"
     assert list(bitmap.bits.areas()) == [(512, 512)]
     await guest.detach()
     assert await desk.say("blockdev-del", node_name="image") == {}
