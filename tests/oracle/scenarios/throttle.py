@@ -216,6 +216,8 @@ def throttled_nodes_share_their_group(d: Session) -> None:
     for number in range(4):
         second.post(READ, number * 4096, 4096)
     second.replies(1)
+    second.post(FLUSH)  # all before it has been received when this is answered
+    second.replies(1)
     d.qmp("transaction", actions=[])
     second.replies(3)
     unexport(d, a=first, b=second)
