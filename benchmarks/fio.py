@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.model import MeasurementError
-from benchmarks.peers import child
+from benchmarks.peers import child, last_words
 
 _PATIENCE_S: Final = 120.0
 
@@ -143,8 +143,7 @@ def _run(folder: Path, *options: str) -> Report:
     with child("fio", *options, folder=folder, errors=errors, output=subprocess.PIPE) as process:
         output, _ = process.communicate(timeout=_PATIENCE_S)
         if process.returncode:
-            said = errors.read_text(errors="replace").strip().splitlines()
-            raise MeasurementError(f"fio failed: {said[-1] if said else 'it said nothing'}")
+            raise MeasurementError(f"fio failed: {last_words(errors)}")
     report = _parse(output)
     if not report.iops:
         raise MeasurementError("no request was answered")

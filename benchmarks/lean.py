@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.fio import Load
 from benchmarks.model import MeasurementError
-from benchmarks.peers import child
+from benchmarks.peers import child, last_words
 
 _PATIENCE_S: Final = 120.0
 _PROGRAM: Final = Path(__file__).with_name("lean_reader.py")
@@ -37,7 +37,7 @@ def rate(uri: str, load: Load, seconds: float, folder: Path) -> float:
         for number, reader in enumerate(readers):
             output, _ = reader.communicate(timeout=_PATIENCE_S)
             if reader.returncode:
-                said = (folder / f"lean-{number}").read_text(errors="replace").strip()
-                raise MeasurementError(f"{_PROGRAM.name} failed: {said.splitlines()[-1:]}")
+                said = last_words(folder / f"lean-{number}")
+                raise MeasurementError(f"{_PROGRAM.name} failed: {said}")
             total += float(output)
     return total

@@ -211,6 +211,11 @@ def _await_file(process: subprocess.Popen[bytes], path: Path, peer: Peer, errors
         time.sleep(0.002)
 
 
-def _died(peer: Peer, process: subprocess.Popen[bytes], errors: Path) -> str:
+def last_words(errors: Path) -> str:
+    """Return the last line of what a program has complained about."""
     said = errors.read_text(errors="replace").strip().splitlines()
-    return f"{peer.name} ended with status {process.returncode}: {said[-1] if said else ''}"
+    return said[-1] if said else "it said nothing"
+
+
+def _died(peer: Peer, process: subprocess.Popen[bytes], errors: Path) -> str:
+    return f"{peer.name} ended with status {process.returncode}: {last_words(errors)}"

@@ -140,21 +140,12 @@ class Daemon:
         Args:
             tell: Called with the signal that ends it.
         """
-        if tell is not None:
-            with signals.attended(_SIGNALS, lambda info: self._take(tell, info)):
-                yield
-            return
-        loop = asyncio.get_running_loop()
-        before = signal.getsignal(signal.SIGINT)
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, lambda: self.system.end("host-signal"))
-        try:
+        if tell is None:
+            attention = signals.handled(_SIGNALS, lambda _: self.system.end("host-signal"))
+        else:
+            attention = signals.attended(_SIGNALS, lambda info: self._take(tell, info))
+        with attention:
             yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
-            # The loop would leave Python's own, which says a lot at the very end.
-            signal.signal(signal.SIGINT, before)
 
     def _take(
         self, tell: Callable[[signal.struct_siginfo], None], info: signal.struct_siginfo

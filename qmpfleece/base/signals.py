@@ -1,4 +1,4 @@
-"""Signals with what the kernel knows of their senders, which handlers in Python are not told."""
+"""Signals that come to the event loop, also with what the kernel knows of their senders."""
 
 import asyncio
 import contextlib
@@ -8,10 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 
 
 @contextlib.contextmanager
+def handled(numbers: Sequence[signal.Signals], take: Callable[[int], None]) -> Iterator[None]:
+    """Let ``take`` be called on the event loop with the number of every signal."""
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, take, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        # The loop would leave Python's own: a traceback for who is impatient.
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def attended(
     numbers: Sequence[signal.Signals], take: Callable[[signal.struct_siginfo], None]
 ) -> Iterator[None]:
-    """Let ``take`` be called on the event loop for every signal, instead of its handler.
+    """Do as ``handled``, but tell what the kernel knows, which handlers in Python are not told.
 
     To be entered in the main thread while it is the only one, as others would get the signals.
     """

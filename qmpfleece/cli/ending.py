@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
+from qmpfleece.base import signals
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
 from qmpfleece.cli.words import complain
@@ -72,18 +73,9 @@ class Interrupted:
 @contextlib.contextmanager
 def catching_signals() -> Iterator[Interrupted]:
     """Let SIGINT, SIGTERM and SIGHUP set an event instead of ending the process."""
-    loop = asyncio.get_running_loop()
     interrupted = Interrupted()
-    before = signal.getsignal(signal.SIGINT)
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, interrupted._take, number)
-    try:
+    with signals.handled(_SIGNALS, interrupted._take):
         yield interrupted
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-        # The loop would leave Python's own: a traceback for who is impatient.
-        signal.signal(signal.SIGINT, before)
 
 
 async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interrupted) -> None:

@@ -81,7 +81,8 @@ class Chosen:
         Raises:
             QmpError: There are more.
         """
-        count = signed(self.topology.get("maxcpus") or self.topology.get("cpus", 0), 32)
+        topology = self.topology
+        count = signed(topology.get("maxcpus") or topology.get("cpus", 0), 32)
         if not 0 <= count <= _MOST_PROCESSORS[machine]:
             name = _MACHINE_NAMES.get(machine, machine)
             raise QmpError(

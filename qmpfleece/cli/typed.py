@@ -7,10 +7,9 @@ out is then visited like any JSON.
 Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
-import re
 from typing import Any, Final
 
-from qmpfleece.base.digits import c_integer
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import Tree
 from qmpfleece.control.shape import (
@@ -27,9 +26,6 @@ from qmpfleece.control.visitor import visit
 
 _TRUE: Final = frozenset({"on", "yes", "true", "y"})
 _FALSE: Final = frozenset({"off", "no", "false", "n"})
-_NUMBER: Final = re.compile(
-    r"\s*(?P<sign>[+-]?)(?P<digits>0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*)", re.IGNORECASE
-)
 
 
 def typed(shape: Shape, tree: Tree, path: str = "") -> Any:
@@ -126,9 +122,7 @@ def _scalar(shape: Builtin | Enum | Integer | Array | Struct, text: str, path: s
 
 def _integer(text: str, path: str, *, unsigned: bool) -> int:
     """Read a number as C does: decimal, 0x hexadecimal, 0 octal."""
-    match = _NUMBER.fullmatch(text)
-    value = c_integer(match["digits"]) if match else 1 << 64
-    value = -value if match and match["sign"] == "-" else value
-    if not -(1 << 63) <= value < 1 << (64 if unsigned else 63):
+    value = c_number(text)
+    if value is None or not -(1 << 63) <= value < 1 << (64 if unsigned else 63):
         raise QmpError(f"Parameter '{path}' expects integer")
     return value

@@ -97,10 +97,15 @@ class Action:
         self.system: Final = system
         self.data = data
         self.txn: Final = txn
+        self._held = AsyncExitStack()
 
     def still(self) -> Iterable[Node]:
         """Return the nodes that are to take no requests from the first action to the last."""
         return ()
+
+    async def hold_drained(self, node: Node) -> None:
+        """Keep a node drained until ``clean``."""
+        await self._held.enter_async_context(drained(node))
 
     async def prepare(self) -> None:
         """Do all that may fail, so that it can still be undone.
@@ -118,6 +123,7 @@ class Action:
 
     async def clean(self) -> None:
         """Release what was held for the transaction, after ``commit`` or ``abort``."""
+        await self._held.aclose()
 
 
 async def run(system: "System", actions: Sequence[Action]) -> None:

@@ -5,13 +5,11 @@ Both commands are transactions of one action.
 Source: QAPI ``BlockdevBackup``, ``DriveBackup``, ``BackupCommon``.
 """
 
-from contextlib import AsyncExitStack
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.block_copy import MAX_WORKERS
-from qmpfleece.block.drain import drained
 from qmpfleece.block.node import Node
 from qmpfleece.block.status import skip_filters
 from qmpfleece.control import images, transaction
@@ -101,7 +99,6 @@ class BackupAction(Action):
 
     def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
         super().__init__(system, data, txn)
-        self._held = AsyncExitStack()
         self._job: BackupJob | None = None
 
     async def prepare_job(self, source: Node, target: Node) -> None:
@@ -113,10 +110,6 @@ class BackupAction(Action):
         settings = backup_settings(self.data, source, target)
         self._job = await create_backup(self.system.graph, self.system.jobs, settings, self.txn)
 
-    async def hold_drained(self, source: Node) -> None:
-        """Keep the source drained until ``clean``."""
-        await self._held.enter_async_context(drained(source))
-
     def commit(self) -> None:
         """Start the job, which pauses until the source is no longer drained."""
         assert self._job is not None
@@ -126,10 +119,6 @@ class BackupAction(Action):
         """Cancel the job."""
         if self._job is not None:
             await self._job.cancel()
-
-    async def clean(self) -> None:
-        """Let the source go."""
-        await self._held.aclose()
 
 
 class BlockdevBackupAction(BackupAction, type="blockdev-backup"):

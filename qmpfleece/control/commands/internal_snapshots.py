@@ -4,7 +4,6 @@ Source: QAPI ``BlockdevSnapshotInternal``; checks, their order and texts as QEMU
 """
 
 import time
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from qmpfleece.base.errors import QmpError
@@ -17,7 +16,6 @@ from qmpfleece.control.command import command
 from qmpfleece.control.commands.backing_files import find_root
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
-from qmpfleece.jobs.txn import JobTxn
 from qmpfleece.qapi.model import Model
 
 
@@ -58,16 +56,12 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
     _below: Node
     _made: str | None = None
 
-    def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
-        super().__init__(system, data, txn)
-        self._held = AsyncExitStack()
-
     async def prepare(self) -> None:
         """Take it. The node stays drained until ``clean``: what others keep is of that moment."""
         device, name = self.data.device, self.data.name
         node = find_root(self.system, device)
         below = self._below = _keeper(node)
-        await self._held.enter_async_context(drained(below))
+        await self.hold_drained(below)
         node.check_free()
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")
@@ -96,10 +90,6 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
             keeper = self._below.driver
             assert isinstance(keeper, InternalSnapshots)
             await keeper.delete_snapshot(self._made)
-
-    async def clean(self) -> None:
-        """Let requests go on."""
-        await self._held.aclose()
 
 
 @command("blockdev-snapshot-internal-sync")

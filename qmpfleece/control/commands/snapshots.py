@@ -6,14 +6,12 @@ Source: QAPI ``BlockdevSnapshot``, ``BlockdevSnapshotSync``.
 """
 
 import contextlib
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
 from qmpfleece.block.block_copy import reaches
 from qmpfleece.block.child import Child
-from qmpfleece.block.drain import drained
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.control import images, transaction
@@ -58,7 +56,6 @@ class SnapshotAction(Action):
 
     def __init__(self, system: System, data: Any, txn: JobTxn | None = None) -> None:
         super().__init__(system, data, txn)
-        self._held = AsyncExitStack()
         self._below: Node
         self._overlay: Node | None = None
         self._backing: Child | None = None
@@ -72,7 +69,7 @@ class SnapshotAction(Action):
             QmpError: It is busy.
         """
         self._below = below
-        await self._held.enter_async_context(drained(below))
+        await super().hold_drained(below)
         below.check_free()
 
     def append(self, overlay: Node) -> None:
@@ -117,7 +114,7 @@ class SnapshotAction(Action):
         if self._committed:
             with contextlib.suppress(QmpError):  # where it can't be, it stays writable
                 await reopen.set_read_only(self.system.graph, self._below, read_only=True)
-        await self._held.aclose()
+        await super().clean()
         if self._overlay is not None:
             await self.system.graph.release(self._overlay)
 

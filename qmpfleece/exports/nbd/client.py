@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 #: Read payloads from this size on get pooled memory, in bytes.
 POOLED_READ: Final = 32 * KIB
-#: Where the first payload lies in memory for replies, with room for the header before it.
-_PAYLOAD_AT: Final = FAST_PLACE
 #: Bytes of the memory in which smaller replies are made one behind the other, so that all
 #: that are ready are sent from where they are.
 _SLAB: Final = 256 * KIB
@@ -68,7 +66,7 @@ class Client:
         self._slab = pool.take(_SLAB)
         self._slab_view = self._slab.view
         #: Where in it the first reply begins.
-        self._start: Final = _PAYLOAD_AT - self.header
+        self._start: Final = FAST_PLACE - self.header
         #: Where the replies begin that are not sent yet, and where they end.
         self._row = self.row_end = self._start
         #: Memory under ``out``, to be released once that is sent.
@@ -107,8 +105,8 @@ class Client:
             The whole, and the buffer below, which the caller releases when the read fails, and
             else hands to ``answer``.
         """
-        buffer = self._pool.take(_PAYLOAD_AT + length)
-        reply = buffer.view[_PAYLOAD_AT - self.header : _PAYLOAD_AT + length]
+        buffer = self._pool.take(FAST_PLACE + length)
+        reply = buffer.view[FAST_PLACE - self.header : FAST_PLACE + length]
         self.pack_header(reply, cookie, offset, length, flags)
         return reply, buffer
 

@@ -367,7 +367,7 @@ class Clusters:
 
         Args:
             word: The entry as it was.
-            discard: Whether to discard compressed data in the file when it is given back.
+            discard: Whether to discard it in the file when it is given back.
 
         Returns:
             Number of the first cluster, and how many.
@@ -384,5 +384,5 @@ class Clusters:
             else:
                 first, count = host >> bits, 1
         if count:
-            image.journal.free(first, count, discard=discard and bool(word & COMPRESSED))
+            image.journal.free(first, count, discard=discard)
         return first, count

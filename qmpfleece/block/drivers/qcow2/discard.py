@@ -26,6 +26,8 @@ from qmpfleece.block.status import status_above
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
+#: In place of the first cluster where that is discarded later: compressed data.
+_LATER: Final = -1
 _BUFFER: Final = bytes(MIB)
 #: Runs that are asked for in one call.
 _LIMIT: Final = 64
@@ -124,9 +126,11 @@ class Discarder:
         Compressed data is discarded once no table in the file leads to it: zeroes in its place
         could not be read.
         """
-        image = self._image
-        found = self._clusters.drop_reference(old, discard=image.discard_request)
-        dropped.append((-1, found[1]) if old & COMPRESSED else found)
+        later = bool(old & COMPRESSED)
+        first, count = self._clusters.drop_reference(
+            old, discard=later and self._image.discard_request
+        )
+        dropped.append((_LATER if later else first, count))
 
     async def _pass_on(self, dropped: list[tuple[int, int]]) -> None:
         """Give the file back at once what a request has dropped, and forget the list.
@@ -142,7 +146,7 @@ class Discarder:
         with image.journal.epoch:  # so that nobody gets the clusters before they are discarded
             await image.note("cluster_free")
             if image.discard_request:
-                for first, count in _runs([run for run in dropped if run[0] >= 0]):
+                for first, count in _runs([run for run in dropped if run[0] != _LATER]):
                     await image.refcounts.discard(first, count)
         dropped.clear()
 
