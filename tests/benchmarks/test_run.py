@@ -77,7 +77,7 @@ def test_one_that_dies_under_load_is_not_measured_again(tmp_path: Path):
     with Bench(replace(QUICK, rounds=2, disk=MIB), tmp_path) as bench:
         result = runner.measure(suite, case, bench, [PEERS[OURS], PEERS[QSD]])
     assert measured == [OURS, QSD, OURS]
-    assert result.failures == {QSD: "qsd ended with status -9: "}
+    assert result.failures == {QSD: "qsd ended with status -9: it said nothing"}
     assert result.figures == {"rate": {OURS: [1, 1]}}
 
 
