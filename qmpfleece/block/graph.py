@@ -177,7 +177,7 @@ class Graph:
             _check_length(node)
             grants.refresh([node])
         except BaseException:
-            await node.driver.close()
+            await _close_driver(node)
             raise
 
     def _make_name(self, node_name: str | None) -> str:
@@ -235,7 +235,10 @@ class Graph:
         await self.release(node)
 
     async def release(self, node: Node) -> None:
-        """Close ``node`` if nobody holds it any more, and so on downwards."""
+        """Close ``node`` if nobody holds it any more, and so on downwards.
+
+        As in QEMU nobody is told what a driver could not write then: it is logged.
+        """
         if node.monitor_owned or node.parents or self._nodes.get(node.name) is not node:
             return
         if node in self._opening:  # whoever opens it undoes that; nested in it was a user of it
@@ -243,7 +246,7 @@ class Graph:
         self._forget(node)
         try:
             async with drained(node):
-                await node.driver.close()
+                await _close_driver(node)
         finally:
             await self._drop_children(node)
 
@@ -414,6 +417,15 @@ def check_options(
             "setting detect-zeroes to unmap is not allowed without setting discard operation"
             " to unmap"
         )
+
+
+async def _close_driver(node: Node) -> None:
+    try:
+        await node.driver.close()
+    except OSError as error:
+        log.warning("node '%s' was not closed properly: %s", node.name, error.strerror)
+    except Exception:  # the edge of a node: a bug of ours must not keep others from being closed
+        log.exception("node '%s' was not closed properly", node.name)
 
 
 def _check_length(node: Node) -> None:

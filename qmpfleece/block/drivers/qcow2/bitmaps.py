@@ -4,6 +4,7 @@ While the image is open for writing the directory says "in use" of every bitmap,
 a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 """
 
+import contextlib
 import errno
 import struct
 from array import array
@@ -216,7 +217,7 @@ class Bitmaps:
                 ) from error
             if name in known:
                 replaced += await self._clusters_of(known[name])
-        await self._replace_directory(entries)
+        await self._replace_directory(entries, taken)
         self._free(replaced)
 
     async def _store_one(self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]) -> Entry:
@@ -262,10 +263,7 @@ class Bitmaps:
         if entry is None:
             return
         clusters = await self._clusters_of(entry)
-        try:
-            await self._replace_directory([item for item in self.entries if item is not entry])
-        except OSError as error:
-            raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
+        await self._replace_directory([item for item in self.entries if item is not entry], [])
         self._free(clusters)
 
     def refusal(self, name: str, granularity: int) -> str | None:
@@ -301,20 +299,44 @@ class Bitmaps:
         image.header.autoclear |= Autoclear.BITMAPS
         await image.write_features()
 
-    async def _replace_directory(self, entries: list[Entry]) -> None:
-        """Write the directory elsewhere and let the header name it."""
-        image, header = self._image, self._image.header
+    async def _replace_directory(self, entries: list[Entry], taken: list[tuple[int, int]]) -> None:
+        """Write the directory elsewhere and let the header name it.
+
+        Args:
+            entries: What is to stand there.
+            taken: Offset and number of new clusters that it leads to; freed on failure.
+
+        Raises:
+            QmpError: It can't be written; the old one stays in force.
+        """
+        image = self._image
         data = bitmapdir.encode(entries)
         offset = 0
-        if data:
-            offset = await self._allocate(len(data))
-            await image.write_metadata(offset, data, "")
-        # What the header is going to name must have its refcounts first.
-        await image.journal.write()
-        await pipeline.flush(image.file)
+        try:
+            if data:
+                offset = await self._allocate(len(data))
+                taken.append((offset, image.geometry.clusters(len(data))))
+                await image.write_metadata(offset, data, "")
+            # What the header is going to name must have its refcounts first.
+            await image.journal.write()
+            await pipeline.flush(image.file)
+            await self._name_directory(len(entries), len(data), offset)
+        except OSError as error:
+            self._free(taken)
+            raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
+        old_offset, old_size = self._offset, self._size
+        image.overlap.remove(overlap.BITMAPS, old_offset, old_size)
+        image.overlap.add(overlap.BITMAPS, offset, len(data))
+        self.entries, self._offset, self._size = entries, offset, len(data)
+        if old_size:
+            self._free([(old_offset, image.geometry.clusters(old_size))])
+
+    async def _name_directory(self, number: int, size: int, offset: int) -> None:
+        """Let the header name another directory, or none; on failure it names the old one."""
+        image, header = self._image, self._image.header
         before = (header.autoclear, list(header.extensions))
-        if data:
-            extension = BitmapsExtension(len(entries), len(data), offset)
+        if size:
+            extension = BitmapsExtension(number, size, offset)
             header.set_extension(extensions.BITMAPS, extension.encode())
             header.autoclear |= Autoclear.BITMAPS
         else:
@@ -323,15 +345,13 @@ class Bitmaps:
         try:
             await image.write_header()
             await pipeline.flush(image.file)
-        except BaseException:
+        except BaseException as error:
             header.autoclear, header.extensions = before
+            if isinstance(error, OSError):
+                # It may have got there, and was only not flushed: what it names is freed now.
+                with contextlib.suppress(OSError):
+                    await image.write_header()
             raise
-        old_offset, old_size = self._offset, self._size
-        image.overlap.remove(overlap.BITMAPS, old_offset, old_size)
-        image.overlap.add(overlap.BITMAPS, offset, len(data))
-        self.entries, self._offset, self._size = entries, offset, len(data)
-        if old_size:
-            self._free([(old_offset, image.geometry.clusters(old_size))])
 
     async def _clusters_of(self, entry: Entry) -> list[tuple[int, int]]:
         """Return offset and number of the clusters that a bitmap has; none if damaged."""

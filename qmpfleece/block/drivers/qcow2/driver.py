@@ -1,6 +1,7 @@
 """The driver: the verbs, put together from the parts of this package."""
 
 import asyncio
+import contextlib
 import errno
 import sys
 from collections.abc import Coroutine
@@ -142,28 +143,34 @@ class Qcow2(BlockDriver[Qcow2Options]):
         return data
 
     async def close(self) -> None:
-        """Write everything that is not written yet."""
+        """Write everything that is not written yet; what fails is said, and given up."""
         if not self._loaded:
             return
         image = self.image
         image.cleaner.stop()
-        if image.dead:
-            await image.mark_corrupt()
-            return
-        try:
+        if not image.dead:
             await self._store_bitmaps()
-            if image.writable:
-                await image.journal.settle()
+        if image.writable:
+            await self._write_all()
+        # An image that can't even be marked is closed without.
+        with contextlib.suppress(OSError):
+            await image.mark_corrupt()
+
+    async def _write_all(self) -> None:
+        image = self.image
+        try:
+            await image.journal.settle()
         except OSError as error:
             for name, cache in (("L2 table", image.l2), ("refcount block", image.blocks)):
                 if any(table.dirty for table in cache):
                     sys.stderr.write(f"Failed to flush the {name} cache: {error.strerror}\n")
-            await image.mark_corrupt()
             return
-        if image.writable and image.header.incompatible & Incompatible.DIRTY:
-            await pipeline.flush(image.file)
-            image.header.incompatible &= ~Incompatible.DIRTY
-            await image.write_features()
+        if image.header.incompatible & Incompatible.DIRTY:
+            # As in QEMU nobody is told: whoever opens the image next counts once more.
+            with contextlib.suppress(OSError):
+                await pipeline.flush(image.file)
+                image.header.incompatible &= ~Incompatible.DIRTY
+                await image.write_features()
 
     async def _store_bitmaps(self) -> None:
         """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.driver import ReqFlags
 from tests.tools.disk import Disk, check, content, opened, qemu_img, qemu_io
 from tests.tools.qcow2 import Geometry, Step, geometries, steps
@@ -190,3 +191,51 @@ async def test_unused_tables_are_looked_for_while_the_image_is_open(tmp_path):
     assert not cleaner.running
     async with opened(image, cache_clean_interval=0) as disk:
         assert not disk.driver.image.cleaner.running
+
+
+async def test_image_that_can_not_be_marked_clean_is_closed_and_stays_dirty(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
+    async with opened(image) as disk:
+        await disk.write(0, b"x" * 65536)
+        await disk.guest.flush()
+        file = disk.node.children["file"].node
+        whole = file.driver.pwrite
+
+        async def pwrite(offset, buf, flags):
+            if offset == 72:
+                raise OSError(errno.EIO, "Input/output error")
+            await whole(offset, buf, flags)
+
+        file.driver.pwrite = pwrite
+    assert disk.graph.nodes() == []
+    assert image.read_bytes()[79] == 1
+    assert content(image, tmp_path)[:65536] == b"x" * 65536
+
+
+async def test_data_survives_when_the_bitmaps_directory_is_not_flushed(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "1M")
+    async with opened(image) as disk:
+        disk.node.bitmaps.append(DirtyBitmap(disk.node.length, 65536, "b", persistent=True))
+        await disk.write(0, b"x" * 65536)
+        driver = disk.node.children["file"].node.driver
+        whole = driver.pwrite, driver.flush
+
+        async def flush():
+            driver.flush = whole[1]
+            raise OSError(errno.EIO, "Input/output error")
+
+        async def pwrite(offset, buf, flags):
+            await whole[0](offset, buf, flags)
+            if not offset:  # the header
+                driver.flush, driver.pwrite = flush, whole[0]
+
+        driver.pwrite = pwrite
+    assert capsys.readouterr().err == (
+        "Lost persistent bitmaps during inactivation of node 'disk':"
+        " Failed to update bitmap extension: Input/output error\n"
+    )
+    check(image)
+    assert "bitmaps" not in qemu_img("info", image)
+    assert content(image, tmp_path)[:65536] == b"x" * 65536
