@@ -92,6 +92,7 @@ class Node:
         length: Bytes, a multiple of 512.
         request_alignment: Offsets and lengths of requests to the driver are multiples of it.
         bitmaps: Dirty bitmaps, newest first.
+        readonly_bitmaps: Whether some of them must not change: so neither must the node.
         in_flight: Requests, and background work that a drain waits for.
         tracked: Writes that serialising requests wait for; kept when ``tracks`` is set.
         serialising: Requests that nothing may overlap.
@@ -135,6 +136,7 @@ class Node:
         "options",
         "parents",
         "quiesced",
+        "readonly_bitmaps",
         "request_alignment",
         "said",
         "serialising",
@@ -158,6 +160,7 @@ class Node:
         self.length = 0
         self.request_alignment = 1
         self.bitmaps: list[DirtyBitmap] = []
+        self.readonly_bitmaps = False
         self.blockers: list[str] = []
         self.in_flight = 0
         self.listener: Listener | None = None

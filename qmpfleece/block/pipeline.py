@@ -104,11 +104,17 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     """Write ``buf`` at ``offset``. ``buf`` must stay unchanged until the await ends.
 
     Raises:
-        OSError: EIO: past the end; EPERM: the node is read-only; else what the driver says.
+        OSError: EIO: past the end; EPERM: the node or a bitmap of it is read-only; else what
+            the driver says.
     """
     node = child.node
     length = len(buf)
-    if offset < 0 or offset + length > node.length or node.options.read_only:
+    if (
+        offset < 0
+        or offset + length > node.length
+        or node.options.read_only
+        or node.readonly_bitmaps
+    ):
         _check_write(child, offset, length)
     assert child.may_write, f"{child!r} writes without the permission"
     if node.options.detect_zeroes != "off" and length and is_zero(buf):
@@ -244,7 +250,7 @@ def _check_write(child: Child, offset: int, length: int) -> None:
     node = child.node
     if offset < 0 or (offset + length > node.length and not child.may_resize):
         raise BlockError(errno.EIO)
-    if node.options.read_only:
+    if node.options.read_only or node.readonly_bitmaps:
         raise BlockError(errno.EPERM)
     assert child.may_write, f"{child!r} writes without the permission"
 

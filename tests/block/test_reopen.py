@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 from typing import Any
@@ -93,6 +94,43 @@ async def test_bitmaps_of_an_image_that_becomes_read_only_are_stored_and_kept(im
         await reopen.set_read_only(disk.graph, disk.node, read_only=False)
         assert not bitmap.readonly
         assert "in-use" in stored_flags(image)
+    assert "in-use" not in stored_flags(image)
+    check(image)
+
+
+async def test_bitmaps_that_could_not_be_marked_in_use_forbid_writes_until_they_can(image, capsys):
+    async with opened(image) as disk:
+        add_bitmap(disk)
+    async with opened(image, read_only=True) as disk:
+        file = disk.node.children["file"].node.driver
+        whole = file.pwrite
+
+        async def fail(offset, buf, flags):
+            raise OSError(errno.EIO, "Input/output error")
+
+        file.pwrite = fail
+        await reopen.set_read_only(disk.graph, disk.node, read_only=False)
+        file.pwrite = whole
+        assert capsys.readouterr().err == (
+            "disk: Failed to make dirty bitmaps writable: Cannot update bitmap directory:"
+            " Input/output error\n"
+        )
+        (bitmap,) = disk.node.bitmaps
+        guest = Backend(disk.graph, perm=Perm.WRITE)
+        guest.attach(disk.node)
+        for request, given in (
+            (guest.pwrite, memoryview(bytes(512))),
+            (guest.pwrite_zeroes, 512),
+            (guest.pdiscard, 65536),
+        ):
+            with pytest.raises(OSError, match="Operation not permitted"):
+                await request(0, given)
+        assert "in-use" not in stored_flags(image)
+        await reopen.change(disk.graph, disk.node, {"read-only": False})
+        assert "in-use" in stored_flags(image)
+        await guest.pwrite(0, memoryview(bytes(512)))
+        assert bitmap.count == 65536
+        await guest.detach()
     assert "in-use" not in stored_flags(image)
     check(image)
 

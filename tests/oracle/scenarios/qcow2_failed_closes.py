@@ -4,7 +4,16 @@ from typing import Any
 
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.blkdebug import rule
-from tests.oracle.scenarios.qcow2_bitmaps import add, check, close, guest, image, stored
+from tests.oracle.scenarios.qcow2_bitmaps import (
+    MIB,
+    add,
+    check,
+    close,
+    guest,
+    image,
+    seen,
+    stored,
+)
 from tests.oracle.session import Session
 
 
@@ -73,4 +82,27 @@ def qcow2_bitmap_can_not_be_removed(d: Session) -> None:
     d.qmp("block-dirty-bitmap-remove", node="a", name="b")
     close(d)
     stored(d)
+    check(d)
+
+
+@scenario
+def qcow2_bitmaps_that_stay_read_only_forbid_writes(d: Session) -> None:
+    """They could not be marked in use when the image became writable."""
+    image(d)
+    for name in ("b", "c"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    d.tool("qemu-img", "bitmap", "--disable", "a.qcow2", "c")
+    whole = failing(d, rule(iotype="write", once=True), **{"read-only": True, "discard": "unmap"})
+    d.qmp("blockdev-reopen", options=[{**whole, "read-only": False}])
+    seen(d)
+    guest(d, "write -P 7 1M 100k", "write -z 2M 64k", "discard 3M 64k", "flush", "read 1M 512")
+    d.qmp("block_resize", node_name="a", size=32 * MIB)
+    d.qmp("block-dirty-bitmap-disable", node="a", name="b")
+    d.qmp("block-dirty-bitmap-remove", node="a", name="b")
+    guest(d, "write -P 7 1M 100k")
+    d.qmp("block-dirty-bitmap-remove", node="a", name="c")
+    guest(d, "write -P 7 1M 100k")
+    close(d)
+    stored(d)
+    written(d)
     check(d)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block.drivers.qcow2.extensions import bitmaps_extension
+from qmpfleece.block.drivers.qcow2.layout import Autoclear
 
 _ENTRY: Final = struct.Struct(">QIIBBHI")
 IN_USE: Final = 1
@@ -127,3 +129,33 @@ def constraint(name: str, granularity: int, disk_size: int, cluster_size: int) -
     if stored > MAX_BYTES or stored > MAX_TABLE * cluster_size:
         return "Too much space will be occupied by the bitmap. Use larger granularity"
     return None
+
+
+def check_extension(autoclear: int, raw: bytes, cluster_size: int) -> bool:
+    """Check a bitmaps extension; False when it is to be dropped as out of date.
+
+    Raises:
+        QmpError: It is damaged. QEMU's texts.
+    """
+    if len(raw) != struct.calcsize(">IIQQ"):
+        raise QmpError("bitmaps_ext: Invalid extension length")
+    if not autoclear & Autoclear.BITMAPS:
+        return False
+    extension = bitmaps_extension(raw)
+    if extension.bitmaps > MAX_BITMAPS:
+        raise QmpError(
+            f"bitmaps_ext: Image has {extension.bitmaps} bitmaps, exceeding the QEMU supported"
+            f" maximum of {MAX_BITMAPS}"
+        )
+    if not extension.bitmaps:
+        raise QmpError("found bitmaps extension with zero bitmaps")
+    if extension.offset % cluster_size:
+        raise QmpError("bitmaps_ext: invalid bitmap directory offset")
+    if not extension.size:
+        raise QmpError("Requested bitmap directory size is zero")
+    if extension.size > MAX_DIRECTORY:
+        raise QmpError(
+            f"bitmaps_ext: bitmap directory size ({extension.size}) exceeds the maximum supported"
+            f" size ({MAX_DIRECTORY})"
+        )
+    return True

@@ -6,7 +6,6 @@ a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 
 import contextlib
 import errno
-import struct
 from array import array
 from typing import TYPE_CHECKING, Final
 
@@ -71,8 +70,8 @@ class Bitmaps:
                 entry.flags |= IN_USE
             await self._write_in_place()
         for bitmap in self._bitmaps:
-            bitmap.readonly = not image.writable
             image.node.bitmaps.insert(0, bitmap)
+        self._set_readonly(value=not image.writable)
 
     async def reclaim(self) -> None:
         """Mark the bitmaps in use again, since the image can be written again.
@@ -80,12 +79,24 @@ class Bitmaps:
         Raises:
             OSError: That can't be written; they stay read-only.
         """
+        flags = [entry.flags for entry in self.entries]
         for entry in self.entries:
             entry.flags |= IN_USE
-        await self._write_in_place()
-        for bitmap in self._image.node.bitmaps:
-            if bitmap.persistent:
-                bitmap.readonly = False
+        try:
+            await self._write_in_place()
+        except OSError:
+            for entry, before in zip(self.entries, flags, strict=True):
+                entry.flags = before
+            raise
+        self._set_readonly(value=False)
+
+    def _set_readonly(self, *, value: bool) -> None:
+        """Let the bitmaps change, or not; while they must not, nobody may write to the node."""
+        node = self._image.node
+        stored = [bitmap for bitmap in node.bitmaps if bitmap.persistent]
+        for bitmap in stored:
+            bitmap.readonly = value
+        node.readonly_bitmaps = value and bool(stored)
 
     async def _read_directory(self, extension: BitmapsExtension) -> None:
         image = self._image
@@ -184,8 +195,7 @@ class Bitmaps:
         if stored:
             await self._store_all({bitmap.name or "": bitmap for bitmap in stored})
         if not release:
-            for bitmap in image.node.bitmaps:
-                bitmap.readonly |= bitmap.persistent
+            self._set_readonly(value=True)
             return
         image.node.bitmaps[:] = [item for item in image.node.bitmaps if not item.persistent]
 
@@ -291,7 +301,11 @@ class Bitmaps:
         if not self.entries:
             return
         image.header.autoclear &= ~Autoclear.BITMAPS
-        await image.write_features()
+        try:
+            await image.write_features()
+        except OSError:
+            image.header.autoclear |= Autoclear.BITMAPS  # as it stands in the file
+            raise
         await pipeline.flush(image.file)
         data = bitmapdir.encode(self.entries)
         await image.write_metadata(self._offset, data, overlap.BITMAPS)
@@ -369,33 +383,3 @@ class Bitmaps:
             image.journal.free(
                 offset >> image.geometry.cluster_bits, count, discard=image.discard_other
             )
-
-
-def check_extension(autoclear: int, raw: bytes, cluster_size: int) -> bool:
-    """Check a bitmaps extension; False when it is to be dropped as out of date.
-
-    Raises:
-        QmpError: It is damaged. QEMU's texts.
-    """
-    if len(raw) != struct.calcsize(">IIQQ"):
-        raise QmpError("bitmaps_ext: Invalid extension length")
-    if not autoclear & Autoclear.BITMAPS:
-        return False
-    extension = bitmaps_extension(raw)
-    if extension.bitmaps > bitmapdir.MAX_BITMAPS:
-        raise QmpError(
-            f"bitmaps_ext: Image has {extension.bitmaps} bitmaps, exceeding the QEMU supported"
-            f" maximum of {bitmapdir.MAX_BITMAPS}"
-        )
-    if not extension.bitmaps:
-        raise QmpError("found bitmaps extension with zero bitmaps")
-    if extension.offset % cluster_size:
-        raise QmpError("bitmaps_ext: invalid bitmap directory offset")
-    if not extension.size:
-        raise QmpError("Requested bitmap directory size is zero")
-    if extension.size > bitmapdir.MAX_DIRECTORY:
-        raise QmpError(
-            f"bitmaps_ext: bitmap directory size ({extension.size}) exceeds the maximum supported"
-            f" size ({bitmapdir.MAX_DIRECTORY})"
-        )
-    return True

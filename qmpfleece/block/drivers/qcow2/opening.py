@@ -10,7 +10,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2 import compression, extensions, overlap, settings
-from qmpfleece.block.drivers.qcow2.bitmaps import check_extension
+from qmpfleece.block.drivers.qcow2.bitmapdir import check_extension
 from qmpfleece.block.drivers.qcow2.header import (
     FULL_LENGTH,
     MAX_BACKING_NAME,

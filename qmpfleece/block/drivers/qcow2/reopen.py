@@ -127,9 +127,13 @@ class Reopener:
             await self._claim()
 
     async def finish(self) -> None:
-        """Take possession of an image that has become writable."""
+        """Take possession of an image that has become writable.
+
+        Differs: bitmaps that stayed read-only, as the image could not be written, are tried
+        again, each time. QEMU leaves them so until the image is closed.
+        """
         image = self._image
-        if not image.writable or self._was_writable:
+        if not image.writable or (self._was_writable and not image.node.readonly_bitmaps):
             return
         try:
             await opening.clear_unknown_autoclear(image)
@@ -146,6 +150,6 @@ class Reopener:
         except OSError as error:
             # Source: QEMU says so and leaves them read-only, too.
             sys.stderr.write(
-                f"{self._image.node.name}: Failed to make dirty bitmaps writable: Can't update"
+                f"{self._image.node.name}: Failed to make dirty bitmaps writable: Cannot update"
                 f" bitmap directory: {error.strerror}\n"
             )

@@ -60,10 +60,10 @@ class Resizer:
             raise BlockError(errno.EINVAL, f"The new size must be a multiple of {SECTOR}")
         if image.snapshots and image.header.version < 3:
             raise BlockError(errno.EINVAL, "Can't resize a v2 image which has snapshots")
-        for bitmap in image.node.bitmaps:
+        for bitmap in reversed(image.node.bitmaps):  # as in the directory
             if bitmap.persistent:
                 try:
-                    bitmap.check(allow_readonly=True)
+                    bitmap.check()
                 except QmpError as error:
                     raise BlockError(errno.EINVAL, error.desc) from error
         if length < image.size:
