@@ -115,3 +115,46 @@ def qcow2_gives_back_what_is_cut_off(d: Session) -> None:
         d.qmp("block_resize", node_name="q", size=2 << 20)
         occupied(d)
         end(d)
+
+
+_ON_DATA_FILE = (
+    "write -P 7 0 1M",
+    "write -z 64k 64k",
+    "write -z -u 128k 64k",
+    "discard 192k 64k",
+    "write -z 258k 1k",  # in data
+    "write -z -u 321k 62k",
+    "write -z 66k 1k",  # in zeroes
+    "write -z 1026k 1k",  # where nothing was written
+    "write -z 1M 128k",
+    "write -z 0 64k",
+    "discard 0 64k",
+    "write -z -u 64k 64k",
+    "write -P 8 64k 128k",
+    "write -z 960k 128k",
+    "discard 512k 512k",
+    "discard 0 2M",
+    "write -z -u 2040k 9k",
+)
+
+
+@scenario
+def qcow2_data_file_is_zeroed_and_discarded(d: Session) -> None:
+    """A raw data file is what the guest sees, so it is zeroed as well as the entries."""
+    for layout, options in (
+        ("data_file_raw=on", {"discard": "unmap"}),
+        ("data_file_raw=off", {"discard": "unmap"}),
+        ("data_file_raw=on,extended_l2=on", {"discard": "unmap"}),
+        ("data_file_raw=off,extended_l2=on", {"discard": "unmap"}),
+        ("data_file_raw=on", {"discard": "unmap", "pass_discard_request": False}),
+        ("data_file_raw=off", {"discard": "ignore"}),
+    ):
+        made = ("create", "-q", "-f", "qcow2", "-o", f"data_file=d.raw,{layout}")
+        d.tool("qemu-img", *made, "a.qcow2", "2049k")
+        guest(d, **options)
+        for command in _ON_DATA_FILE:
+            d.io("x", command)
+            d.content("d.raw")
+            occupied(d, "d.raw")
+        end(d)
+        (d.dir / "d.raw").unlink()

@@ -1,5 +1,6 @@
 """Discarding and writing zeroes: changes of L2 entries, mostly without touching data."""
 
+import contextlib
 import errno
 from array import array
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import MIB, align_down, align_up
+from qmpfleece.block import pipeline
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.drivers.qcow2.clusters import Clusters, Kind
 from qmpfleece.block.drivers.qcow2.layout import (
@@ -17,6 +19,7 @@ from qmpfleece.block.drivers.qcow2.layout import (
     OFFSET_MASK,
     SUBCLUSTERS,
     ZERO,
+    Autoclear,
 )
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.tables import Table
@@ -31,6 +34,8 @@ _LATER: Final = -1
 _BUFFER: Final = bytes(MIB)
 #: Runs that are asked for in one call.
 _LIMIT: Final = 64
+#: Flags of a request that count for a raw data file, too.
+_PASSED_ON: Final = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 #: What is zero, or what the backing file has.
 _WITHOUT_DATA: Final = frozenset(
     {Kind.UNALLOCATED, Kind.UNALLOCATED_HOST, Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}
@@ -126,6 +131,11 @@ class Discarder:
         Compressed data is discarded once no table in the file leads to it: zeroes in its place
         could not be read.
         """
+        if self._with_data_file and not old & COMPRESSED:
+            host = old & OFFSET_MASK
+            if host or (old & COPIED and not old & ZERO):
+                dropped.append((host >> self._geometry.cluster_bits, 1))
+            return
         later = bool(old & COMPRESSED)
         first, count = self._clusters.drop_reference(
             old, discard=later and self._image.discard_request
@@ -143,12 +153,34 @@ class Discarder:
         if not any(count for _, count in dropped):
             dropped.clear()
             return
+        runs = list(_runs([run for run in dropped if run[0] != _LATER]))
+        dropped.clear()
+        if self._with_data_file:
+            await self._discard_data(runs)
+            return
         with image.journal.epoch:  # so that nobody gets the clusters before they are discarded
             await image.note("cluster_free")
             if image.discard_request:
-                for first, count in _runs([run for run in dropped if run[0] != _LATER]):
+                for first, count in runs:
                     await image.refcounts.discard(first, count)
-        dropped.clear()
+
+    async def _discard_data(self, runs: list[tuple[int, int]]) -> None:
+        """Give clusters back to the external data file, where each has its own place."""
+        image, bits = self._image, self._geometry.cluster_bits
+        if not image.discard_request or not runs:
+            return
+        start, end = runs[0][0] << bits, sum(runs[-1]) << bits
+        # Nobody may write to these clusters before they are discarded.
+        request = image.allocating.add(start, end - start)
+        try:
+            for first, count in runs:
+                length = min(count << bits, image.data.node.length - (first << bits))
+                if length > 0:
+                    # A file that can't give it back is no worse for it.
+                    with contextlib.suppress(OSError):
+                        await pipeline.pdiscard(image.data, first << bits, length)
+        finally:
+            request.remove()
 
     # -- zeroes ---------------------------------------------------------------------------
 
@@ -185,13 +217,13 @@ class Discarder:
 
     async def _zero_edge(self, start: int, end: int, flags: int) -> None:
         """Zero a part of one cluster or subcluster: all of it, if the rest reads so, too."""
-        if await self._zero_around(start, end, unmap=bool(flags & ReqFlags.MAY_UNMAP)):
+        if await self._zero_around(start, end, flags):
             return
         if flags & ReqFlags.NO_FALLBACK:
             raise BlockError(errno.ENOTSUP)
         await self._write(start, end)
 
-    async def _zero_around(self, start: int, end: int, *, unmap: bool) -> bool:
+    async def _zero_around(self, start: int, end: int, flags: int) -> bool:
         """Zero the cluster or subcluster with this part; False if it has data, or may have."""
         unit = self._geometry.subcluster_size
         first = align_down(start, unit)
@@ -199,6 +231,7 @@ class Discarder:
             await self._reads_zero(first, start) and await self._reads_zero(end, first + unit)
         ):
             return False
+        await self._zero_raw_data(start, end, flags)
         while (place := await self._place(first, unit)) is None:
             pass
         # A write may have come meanwhile; from here on none can.
@@ -211,9 +244,17 @@ class Discarder:
         if self._geometry.extended:
             self._zero_mask(*place, first, unit)
         else:
+            unmap = bool(flags & ReqFlags.MAY_UNMAP)
             self._zero_plain(*place, 1, dropped, unmap=unmap)
         await self._pass_on(dropped)
         return True
+
+    async def _zero_raw_data(self, start: int, end: int, flags: int) -> None:
+        """Zero the data file, too, where it alone must hold what the guest sees."""
+        image = self._image
+        if image.header.autoclear & Autoclear.DATA_FILE_RAW:
+            length = min(end, image.size) - start
+            await pipeline.pwrite_zeroes(image.data, start, length, flags & _PASSED_ON)
 
     async def _reads_zero(self, start: int, end: int) -> bool:
         """Tell whether a range is known to read as zeroes, as all behind the end does."""
@@ -241,6 +282,7 @@ class Discarder:
         if self._geometry.version < 3:
             await self.discard_clusters(start, align_up(end, size), full=False)
             return
+        await self._zero_raw_data(start, end, flags)
         dropped: list[tuple[int, int]] = []
         while start < end:
             part = self._to_slice_end(start, end)

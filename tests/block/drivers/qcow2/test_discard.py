@@ -29,6 +29,22 @@ async def test_discarded_clusters_are_holes_in_the_file(tmp_path):
     check(image)
 
 
+async def test_write_beside_what_is_given_back_to_a_data_file_stays(tmp_path):
+    image = await created(tmp_path, f"data_file={tmp_path / 'd.raw'}")
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * 2 * 65536)
+        await disk.guest.pwrite_zeroes(65536, 65536)  # keeps its place
+        gate, let_go = hold(disk.node.children["data-file"].node.driver, "pdiscard")
+        zeroing = await start(disk.guest.pwrite_zeroes(65536, 512, ReqFlags.MAY_UNMAP))
+        let_go()
+        writing = await start(disk.write(2 * 65536 - 512, b"2" * 512))
+        gate.set()
+        await zeroing
+        await writing
+        assert await disk.read(0, 2 * 65536) == b"1" * 65536 + bytes(65024) + b"2" * 512
+    check(image)
+
+
 async def test_clusters_of_a_snapshot_are_not_given_back(tmp_path):
     image = await created(tmp_path)
     qemu_io(image, "write -P 7 0 1M")
