@@ -51,7 +51,7 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the entry as it is stored."""
-        name = self.name.encode()
+        name = _encode(self.name)
         head = _ENTRY.pack(
             self.table_offset,
             self.table_size,
@@ -64,9 +64,14 @@ class Entry:
         return head + name + bytes(-(len(head) + len(name)) % 8)
 
 
+def _encode(name: str) -> bytes:
+    """Return a name as it stands in the directory, even when it is no UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
 def entry_size(name: str) -> int:
     """Return how many bytes a bitmap of that name takes in the directory."""
-    return _ENTRY.size + len(name.encode()) + 7 & ~7
+    return _ENTRY.size + len(_encode(name)) + 7 & ~7
 
 
 def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list[Entry]:
@@ -89,7 +94,7 @@ def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list
         if extra:
             raise QmpError("Bitmap extra data is not supported")
         start = offset + _ENTRY.size
-        name = data[start : start + name_size].decode(errors="replace")
+        name = data[start : start + name_size].decode(errors="surrogateescape")
         stored = size * cluster_size
         if (
             not size
@@ -123,7 +128,7 @@ def constraint(name: str, granularity: int, disk_size: int, cluster_size: int) -
         return f"Granularity exceeds maximum ({1 << MAX_GRANULARITY_BITS} bytes)"
     if bits < MIN_GRANULARITY_BITS:
         return f"Granularity is under minimum ({1 << MIN_GRANULARITY_BITS} bytes)"
-    if len(name.encode()) > MAX_NAME:
+    if len(_encode(name)) > MAX_NAME:
         return f"Name length exceeds maximum ({MAX_NAME} characters)"
     stored = -(-(disk_size >> bits) // 8)
     if stored > MAX_BYTES or stored > MAX_TABLE * cluster_size:

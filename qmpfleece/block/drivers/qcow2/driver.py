@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Coroutine
 from typing import Any, ClassVar
@@ -129,7 +130,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
         given: str | BlockdevOptions | None = self.options.data_file
         if given is None and (name := header.extension(extensions.DATA_FILE)) is not None:
-            given = validate_blockdev(file_definition(name.decode(errors="replace")))
+            given = validate_blockdev(file_definition(os.fsdecode(name)))
         data = None
         if given is not None:
             data = await opener.open_child("data-file", given, Role.DATA)

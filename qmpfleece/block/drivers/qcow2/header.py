@@ -5,6 +5,7 @@ rewritten as a whole when extensions change; unknown fields and extensions are k
 """
 
 import errno
+import os
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -84,7 +85,7 @@ class Header:
         if self.version >= 3:
             length = max(FULL_LENGTH, self.header_length)
         tail = extensions.encode(self.extensions)
-        name = self.backing_name.encode()
+        name = os.fsencode(self.backing_name)
         self.backing_offset = length + len(tail) if name else 0
         self.backing_size = len(name)
         image = _V2.pack(

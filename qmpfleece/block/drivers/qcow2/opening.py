@@ -3,6 +3,7 @@
 Source: QEMU 7.2, whose texts and order of checks these are.
 """
 
+import os
 import sys
 from typing import Final
 
@@ -75,7 +76,7 @@ async def read_header(file: Child, *, writable: bool) -> Header:
         if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
             raise QmpError("Backing file name too long")
         start = header.backing_offset
-        header.backing_name = first[start : start + header.backing_size].decode(errors="replace")
+        header.backing_name = os.fsdecode(bytes(first[start : start + header.backing_size]))
     return header
 
 

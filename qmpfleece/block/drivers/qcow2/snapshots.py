@@ -82,8 +82,8 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
             Snapshot(
                 l1_offset,
                 l1_size,
-                text[:id_size].decode(errors="replace"),
-                text[id_size:].decode(errors="replace"),
+                text[:id_size].decode(errors="surrogateescape"),
+                text[id_size:].decode(errors="surrogateescape"),
                 date_s,
                 date_ns,
                 clock,
@@ -104,7 +104,9 @@ def encode_snapshots(snapshots: list[Snapshot]) -> bytes:
     content = bytearray()
     for item in snapshots:
         content += bytes(-len(content) % 8)
-        ident, name = item.snapshot_id.encode(), item.name.encode()
+        ident, name = (
+            text.encode(errors="surrogateescape") for text in (item.snapshot_id, item.name)
+        )
         content += _FIXED.pack(
             item.l1_offset,
             item.l1_size,
