@@ -9,7 +9,7 @@ PLACES = st.tuples(st.sampled_from(KINDS), st.integers(0, 20000), st.integers(1,
 
 
 @given(
-    st.lists(PLACES, max_size=8, unique=True),
+    st.lists(PLACES, max_size=8),
     st.integers(0, 7),
     st.integers(0, 20000),
     st.integers(1, 5000),
@@ -47,3 +47,18 @@ def test_many_clusters_are_recorded_at_once():
     assert known.find(0, 512) is None
     assert known.find(1000, 1) == overlap.ACTIVE_L2
     assert known.find(4097, 10000) == overlap.ACTIVE_L2
+
+
+def test_thousands_of_large_tables_in_one_place_are_recorded_each_for_itself():
+    known = Overlap(9, frozenset([*KINDS, overlap.INACTIVE_L1]))
+    places = [(-number % 3 * 4096 + (1 << 40), 1 << 25) for number in range(65536)]
+    for place in places:
+        known.add(overlap.INACTIVE_L1, *place)
+    known.add(overlap.REFBLOCK, 1 << 40, 512)
+    for place in places[1:]:
+        known.remove(overlap.INACTIVE_L1, *place)
+        known.remove(overlap.ACTIVE_L1, *place)
+    assert known.find(1 << 40, 512) == overlap.REFBLOCK
+    assert known.find((1 << 40) + 512, 512) == overlap.INACTIVE_L1
+    assert known.find((1 << 40) + (1 << 25) - 1, 1) == overlap.INACTIVE_L1
+    assert known.find((1 << 40) + (1 << 25), 1 << 20) is None
