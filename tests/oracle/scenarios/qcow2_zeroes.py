@@ -78,3 +78,27 @@ def qcow2_zeroes_up_to_the_end_in_subclusters(d: Session) -> None:
             d.qmp("blockdev-del", node_name="q")
             d.tool("qemu-img", "check", "-q", "q")
             d.tool("qemu-img", "map", "--output=json", "q")
+
+
+@system_scenario
+def qcow2_zeroes_in_compressed_clusters(d: Session) -> None:
+    """A part of one has to be written, so it can't be fast."""
+    for layout in ("extended_l2=on", "extended_l2=off"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q", "1M")
+        d.tool("qemu-io", "-f", "qcow2", "-c", "write -q -c -P 7 0 512k", "q")
+        file = {"driver": "file", "filename": d.path("q")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", discard="unmap", file=file)
+        for line in (
+            "write -zn 0 4k",
+            "write -zn 66k 1k",
+            "write -zn 60k 132k",
+            "write -zn 256k 68k",
+            "write -zn 384k 64k",
+            "write -z 0 4k",
+            "read -P 0 0 4k",
+        ):
+            io(d, "q", line)
+            io(d, "q", "map")
+        d.qmp("blockdev-del", node_name="q")
+        d.tool("qemu-img", "check", "q")
+        d.tool("sh", "-c", "qemu-img convert -O raw q - | sha1sum")

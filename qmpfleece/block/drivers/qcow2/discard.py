@@ -289,6 +289,8 @@ class Discarder:
             if self._geometry.extended and (start % size or part < size):
                 part = min(part, size - start % size)
                 if not await self._zero_subclusters(start, part):
+                    if flags & ReqFlags.NO_FALLBACK:
+                        raise BlockError(errno.ENOTSUP)
                     await self._write(start, start + part)
                 start += part
                 continue
