@@ -109,7 +109,7 @@ class Bitmaps:
             bytes(data),
             extension.bitmaps,
             cluster_size=image.geometry.cluster_size,
-            disk_size=image.size,
+            disk_size=image.node.length,
         )
         self._offset, self._size = extension.offset, extension.size
         self.protect()
@@ -205,7 +205,7 @@ class Bitmaps:
         known = {entry.name: entry for entry in self.entries}
         for name, bitmap in bitmaps.items():
             reason = bitmapdir.constraint(
-                name, bitmap.granularity, image.size, image.geometry.cluster_size
+                name, bitmap.granularity, image.node.length, image.geometry.cluster_size
             )
             if reason is not None:
                 raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints: {reason}")
@@ -233,7 +233,7 @@ class Bitmaps:
     async def _store_one(self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]) -> Entry:
         """Write a bitmap to new clusters, which are added to ``taken`` as they are claimed."""
         image, cluster = self._image, self._image.geometry.cluster_size
-        if not image.size:
+        if not image.node.length:
             raise QmpError("No memory")  # QEMU's words; a table needs an entry
         size = bitmap.bits.serialised_size
         words = WORD64.blank(-(-size // cluster))
@@ -281,7 +281,9 @@ class Bitmaps:
         image = self._image
         if image.header.version < 3:
             return "Cannot store dirty bitmaps in qcow2 v2 files"
-        reason = bitmapdir.constraint(name, granularity, image.size, image.geometry.cluster_size)
+        reason = bitmapdir.constraint(
+            name, granularity, image.node.length, image.geometry.cluster_size
+        )
         if reason is not None:
             return reason
         known = {entry.name for entry in self.entries}

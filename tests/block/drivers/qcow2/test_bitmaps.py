@@ -189,3 +189,18 @@ async def test_bitmap_is_gone_from_the_file_as_soon_as_it_is_removed(image, tmp_
         disk.node.bitmaps.clear()
     assert bitmaps_of(image) == []
     check(image)
+
+
+@pytest.mark.parametrize("rest", [1, 511])
+async def test_bitmap_of_a_disk_that_ends_inside_a_sector_is_loaded_again(tmp_path, rest):
+    path = tmp_path / "odd.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, 2 * MIB + 512)
+    with path.open("r+b") as file:
+        file.seek(24)
+        file.write((2 * MIB + rest).to_bytes(8, "big"))  # one cluster of bitmap maps 2 MiB
+    async with opened(path) as disk:
+        add(disk, "b", 512)
+        await disk.write(MIB, b"x" * 512)
+    async with opened(path) as disk:
+        assert list(disk.node.bitmaps[0].bits.areas()) == [(MIB, 512)]
+    assert dirty_by_qemu(path, "b") == [(MIB, 512)]
