@@ -82,7 +82,8 @@ class Snapshotter:
                 if counted := await self._add_references():
                     await self._keep_l1(made)
         except BaseException:
-            image.journal.free(first, clusters, discard=False)
+            if made not in image.snapshots:
+                image.journal.free(first, clusters, discard=False)
             raise
         if not counted:
             image.journal.free(first, clusters, discard=False)
@@ -133,11 +134,12 @@ class Snapshotter:
         if mine:
             await image.set_dirty_bit()
         yield  # if that fails the bit stays, until the image is closed
-        await image.journal.settle()
-        await pipeline.flush(image.file)
-        if mine:
-            image.header.incompatible &= ~Incompatible.DIRTY
-            await image.write_features()
+        with contextlib.suppress(OSError):  # it stays, too; what was to be done is done
+            await image.journal.settle()
+            await pipeline.flush(image.file)
+            if mine:
+                image.header.incompatible &= ~Incompatible.DIRTY
+                await image.write_features()
 
     def _new_id(self) -> str:
         numbers = [int(item.snapshot_id) for item in self._image.snapshots if _is_number(item)]

@@ -7,11 +7,13 @@ import random
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
+from tests.tools.failing import Failing
 from tests.tools.snapshots import delete, fill, take
 
 ROOT = Path(__file__).parents[4]
@@ -141,6 +143,70 @@ async def test_failed_write_leaves_an_image_that_goes_on(tmp_path, event, doing)
     if "old" in snapshots(image):
         assert content_of(image, "old") == b"\1" * SIZE
     check(image)
+
+
+#: How the image is made; how many operations fail in a row, and whether they are done.
+FAILURES = [
+    ("cluster_size=4096", 1, False),
+    ("cluster_size=4096", 1, True),
+    ("cluster_size=4096,compat=0.10", 1, True),
+    ("cluster_size=4096", 3, True),
+]
+
+
+async def fail_and_verify(image, tmp_path, doing, failing):
+    """Let operations of the file fail; whether it got so far."""
+    async with opened(image) as disk:
+        await disk.write(0, b"\2" * 100_000)
+        await disk.guest.flush()
+        now = await disk.read()
+        before = {"old": b"\1" * SIZE}
+        failing.begin(disk.node.children["file"].node.driver)
+        try:
+            await (take(disk, "new") if doing == "take" else delete(disk, "old"))
+            failed = False
+        except OSError:
+            failed = True
+        failing.end()
+        assert await disk.read() == now
+        names = [item["name"] for item in disk.driver.internal_snapshots()]
+        if not failed:
+            assert names == (["old", "new"] if doing == "take" else [])
+        elif doing == "take":
+            assert names == ["old"]
+        before["new"] = now
+        await fill(disk, 3)
+        if doing == "delete" and failed and names:
+            await delete(disk, "old")
+            names = []
+        await take(disk, "later")
+        names.append("later")
+        before["later"] = b"\3" * SIZE
+        await fill(disk, 4)
+    assert content(image, tmp_path) == b"\4" * SIZE
+    assert snapshots(image) == names
+    for name in names:
+        assert content_of(image, name) == before[name], name
+    told = run("qemu-img", "check", "-f", "qcow2", image, may_fail=True)
+    assert "ERROR" not in told
+    return failing.reached
+
+
+@pytest.mark.parametrize(("options", "many", "landed"), FAILURES)
+@pytest.mark.parametrize("doing", ["take", "delete"])
+async def test_whatever_write_or_flush_fails_disk_and_snapshots_keep_their_data(
+    tmp_path, options, many, landed, doing
+):
+    image = made(tmp_path, options)
+    async with opened(image) as disk:
+        await fill(disk, 1)
+        await take(disk, "old")
+    whole = image.read_bytes()
+    for number in count():
+        image.write_bytes(whole)
+        failing = Failing(number, many, landed=landed)
+        if not await fail_and_verify(image, tmp_path, doing, failing):
+            break
 
 
 def kill_during_use(image, seed):
