@@ -1,11 +1,12 @@
 """What all parts of the driver share: the header, the tables, the children, corruption."""
 
 import asyncio
+import contextlib
 import errno
 import struct
 import sys
 from array import array
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
@@ -38,7 +39,7 @@ class Image:
         node: The node that shows the image.
         file: Where the metadata lies.
         data: Where guest data lies: ``file``, or an external data file.
-        header: What the header on disk says.
+        header: What the header on disk says, but for moments in which it is written.
         geometry: What follows from the header.
         l1: The active L1 table.
         l2: Slices of L2 tables.
@@ -95,6 +96,10 @@ class Image:
         self.cleaner = Cleaner(asyncio.get_running_loop(), self._drop_unused)
         self._signalled = False
         self._mark_due = False
+        #: How often the file may have got another header, and up to which one it was mended.
+        self._header_failures = self._header_mended = 0
+        #: Whether that was more than ``write_header_fields`` writes.
+        self._whole_due = False
 
     @property
     def writable(self) -> bool:
@@ -158,6 +163,47 @@ class Image:
                 )
             ),
         )
+
+    async def change_header(self, *, whole: bool = False, **fields: Any) -> None:
+        """Change fields of the header: on return they are on disk for good.
+
+        Args:
+            whole: They are not all among those of ``write_header_fields``.
+            fields: The new values, by name.
+
+        Raises:
+            OSError: They could not be written. The header stays what it was; where that can't
+                be written again, no metadata is before it can, and no clusters are given back.
+        """
+        before = {name: getattr(self.header, name) for name in fields}
+        self._set_fields(fields)
+        try:
+            await (self.write_header() if whole else self.write_header_fields())
+            await pipeline.flush(self.file)
+        except BaseException:
+            self._set_fields(before)
+            self._header_failures += 1
+            self._whole_due |= whole
+            with contextlib.suppress(OSError):
+                await self.write_due_header()
+            raise
+
+    def _set_fields(self, fields: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            setattr(self.header, name, value)
+
+    @property
+    def header_due(self) -> bool:
+        """Whether the file may have another header, since writing one has failed."""
+        return self._header_mended < self._header_failures
+
+    async def write_due_header(self) -> None:
+        """Write the header once more if the file may have another one."""
+        failures = self._header_failures
+        if self._header_mended < failures:
+            await (self.write_header() if self._whole_due else self.write_header_fields())
+            await pipeline.flush(self.file)
+            self._header_mended = max(failures, self._header_mended)
 
     async def write_features(self) -> None:
         """Write the feature bits."""

@@ -188,7 +188,7 @@ class Journal:
             await asyncio.shield(self._busy)
         work = self._take(everything=everything)
         if work is None:
-            if then is None:
+            if then is None and not self._image.header_due:
                 return
             work = _Round([], {}, None, [], {}, [], self.epoch)
         last = then() if then is not None else None
@@ -241,6 +241,7 @@ class Journal:
 
     async def _write_round(self, work: _Round) -> None:
         image = self._image
+        await image.write_due_header()
         how = "refblock_update_part"
         if work.move is not None:
             await image.note("reftable_grow")

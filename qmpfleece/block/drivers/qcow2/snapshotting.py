@@ -293,14 +293,11 @@ class Snapshotter:
                 await image.journal.flush(everything=True)
                 await pipeline.pwrite(image.file, offset, memoryview(content))
             await pipeline.flush(image.file)
-            header.snapshots, header.snapshots_offset = len(snapshots), offset
-            await image.write_header_fields()
+            await image.change_header(snapshots=len(snapshots), snapshots_offset=offset)
         except BaseException:
-            header.snapshots, header.snapshots_offset = before
             if clusters:
                 image.journal.free(offset >> geometry.cluster_bits, clusters, discard=False)
             raise
-        await pipeline.flush(image.file)
         old_size, image.snapshot_table_bytes = image.snapshot_table_bytes, len(content)
         image.snapshots = snapshots
         image.overlap.add(overlap.SNAPSHOTS, offset, len(content))

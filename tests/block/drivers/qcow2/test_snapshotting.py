@@ -156,6 +156,7 @@ FAILURES = [
 
 async def fail_and_verify(image, tmp_path, doing, failing):
     """Let operations of the file fail; whether it got so far."""
+    killed = tmp_path / "killed.qcow2"
     async with opened(image) as disk:
         await disk.write(0, b"\2" * 100_000)
         await disk.guest.flush()
@@ -176,6 +177,10 @@ async def fail_and_verify(image, tmp_path, doing, failing):
             assert names == ["old"]
         before["new"] = now
         await fill(disk, 3)
+        await disk.guest.flush()
+        killed.write_bytes(image.read_bytes())
+        for name in snapshots(killed):
+            assert content_of(killed, name) == before[name], name
         if doing == "delete" and failed and names:
             await delete(disk, "old")
             names = []
