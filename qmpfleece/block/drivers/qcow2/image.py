@@ -213,11 +213,20 @@ class Image:
             await pipeline.pwrite(self.file, _INCOMPATIBLE_AT, memoryview(bits))
 
     async def set_dirty_bit(self) -> None:
-        """Say in the header that refcounts may be too low from now on."""
-        if not self.header.incompatible & Incompatible.DIRTY:
-            self.header.incompatible |= Incompatible.DIRTY
+        """Say in the header that refcounts may be too low from now on.
+
+        Raises:
+            OSError: It does not say so for sure.
+        """
+        if self.header.incompatible & Incompatible.DIRTY:
+            return
+        self.header.incompatible |= Incompatible.DIRTY
+        try:
             await self.write_features()
             await pipeline.flush(self.file)
+        except BaseException:
+            self.header.incompatible &= ~Incompatible.DIRTY
+            raise
 
     # -- corruption -----------------------------------------------------------------------
 

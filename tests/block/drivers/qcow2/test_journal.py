@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.tools import crash
 from tests.tools.disk import Disk, check, content, opened, qemu_img
+from tests.tools.failing import Failing
 from tests.tools.hold import start
 from tests.tools.until import until
 
@@ -257,3 +259,32 @@ async def test_flush_fails_and_later_succeeds_when_the_file_can_be_written_again
         await disk.write(0, b"z" * 300_000)
     qemu_img("check", "-q", image)
     assert content(image, tmp_path).startswith(b"z" * 300_000)
+
+
+async def use_and_kill(image, killed, failing):
+    """Let operations of the file fail, then flush; whether it got so far."""
+    async with opened(image) as disk:
+        failing.begin(disk.node.children["file"].node.driver)
+        for number in range(4):
+            with contextlib.suppress(OSError):
+                await disk.write(number * 65536, b"x" * 65536)
+                await disk.guest.flush()
+        failing.end()
+        await disk.write(0, b"y" * 4 * 65536)
+        await disk.guest.flush()
+        killed.write_bytes(image.read_bytes())
+    return failing.reached
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_lazy_refcounts_are_counted_again_whatever_write_or_flush_has_failed(
+    tmp_path, landed
+):
+    image, killed = tmp_path / "a.qcow2", tmp_path / "killed.qcow2"
+    for number in count():
+        qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, SIZE)
+        if not await use_and_kill(image, killed, Failing(number, landed=landed)):
+            break
+        check(image)
+        await repair(killed)
+        assert content(killed, tmp_path).startswith(b"y" * 4 * 65536)
