@@ -85,7 +85,8 @@ class Resizer:
                 await pipeline.truncate(image.data, length)
             if image.header.autoclear & Autoclear.DATA_FILE_RAW:
                 await self._map(align_up(old, image.geometry.cluster_size), length)
-            await self._write_size(length)
+            await image.journal.write()
+            await image.change_header(size=length)
         except BaseException:
             image.size = old
             raise
@@ -166,20 +167,12 @@ class Resizer:
         Clusters that the copy refers to have been written before; no entry is written
         meanwhile.
         """
-        image, header = self._image, self._image.header
-        size = self._image.geometry.cluster_size
+        image, size = self._image, self._image.geometry.cluster_size
         rest = bytes(align_up(entries * 8, size) - len(content))
         await pipeline.pwrite(image.file, offset, memoryview(bytes(content) + rest))
         await pipeline.flush(image.file)
+        await image.change_header(l1_offset=offset, l1_size=entries)
         image.l1.extend(array("Q", bytes(8 * (entries - len(image.l1)))))
-        before = header.l1_offset, header.l1_size
-        header.l1_offset, header.l1_size = offset, entries
-        try:
-            await image.write_header_fields()
-            await pipeline.flush(image.file)
-        except BaseException:
-            header.l1_offset, header.l1_size = before
-            raise
 
     # -- shorter --------------------------------------------------------------------------
 
@@ -202,15 +195,8 @@ class Resizer:
                 for start in range(offset, offset + cluster, geometry.slice_bytes):
                     image.l2.drop(start)
             image.journal.free(offset >> geometry.cluster_bits, 1, discard=image.discard_other)
-        image.size = length
-        await self._write_size(length)
         await image.journal.flush(everything=True)
         if image.data is not image.file:
             await pipeline.truncate(image.data, length)
-
-    async def _write_size(self, length: int) -> None:
-        image = self._image
-        image.header.size = length
-        await image.journal.write()
-        await image.write_header_fields()
-        await pipeline.flush(image.file)
+        await image.change_header(size=length)
+        image.size = length

@@ -1,11 +1,14 @@
 import asyncio
 import errno
 import random
+from itertools import count
 
 import pytest
 
-from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
+from tests.tools.failing import Failing
 from tests.tools.hold import hold, start
+from tests.tools.snapshots import take
 
 MIB = 1 << 20
 
@@ -159,3 +162,82 @@ async def test_a_write_that_lets_the_disk_grow_and_fails_takes_no_other_with_it(
         assert (await disk.read())[3 * MIB :] == b"2" * 512
     check(image)
     assert content(image, tmp_path)[3 * MIB :] == b"2" * 512
+
+
+async def fail_to_resize(disk, length, failing):
+    """Resize a disk while operations of its file fail; whether that failed."""
+    failing.begin(disk.node.children["file"].node.driver)
+    try:
+        await disk.resize(length)
+    except OSError:
+        return True
+    finally:
+        failing.end()
+    return False
+
+
+#: How many operations fail in a row, and whether they are done all the same.
+FAILURES = [(1, False), (1, True), (3, False), (3, True)]
+
+
+@pytest.mark.parametrize(("many", "landed"), FAILURES)
+@pytest.mark.parametrize(("cluster", "backing"), [(512, False), (4096, True)])
+async def test_whatever_fails_when_a_disk_grows_it_can_grow_later(
+    tmp_path, many, landed, cluster, backing
+):
+    image, killed = tmp_path / "a.qcow2", tmp_path / "killed.qcow2"
+    (tmp_path / "base").write_bytes(b"b" * 2 * MIB)
+    below = ["-b", "base", "-F", "raw"] if backing else []
+    for number in count():
+        options = ["-f", "qcow2", "-o", f"cluster_size={cluster}", *below]
+        qemu_img("create", "-q", *options, image, MIB + 512)
+        failing = Failing(number, many, landed=landed)
+        async with opened(image) as disk:
+            await disk.write(MIB, b"x" * 512)
+            failed = await fail_to_resize(disk, 8 * MIB, failing)
+            assert disk.node.length == (MIB + 512 if failed else 8 * MIB)
+            await take(disk, "s")  # writes the header
+            await disk.write(0, b"y" * 70_000)
+            await disk.guest.flush()
+            killed.write_bytes(image.read_bytes())
+            assert len(data := content(killed, tmp_path)) == disk.node.length
+            assert data[:70_000] == b"y" * 70_000
+            await disk.resize(8 * MIB)
+            await disk.write(7 * MIB, b"z" * 512)
+        rest = (b"b" if backing else b"\0") * (MIB - 70_000)
+        expected = (b"y" * 70_000 + rest + b"x" * 512).ljust(7 * MIB, b"\0") + b"z" * 512
+        assert content(image, tmp_path) == expected.ljust(8 * MIB, b"\0")
+        assert "ERROR" not in run("qemu-img", "check", "-f", "qcow2", image, may_fail=True)
+        if not failing.reached:
+            break
+
+
+@pytest.mark.parametrize(("many", "landed"), FAILURES)
+async def test_whatever_fails_when_a_disk_shrinks_it_is_of_one_size(tmp_path, many, landed):
+    image, killed = tmp_path / "a.qcow2", tmp_path / "killed.qcow2"
+    for number in count():
+        qemu_img("create", "-q", "-f", "qcow2", image, MIB)
+        failing = Failing(number, many, landed=landed)
+        async with opened(image) as disk:
+            await disk.write(0, b"x" * MIB)
+            await disk.guest.flush()
+            failed = await fail_to_resize(disk, 100 * 1024, failing)
+            length = MIB if failed else 100 * 1024
+            assert disk.node.length == length
+            await disk.write(0, b"y" * length)
+            # It is no end of the disk, so what is behind it in its cluster stays.
+            await disk.guest.pdiscard(65536, 36 * 1024 if failed else 512)
+            if failed:
+                await disk.guest.pdiscard(10 * 65536, 512)
+                await disk.guest.pwrite_zeroes(11 * 65536, 512)
+            await disk.guest.flush()
+            whole = await disk.read()
+            killed.write_bytes(image.read_bytes())
+        expected = bytearray(b"y" * length)
+        if failed:
+            expected[11 * 65536 : 11 * 65536 + 512] = bytes(512)
+        assert whole == expected
+        assert content(killed, tmp_path) == content(image, tmp_path) == expected
+        assert "ERROR" not in run("qemu-img", "check", "-f", "qcow2", image, may_fail=True)
+        if not failing.reached:
+            break
