@@ -121,14 +121,16 @@ class Writer:
                 plan = self._allocated(plan, first << geometry.cluster_bits, count)
                 try:
                     await self._write_around(plan, at, buf)
-                    await self._link(plan)
+                    dropped = await self._link(plan)
                 except BaseException:
                     image.journal.free(first, count, discard=image.discard_other)
                     raise
             else:
                 self._check_place(plan.host + at - plan.start, plan.end - at)
                 await self._write_around(plan, at, buf)
-                await self._link(plan)
+                dropped = await self._link(plan)
+            if dropped:  # told here, where who is cancelled does not give back what is linked
+                await image.note("cluster_free")
         finally:
             request.remove()
         return plan.end - at
@@ -261,8 +263,8 @@ class Writer:
             return backing is None or start >= backing.node.length
         return run.kind == Kind.ZERO_PLAIN
 
-    async def _link(self, plan: _Plan) -> None:
-        """Enter the clusters into the L2 table, in one step."""
+    async def _link(self, plan: _Plan) -> int:
+        """Enter the clusters into the L2 table, in one step; returns how many were dropped."""
         while (place := self._clusters.peek_to_change(plan.start)) is None:
             await self._clusters.prepare(plan.start)
         table, index = place
@@ -281,8 +283,7 @@ class Writer:
                 words[index + number] = host | COPIED
             if old and (old & COMPRESSED or old & OFFSET_MASK != host):
                 dropped += self._clusters.drop_reference(old)[1]
-        if dropped:
-            await self._image.note("cluster_free")
+        return dropped
 
     def _link_extended(self, table: Table, at: int, host: int, first: int, last: int) -> int:
         """Enter one cluster of which the bytes from ``first`` to ``last`` are written."""

@@ -220,3 +220,28 @@ async def test_small_write_above_a_backing_file_keeps_what_is_around(tmp_path):
         data[99_840:100_000] = b"b" * 160
         assert await disk.read() == data
     check(image)
+
+
+async def test_cancelled_write_that_has_linked_its_clusters_keeps_them(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "4M")
+    qemu_io(image, "write -c -P 1 0 64k")
+    async with opened(image) as disk:
+        told = asyncio.Event()
+
+        async def stop(event):
+            if event == "cluster_free":
+                told.set()
+                await asyncio.Event().wait()
+
+        disk.node.debug = stop
+        writing = asyncio.create_task(disk.write(0, b"2" * 65536))
+        await told.wait()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        disk.node.debug = None
+        await disk.guest.flush()
+        await disk.guest.flush()
+        await disk.write(MIB, b"3" * 4 * 65536)
+        assert await disk.read(0, 65536) == b"2" * 65536
+    check(image)
