@@ -252,7 +252,9 @@ class Clusters:
         place = self._slice_offset(offset)
         if place is not None and self._image.l2.peek(place) is None:
             await self._image.note("l2_load")
-            await self._image.l2.load(place)
+            place = self._slice_offset(offset)  # the table may have been replaced meanwhile
+            if place is not None:
+                await self._image.l2.load(place)
 
     def _slice_offset(self, offset: int) -> int | None:
         geometry = self._geometry

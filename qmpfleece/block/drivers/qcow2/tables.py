@@ -117,6 +117,8 @@ class TableCache:
         self._clean = clean
         self._tables: dict[int, Table] = {}
         self._loading: dict[int, asyncio.Future[None]] = {}
+        #: How often tables were dropped that are no tables any more.
+        self._drops = 0
 
     def __iter__(self) -> Iterator[Table]:
         return iter(self._tables.values())
@@ -149,8 +151,9 @@ class TableCache:
                 del self._tables[offset]
 
     def drop(self, offset: int) -> None:
-        """Forget the table at ``offset``, dirty or not."""
+        """Forget the table at ``offset``, dirty or not, also if it is just being loaded."""
         self._tables.pop(offset, None)
+        self._drops += 1
 
     async def load(self, offset: int) -> None:
         """Bring the table at ``offset`` into memory; it may be gone again when this returns.
@@ -158,7 +161,9 @@ class TableCache:
         Raises:
             OSError: It can't be read, or others could not be written to make room.
         """
-        while offset not in self._tables:
+        drops = self._drops
+        # Any drop ends it, as this one may be meant: who wants the table asks for its place again.
+        while offset not in self._tables and drops == self._drops:
             if (loading := self._loading.get(offset)) is not None:
                 await asyncio.shield(loading)
                 continue
@@ -168,7 +173,7 @@ class TableCache:
                 await self.make_room()
                 raw = bytearray(self.table_bytes)
                 await self._read(offset, memoryview(raw))
-                if offset not in self._tables:
+                if offset not in self._tables and drops == self._drops:
                     self._tables[offset] = Table(offset, self.codec.decode(raw))
             finally:
                 del self._loading[offset]

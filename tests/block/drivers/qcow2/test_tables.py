@@ -116,3 +116,15 @@ async def test_cancelled_load_leaves_the_table_to_the_next():
     store.gate.set()
     await second
     assert store.cache.peek(0) is not None
+
+
+async def test_table_that_is_dropped_while_it_is_loaded_is_not_kept():
+    store = Store(4)
+    store.gate.clear()
+    loads = [asyncio.create_task(store.cache.load(8)) for _ in range(2)]
+    await asyncio.sleep(0)
+    store.cache.drop(8)
+    store.gate.set()
+    await asyncio.gather(*loads)
+    assert store.reads == [8]
+    assert store.cache.peek(8) is None

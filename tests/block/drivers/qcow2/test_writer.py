@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+from itertools import count
 
 import pytest
 
 from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 from tests.tools.hold import hold, start
+from tests.tools.snapshots import delete, take
 
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -244,4 +247,60 @@ async def test_cancelled_write_that_has_linked_its_clusters_keeps_them(tmp_path)
         await disk.guest.flush()
         await disk.write(MIB, b"3" * 4 * 65536)
         assert await disk.read(0, 65536) == b"2" * 65536
+    check(image)
+
+
+def hold_at_break_point(disk):
+    """Let the next one who loads a slice wait before it begins."""
+    gate = asyncio.Event()
+
+    async def wait(event):
+        if event == "l2_load":
+            disk.node.debug = None
+            await gate.wait()
+
+    disk.node.debug = wait
+    return gate
+
+
+def hold_in_read(disk):
+    """Let the next read of the file wait when it is done."""
+    gate, file = asyncio.Event(), disk.node.children["file"].node.driver
+    whole = file.pread
+
+    async def wait(*arguments: object):
+        file.pread = whole
+        await whole(*arguments)
+        await gate.wait()
+
+    file.pread = wait
+    return gate
+
+
+@pytest.mark.parametrize("holding", [hold_at_break_point, hold_in_read])
+async def test_slice_of_a_table_that_was_replaced_while_it_was_loaded_is_not_kept(
+    tmp_path, holding
+):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", image, "64M")
+    qemu_io(image, "write -P 1 0 64k")
+    async with opened(image, l2_cache_entry_size=512) as disk:
+        await take(disk, "s")
+        await disk.reopen(image, l2_cache_entry_size=512)
+        l1 = disk.driver.image.l1
+        old = l1[0] & OFFSET_MASK
+        gate = holding(disk)
+        reading = await start(disk.read(0, 65536))
+        await disk.write(MIB, b"2" * 65536)
+        gate.set()
+        assert await reading == b"\1" * 65536
+        assert l1[0] & OFFSET_MASK != old
+        await delete(disk, "s")
+        for number in count(1):
+            await disk.write(number * 2 * MIB + MIB, b"3" * 4096)
+            if l1[number] & OFFSET_MASK == old:
+                break
+        assert await disk.read(number * 2 * MIB, MIB) == bytes(MIB)
+        await disk.write(number * 2 * MIB, b"4" * 4096)
+        assert await disk.read(0, 65536) == b"\1" * 65536
     check(image)
