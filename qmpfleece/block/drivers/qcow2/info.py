@@ -8,6 +8,7 @@ from qmpfleece.base.errors import BlockError
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.backing import name_below
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
+from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import MAX_BACKING_NAME, Header
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
 from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
@@ -78,14 +79,9 @@ async def change_backing(image: "Image", name: str, backing_format: str) -> None
     raw = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
     if len(name.encode()) > MAX_BACKING_NAME or (name and raw):
         raise BlockError(errno.EINVAL)
-    before = header.backing_name, list(header.extensions)
-    header.backing_name = name
-    header.set_extension(extensions.BACKING_FORMAT, backing_format.encode())
-    try:
-        await image.write_header()
-    except OSError:
-        header.backing_name, header.extensions = before
-        raise
+    others = [item for item in header.extensions if item.magic != extensions.BACKING_FORMAT]
+    told = Extension(extensions.BACKING_FORMAT, backing_format.encode())
+    await image.change_header(whole=True, backing_name=name, extensions=[*others, told])
 
 
 def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:

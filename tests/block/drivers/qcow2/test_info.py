@@ -1,11 +1,13 @@
 """What is told about an image equals what qemu-storage-daemon tells."""
 
 import json
+from itertools import count
 
 import pytest
 
 from qmpfleece.control.describe import device_info
 from tests.tools.disk import opened, qemu_img
+from tests.tools.failing import Failing
 from tests.tools.programs import replies_of_qemu
 
 # Node name, and what depends on when it is asked.
@@ -62,3 +64,24 @@ async def test_info_equals_qemus(tmp_path, monkeypatch, options, node):
     drop_volatile(ours["image"])
     drop_volatile(expected["image"])
     assert ours == expected
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_image_whose_header_fails_to_be_written_names_its_old_backing_file(tmp_path, landed):
+    image = tmp_path / "a.qcow2"
+    for name in ("base", "other"):
+        qemu_img("create", "-q", "-f", "qcow2", tmp_path / name, "1M")
+    for number in count():
+        qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", image, "1M")
+        failing, failed = Failing(number, 2, landed=landed), False
+        async with opened(image) as disk:
+            failing.begin(disk.node.children["file"].node.driver)
+            try:
+                await disk.driver.change_backing("other", "qcow2")
+            except OSError:
+                failed = True
+            failing.end()
+        told = json.loads(qemu_img("info", "--output=json", image))
+        assert told["backing-filename"] == ("base" if failed else "other")
+        if not failing.reached:
+            break
