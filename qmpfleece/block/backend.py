@@ -249,12 +249,6 @@ class Backend:
             )
         return pipeline.pwrite_compressed(self._root, offset, buf)
 
-    def truncate(self, length: int) -> Io:
-        """Change the node's size; see ``pipeline.truncate``."""
-        if self._detour or self._root is None:
-            return self._later(lambda root: pipeline.truncate(root, length))
-        return pipeline.truncate(self._root, length)
-
     def pdiscard(self, offset: int, length: int) -> Io:
         """Say that a range is no longer needed; see ``pipeline.pdiscard``."""
         if self._detour or self._root is None:

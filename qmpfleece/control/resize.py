@@ -5,6 +5,7 @@ from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
 from qmpfleece.block.graph import MAX_LENGTH
@@ -26,17 +27,17 @@ async def resize(backend: Backend, length: int, preallocation: str = "off") -> N
     Raises:
         QmpError: It is read-only, or can't be resized.
     """
-    node = backend.node
-    assert node is not None
+    root = backend.root
+    assert root is not None
+    node = root.node
     if length > MAX_LENGTH:
         raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
     if node.read_only:
         raise QmpError(_READ_ONLY)
-    async with drained(node):
-        pass  # requests in what may be cut off have ended
-    _check(node, length, preallocation)
     try:
-        await backend.truncate(length)
+        async with drained(node):  # nobody writes to what is being cut off
+            _check(node, length, preallocation)
+            await pipeline.truncate(root, length)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             raise QmpError("Image format driver does not support resize") from error

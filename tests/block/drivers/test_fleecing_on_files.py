@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
@@ -136,7 +137,8 @@ async def test_what_is_cut_off_the_disk_is_not_in_the_snapshot_any_more(images):
     await images.build("file")
     resizer = Backend(images.graph, perm=Perm.RESIZE)
     resizer.attach(images.graph.find("cbw"))
-    await resizer.truncate(CLUSTER + 512)
+    assert resizer.root is not None
+    await pipeline.truncate(resizer.root, CLUSTER + 512)
     await resizer.detach()
     await images.guest.pwrite(CLUSTER, memoryview(b"x" * 512))
     end = memoryview(bytearray(CLUSTER + 512))
