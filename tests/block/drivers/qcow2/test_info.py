@@ -85,3 +85,4 @@ async def test_image_whose_header_fails_to_be_written_names_its_old_backing_file
         assert told["backing-filename"] == ("base" if failed else "other")
         if not failing.reached:
             break
+    assert number

@@ -288,3 +288,4 @@ async def test_lazy_refcounts_are_counted_again_whatever_write_or_flush_has_fail
         check(image)
         await repair(killed)
         assert content(killed, tmp_path).startswith(b"y" * 4 * 65536)
+    assert number

@@ -212,6 +212,7 @@ async def test_whatever_write_or_flush_fails_disk_and_snapshots_keep_their_data(
         failing = Failing(number, many, landed=landed)
         if not await fail_and_verify(image, tmp_path, doing, failing):
             break
+    assert number
 
 
 def kill_during_use(image, seed):
