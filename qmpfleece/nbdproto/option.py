@@ -81,7 +81,7 @@ class Session:
         #: Neither side sends the 124 zeroes after NBD_OPT_EXPORT_NAME.
         self.no_zeroes = False
         #: The export of the last NBD_OPT_SET_META_CONTEXT, and what it chose there.
-        self.contexts_of: str | None = None
+        self.contexts_of: ExportInfo | None = None
         self.contexts: tuple[tuple[int, str], ...] = ()
         #: Set when the client is in.
         self.result: Negotiated | None = None
@@ -122,8 +122,11 @@ class Session:
         return export.flags | (const.FLAG_SEND_DF if self.structured else 0)
 
     def enter(self, export: ExportInfo) -> None:
-        """Let the client in. Contexts chosen for another export are forgotten."""
-        contexts = self.contexts if self.contexts_of == export.name else ()
+        """Let the client in. Contexts chosen for another export are forgotten.
+
+        Another one may have the same name: it has come since the other is gone.
+        """
+        contexts = self.contexts if self.contexts_of is export else ()
         self.result = Negotiated(export, self.structured, contexts)
 
 

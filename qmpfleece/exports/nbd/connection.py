@@ -204,7 +204,6 @@ class Connection(asyncio.BufferedProtocol):
         assert export is not None  # the handshake has just found it
         self._stop_timer()
         pool = self._server.pool
-        self._export = export
         self._client = Client(export, negotiated, pool)
         self._outgoing = Outgoing(self._client, transport)
         self._parser = RequestParser(pool)
@@ -215,6 +214,7 @@ class Connection(asyncio.BufferedProtocol):
         self._client.courier = self._courier
         self._phase = _Phase.TRANSMISSION
         export.enter(self)
+        self._export = export
         rest = self._parser.feed(self._handshake.leftover)
         assert not rest  # the handshake receives less at a time than the parser has room for
         self._serve()

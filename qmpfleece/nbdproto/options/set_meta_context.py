@@ -23,5 +23,5 @@ def set_meta_context(session: Session, data: bytes) -> None:
     export, contexts, _ = selected
     for number, name in contexts:
         session.reply(const.REP_META_CONTEXT, codec.U32.pack(number) + codec.encode(name))
-    session.contexts_of, session.contexts = export.name, contexts
+    session.contexts_of, session.contexts = export, contexts
     session.reply(const.REP_ACK)

@@ -1,6 +1,7 @@
 """What NBD clients say that few say: options cut short, odd names, zeroes where there are none."""
 
 import struct
+from typing import Any
 
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.cbw import failing_target
@@ -276,3 +277,37 @@ def snapshot_read_across_the_end_of_what_is_saved(d: Session) -> None:
     client.go("s", structured=False)
     for offset, end in ((0, 131_072), (65_536, 131_072), (131_072, size), (65_536, 131_584)):
         client.request(READ, offset, end - offset, simple_data=end - offset)
+
+
+def _contexts_of_one_that_is_gone(d: Session, **export: Any) -> None:
+    """Choose a bitmap of an export, which another one of its name replaces; enter that."""
+    name = d.file("disk.raw", 1 << 20)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=name)
+    for bitmap in ("b1", "b2"):
+        d.qmp("block-dirty-bitmap-add", node="f", name=bitmap, disabled=True)
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="f", name="e", bitmaps=["b1"])
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(SET_META, meta("e", "qemu:dirty-bitmap:b1"))
+    # Another one in between: else QEMU may find the memory of the old one in the new one.
+    d.qmp("block-export-add", type="nbd", id="o", node_name="f", name="o")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("nbd-server-add", device="f", name="p")
+    d.qmp("block-export-add", type="nbd", id="e", node_name="f", name="e", **export)
+    client.option(GO, info("e"))
+    client.request(BLOCK_STATUS, 0, 4096)
+    client.request(DISC)
+    client.end()
+    d.qmp("nbd-server-stop")
+
+
+@scenario
+def contexts_of_an_export_that_is_gone(d: Session) -> None:
+    _contexts_of_one_that_is_gone(d)
+
+
+@scenario
+def contexts_of_an_export_with_other_bitmaps_now(d: Session) -> None:
+    _contexts_of_one_that_is_gone(d, bitmaps=["b2"])
