@@ -11,7 +11,8 @@ something runs: the command has the dispatcher's turn.
 Source: QAPI ``transaction``, ``TransactionAction``, ``TransactionProperties``.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -27,6 +28,8 @@ from qmpfleece.qapi.model import Model
 
 if TYPE_CHECKING:
     from qmpfleece.control.system import System
+
+log = logging.getLogger(__name__)
 
 #: QAPI ``ActionCompletionMode``.
 CompletionMode = Literal["individual", "grouped"]
@@ -150,11 +153,19 @@ async def _run(actions: Sequence[Action]) -> None:
             action.commit()
     except BaseException:
         for action in reversed(prepared):
-            await action.abort()
+            await _surely(action.abort)
         raise
     finally:
         for action in prepared:
-            await action.clean()
+            await _surely(action.clean)
+
+
+async def _surely(step: Callable[[], Awaitable[None]]) -> None:
+    """Do what other actions must not suffer from: they are undone and released as well."""
+    try:
+        await step()
+    except Exception:
+        log.exception("%s has failed unexpectedly", step.__qualname__)
 
 
 def _check_completion_mode(action: Action) -> None:

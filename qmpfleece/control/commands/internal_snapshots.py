@@ -3,6 +3,7 @@
 Source: QAPI ``BlockdevSnapshotInternal``; checks, their order and texts as QEMU 7.2 has them.
 """
 
+import sys
 import time
 from typing import Any, ClassVar
 
@@ -49,17 +50,33 @@ def _list(keeper: BlockDriver[Any]) -> list[dict[str, Any]]:
         raise QmpError(f"Failed to get a snapshot list: {error.strerror}") from error
 
 
+async def _delete(keeper: BlockDriver[Any], snapshot_id: str) -> None:
+    """Delete a snapshot.
+
+    Raises:
+        QmpError: What of it could not be done.
+    """
+    assert isinstance(keeper, InternalSnapshots)
+    try:
+        await keeper.delete_snapshot(snapshot_id)
+    except OSError as error:
+        listed = any(item["id"] == snapshot_id for item in keeper.internal_snapshots())
+        what = "remove snapshot from snapshot list" if listed else "free the cluster and L1 table"
+        raise QmpError(f"Failed to {what}: {error.strerror}") from error
+
+
 class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
     """Take a snapshot; undone by deleting it."""
 
     model: ClassVar[type[Model]] = BlockdevSnapshotInternalData
+    _node: Node
     _below: Node
     _made: str | None = None
 
     async def prepare(self) -> None:
         """Take it. The node stays drained until ``clean``: what others keep is of that moment."""
         device, name = self.data.device, self.data.name
-        node = find_root(self.system, device)
+        node = self._node = find_root(self.system, device)
         below = self._below = _keeper(node)
         await self.hold_drained(below)
         node.check_free()
@@ -85,11 +102,18 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
             ) from error
 
     async def abort(self) -> None:
-        """Delete it again."""
-        if self._made is not None:
-            keeper = self._below.driver
-            assert isinstance(keeper, InternalSnapshots)
-            await keeper.delete_snapshot(self._made)
+        """Delete it again. That it can't be done is told on stderr, as QEMU tells it."""
+        if self._made is None:
+            return
+        try:
+            await _delete(self._below.driver, self._made)
+        except QmpError as error:
+            drive = self.system.drives.of(self._node)
+            sys.stderr.write(
+                f"Failed to delete snapshot with id '{self._made}' and name '{self.data.name}'"
+                f" on device '{drive.name if drive else ''}' in abort: {error.desc}\n"
+            )
+            sys.stderr.flush()
 
 
 @command("blockdev-snapshot-internal-sync")
@@ -127,11 +151,5 @@ async def blockdev_snapshot_delete_internal_sync(
                 f"Snapshot with id '{'null' if id is None else id}' and name"
                 f" '{'null' if name is None else name}' does not exist on device '{device}'"
             )
-        assert isinstance(keeper, InternalSnapshots)
-        try:
-            await keeper.delete_snapshot(found["id"])
-        except OSError as error:
-            raise QmpError(
-                f"Failed to remove snapshot from snapshot list: {error.strerror}"
-            ) from error
+        await _delete(keeper, found["id"])
     return found

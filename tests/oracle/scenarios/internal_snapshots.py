@@ -1,5 +1,6 @@
 """Snapshots inside of qcow2 images: taken and deleted by command."""
 
+import signal
 from typing import Any
 
 from tests.oracle.scenario import scenario, system_scenario
@@ -144,6 +145,68 @@ def internal_snapshots_in_transactions(d: Session) -> None:
     for node, name in (("q", "a.qcow2"), ("p", "b.qcow2")):
         d.qmp("blockdev-del", node_name=node)
         _look(d, name)
+
+
+def _failing(event: str, number: int) -> dict[str, Any]:
+    """Return blkdebug's rules for all writes after an event has happened so often to fail."""
+    return {
+        "set-state": [{"event": event, "state": n, "new_state": n + 1} for n in range(1, number)],
+        "inject-error": [{"event": event, "state": number, "errno": 5, "iotype": "write"}],
+    }
+
+
+@scenario
+def internal_snapshot_that_cannot_be_deleted_again(d: Session) -> None:
+    """What other actions have done is undone all the same."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    image = {"driver": "file", "filename": d.path("a.qcow2")}
+    rules = _failing("refblock_update_part", 3)
+    file = {"driver": "blkdebug", "node-name": "d", "image": image, **rules}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    null(d, "n")
+    d.qmp("block-dirty-bitmap-add", node="n", name="b")
+    actions = [
+        {"type": "block-dirty-bitmap-disable", "data": {"node": "n", "name": "b"}},
+        {"type": "block-dirty-bitmap-add", "data": {"node": "n", "name": "c"}},
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": "q", "name": "s"}},
+        {"type": "abort", "data": {}},
+    ]
+    d.qmp("transaction", actions=actions)
+    for name in ("b", "c"):
+        d.qmp("block-dirty-bitmap-enable", node="n", name=name)
+    d.kill(signal.SIGKILL)  # what is written at the end is another matter
+
+
+@system_scenario
+def internal_snapshot_of_a_drive_that_cannot_be_deleted_again(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    rules = ",".join(
+        f"file.{kind}.{number}.{name}={value}"
+        for kind, listed in _failing("refblock_update_part", 3).items()
+        for number, rule in enumerate(listed)
+        for name, value in rule.items()
+    )
+    image = f"file.driver=blkdebug,file.image.filename={d.path('a.qcow2')}"
+    d.start("-drive", f"if=none,id=dr,driver=qcow2,{image},{rules}")
+    actions = [
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": "dr", "name": "s"}},
+        {"type": "abort", "data": {}},
+    ]
+    d.qmp("transaction", actions=actions)
+    d.kill(signal.SIGKILL)
+
+
+@scenario
+def internal_snapshot_that_cannot_be_deleted(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    d.tool("qemu-img", "snapshot", "-c", "s", "a.qcow2")
+    image = {"driver": "file", "filename": d.path("a.qcow2")}
+    rule = {"event": "refblock_update_part", "iotype": "write", "errno": 5}
+    file = {"driver": "blkdebug", "image": image, "inject-error": [rule]}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    for _ in range(2):
+        _delete(d, "q", name="s")
+    d.kill(signal.SIGKILL)
 
 
 @system_scenario
