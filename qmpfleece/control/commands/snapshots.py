@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import reopen
+from qmpfleece.block import pipeline, reopen
 from qmpfleece.block.block_copy import reaches
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node
@@ -63,14 +63,19 @@ class SnapshotAction(Action):
         self._committed = False
 
     async def hold_drained(self, below: Node) -> None:
-        """Keep the node drained until ``clean``.
+        """Keep the node drained until ``clean``, all that was written to it being stable.
 
         Raises:
-            QmpError: It is busy.
+            QmpError: It is busy, or can't be flushed.
         """
         self._below = below
         await super().hold_drained(below)
         below.check_free()
+        if not below.read_only:
+            try:
+                await pipeline.flush_node(below)
+            except OSError as error:
+                raise QmpError("An IO error has occurred") from error
 
     def append(self, overlay: Node) -> None:
         """Put the overlay above the node.
@@ -111,10 +116,12 @@ class SnapshotAction(Action):
 
     async def clean(self) -> None:
         """Make the backing file read-only and let it go; close an overlay that nobody holds."""
-        if self._committed:
-            with contextlib.suppress(QmpError):  # where it can't be, it stays writable
-                await reopen.set_read_only(self.system.graph, self._below, read_only=True)
-        await super().clean()
+        try:
+            if self._committed:
+                with contextlib.suppress(QmpError, OSError):  # it stays writable where it must
+                    await reopen.set_read_only(self.system.graph, self._below, read_only=True)
+        finally:
+            await super().clean()
         if self._overlay is not None:
             await self.system.graph.release(self._overlay)
 

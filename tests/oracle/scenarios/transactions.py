@@ -1,5 +1,6 @@
 """Transactions: all or none."""
 
+import signal
 from typing import Any
 
 from tests.oracle.scenario import scenario
@@ -116,6 +117,46 @@ def transaction_of_bitmaps_taken_back(d: Session) -> None:
     transact(d, *changes, mode="grouped")
     transact(d, *changes, mode="individual")
     bitmaps(d)
+
+
+def _base_and_overlay(d: Session, **rules: Any) -> None:
+    for name in ("base", "over"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+    image = {"driver": "file", "filename": d.path("base.qcow2")}
+    file = {"driver": "blkdebug", "image": image, **rules}
+    d.qmp("blockdev-add", driver="qcow2", node_name="base", file=file)
+    file = {"driver": "file", "filename": d.path("over.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="over", file=file, backing=None)
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="base", name="x", writable=True)
+
+
+@scenario
+def snapshot_above_an_image_that_cannot_be_flushed(d: Session) -> None:
+    _base_and_overlay(d, **{"inject-error": [{"event": "none", "iotype": "flush", "errno": 5}]})
+    d.io("x", "write -P 1 0 64k")
+    d.qmp("blockdev-snapshot", node="base", overlay="none")
+    d.qmp("blockdev-snapshot", node="base", overlay="base")
+    d.qmp("blockdev-snapshot", node="base", overlay="over")
+    named = {"node-name": "base", "snapshot-file": d.path("new.qcow2")}
+    d.qmp("blockdev-snapshot-sync", **named)
+    d.qmp("blockdev-snapshot-sync", **named, snapshot_node_name="over")
+    d.qmp("blockdev-snapshot-sync", **named, snapshot_node_name="new", format="zz")
+    d.gone("new.qcow2")
+    d.kill(signal.SIGKILL)
+
+
+@scenario
+def snapshot_above_an_image_that_cannot_store_its_bitmaps(d: Session) -> None:
+    """It can't be made read-only; that is not told, and hinders nobody."""
+    rule = {"event": "cluster_alloc", "state": 2, "iotype": "write", "errno": 5}
+    change = {"event": "cluster_alloc", "state": 1, "new_state": 2}
+    _base_and_overlay(d, **{"inject-error": [rule], "set-state": [change]})
+    d.qmp("block-dirty-bitmap-add", node="base", name="b", persistent=True)
+    d.qmp("blockdev-snapshot", node="base", overlay="over")
+    d.io("x", "write -P 2 64k 64k", "read -P 0 0 64k")
+    d.qmp("query-block-exports")
+    d.kill(signal.SIGKILL)
 
 
 @scenario
