@@ -5,6 +5,7 @@ Each open takes a copy of that descriptor of the set which was opened for the sa
 Source: QAPI ``add-fd``; what QEMU 7.2 says when it can't be done.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -129,7 +130,7 @@ class FdSets:
     def close_copy(self, fd: int) -> None:
         """Close what ``open`` has returned."""
         self.forget_copy(fd)
-        os.close(fd)
+        close(fd)
 
     def forget_copy(self, fd: int) -> None:
         """Take note that what ``open`` has returned is going to be closed: it still is open.
@@ -146,7 +147,7 @@ class FdSets:
         """Close all descriptors that were handed over."""
         for fdset in self._sets.values():
             for item in fdset.members:
-                os.close(item.number)
+                close(item.number)
         self._sets.clear()
 
     def _clean(self, number: int) -> None:
@@ -155,10 +156,21 @@ class FdSets:
         fdset = self._sets[number]
         unused = not fdset.copies and not self._clients
         for item in [item for item in fdset.members if item.removed or unused]:
-            os.close(item.number)
+            close(item.number)
             fdset.members.remove(item)
         if not fdset.members and not fdset.copies:
             del self._sets[number]
+
+
+def close(*fds: int) -> None:
+    """Close descriptors, all of them; no error is told.
+
+    NFS and FUSE may say then (EIO, ENOSPC, EDQUOT) what has become of earlier writes, which a
+    flush would have told. The descriptor is closed nevertheless.
+    """
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def is_in_a_set(filename: str) -> bool:

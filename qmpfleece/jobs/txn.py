@@ -8,10 +8,13 @@ Source: QEMU's ``JobTxn``; QAPI ``ActionCompletionMode``.
 """
 
 import asyncio
+import logging
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.status import JobStatus
+
+log = logging.getLogger(__name__)
 
 
 class JobTxn:
@@ -104,7 +107,10 @@ class JobTxn:
             job.commit()
         else:
             job.abort()
-        await job.clean()
+        try:
+            await job.clean()
+        except Exception:  # the edge of a job: it ends, and the others of the transaction do
+            log.exception("cleaning up after job %s has failed unexpectedly", job.id)
         if job.started:
             job.on_ended()
         self.jobs.remove(job)

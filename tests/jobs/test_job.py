@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.block.drain import drained
 from qmpfleece.block.graph import Graph
 from qmpfleece.jobs.status import JobStatus
@@ -301,6 +301,24 @@ async def test_verbs_wait_for_a_job_that_is_being_concluded(stage):
     with pytest.raises(QmpError, match=r"^Job not found$"):
         await stage.manager.find("j")
     assert stage.events[-1] == "j null"
+
+
+async def test_job_that_cannot_clean_up_is_concluded_and_so_is_its_group(stage, caplog):
+    class Untidy(Puppet):
+        async def clean(self):
+            await super().clean()
+            raise BlockError(errno.EIO)
+
+    txn = JobTxn()
+    jobs = [stage.add(Untidy("j"), txn), stage.add(Puppet("k"), txn)]
+    for job in jobs:
+        job.finish()
+    events = await stage.take()
+    for job in jobs:
+        assert events.count(f"{job.id} null") == 1
+        assert job.log == ["prepare", "commit", "clean"]
+    assert stage.manager.jobs() == []
+    assert "cleaning up after job j has failed" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["", "1a", "a/b", "ä", "-"])

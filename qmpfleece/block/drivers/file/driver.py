@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError
-from qmpfleece.base.fdsets import FdSets, is_in_a_set
+from qmpfleece.base.fdsets import FdSets, close, is_in_a_set
 from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring.writes import Ring
@@ -172,7 +172,7 @@ class File(BlockDriver[FileOptions]):
         for fd in fds:
             self._fdsets.forget_copy(fd)
         if fds:
-            await self._queries.submit(_close, fds)  # after the queries in flight
+            await self._queries.submit(close, *fds)  # after the queries in flight
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -354,11 +354,6 @@ class File(BlockDriver[FileOptions]):
 def _open_flags(*, writable: bool, direct: bool) -> int:
     flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
     return flags | os.O_DIRECT if direct else flags
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def _open_again(fd: int) -> int:

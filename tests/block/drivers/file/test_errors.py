@@ -55,6 +55,19 @@ async def test_full_file_system_gives_enospc(small_tmpfs, attach):
         assert caught.value.errno == errno.ENOSPC
 
 
+async def test_file_that_cannot_be_closed_well_is_closed_with_all_that_belongs_to_it(
+    attach, image, graph
+):
+    backend = await attach(image)
+    name, driver = backend.node.name, backend.node.driver
+    lock_fd = driver._lock_fd
+    os.close(driver._fd)  # to close it again is an error
+    await backend.detach()
+    await graph.delete(name)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(lock_fd)
+
+
 async def test_cancelled_request_is_over_only_when_its_thread_is(attach, image, monkeypatch):
     backend = await attach(image)
     may_end, seen, real = threading.Event(), [], os.pwritev
