@@ -39,6 +39,14 @@ def descriptor_number(text: str) -> int:
     return number
 
 
+def is_socket(fd: int) -> bool:
+    """Tell whether a descriptor, which need not be open, is a socket."""
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
 def fits_unix(path: str) -> bool:
     """Tell whether a unix socket can have this path."""
     return len(os.fsencode(path)) < UNIX_PATH_BYTES

@@ -1,9 +1,8 @@
 """The commands on block exports and the NBD server. Source: QAPI, block-export.json."""
 
-import os
-import stat
 from typing import Annotated
 
+from qmpfleece.base import fdsets, sockets
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.command import Boxed, command
 from qmpfleece.control.system import System
@@ -38,13 +37,25 @@ async def nbd_server_start(
     if tls_authz is not None:
         raise QmpError("TLS authorization is not supported")
     data = addr.data
-    if isinstance(data, FdSocketAddress) and data.str_ in system.named_fds:
-        fd = system.named_fds.pop(data.str_)
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise QmpError(f"File descriptor '{data.str_}' is not a socket")
-        data = FdSocketAddress.model_construct(str_=str(fd))
+    if isinstance(data, FdSocketAddress):
+        data = _handed_over(system, data.str_)
     await system.exports.start_nbd(data, max_connections=max_connections)
+
+
+def _handed_over(system: System, name: str) -> FdSocketAddress:
+    """Return a socket that somebody has handed over under a name, by its number.
+
+    No other number is one to listen on: who knows what has it.
+    """
+    fd = system.named_fds.pop(name, None)
+    if fd is None and not system.has_machine:
+        raise QmpError("only QEMU supports file descriptor passing")
+    if fd is None:
+        raise QmpError(f"File descriptor named '{name}' has not been found")
+    if not sockets.is_socket(fd):
+        fdsets.close(fd)
+        raise QmpError(f"File descriptor '{name}' is not a socket")
+    return FdSocketAddress.model_construct(str_=str(fd))
 
 
 @command("nbd-server-add")

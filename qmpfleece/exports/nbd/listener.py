@@ -56,7 +56,7 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
     if isinstance(address, InetSocketAddress):
         return await _listen_inet(address)
     if isinstance(address, FdSocketAddress):
-        return [_take_descriptor(address.str_)]
+        return [_take_descriptor(int(address.str_))]
     raise QmpError("socket family AF_VSOCK unsupported")
 
 
@@ -117,16 +117,16 @@ async def _resolve(address: InetSocketAddress) -> list[sockets.Where]:
     return await sockets.resolve(address.host, address.port, family=family, flags=flags)
 
 
-def _take_descriptor(text: str) -> Listener:
-    number = None
-    if text[:1].isdecimal():  # names begin otherwise
-        with contextlib.suppress(QmpError):
-            number = sockets.descriptor_number(text)
-    if number is None:
-        raise QmpError(f"File descriptor named '{text}' has not been found")
+def _take_descriptor(number: int) -> Listener:
+    """Listen on a socket of ours; it need not listen yet."""
     try:
         sock = socket.socket(fileno=number)
     except OSError as error:
-        raise QmpError(f"File descriptor '{text}' is not a socket") from error
+        raise QmpError(f"File descriptor '{number}' is not a socket") from error
+    try:
+        sock.listen(sockets.BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise QmpError(f"Failed to listen on fd socket: {error.strerror}") from error
     sock.setblocking(False)
     return Listener(sock)

@@ -2,7 +2,7 @@
 
 import socket
 
-from tests.oracle.scenario import system_scenario
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.session import Session
 
 
@@ -33,6 +33,67 @@ def nbd_server_on_numbers_that_no_descriptor_has(d: Session) -> None:
         _listen_at(d, number)
     for name in ("3x", "0x3", "-1", "+3", " 3", "\u0663", ""):
         _listen_at(d, name)
+
+
+def _refused_by_number(d: Session, listener: socket.socket) -> None:
+    d.start(fds=(listener.fileno(),))
+    _listen_at(d, str(listener.fileno()))
+    _listen_at(d, "none")
+    _listen_at(d, "0")
+    d.qmp("nbd-server-stop")
+
+
+@system_scenario
+def nbd_server_on_a_number_that_is_no_name(d: Session) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(d.path("nbd.sock"))
+        _refused_by_number(d, listener)
+
+
+@scenario
+def nbd_server_of_the_storage_daemon_on_a_number_that_is_no_name(d: Session) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(d.path("nbd.sock"))
+        _refused_by_number(d, listener)
+
+
+@system_scenario
+def nbd_server_on_sockets_that_do_not_listen_yet(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    one, other = socket.socketpair()
+    with socket.socket(socket.AF_UNIX) as bound, socket.socket(socket.AF_UNIX) as unbound:
+        bound.bind(d.path("nbd.sock"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams, one, other:
+            for sock in (datagrams, one, unbound):
+                d.give_descriptor("given", sock.fileno())
+                _listen_at(d, "given")
+                _listen_at(d, "given")
+        d.give_descriptor("given", bound.fileno())
+    _listen_at(d, "given")
+    d.qmp("nbd-server-add", device="n")
+    d.nbdinfo("n", "--size")
+    d.qmp("nbd-server-stop")
+
+
+@scenario
+def nbd_server_option_with_a_socket_that_does_not_listen_yet(d: Session) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(d.path("nbd.sock"))
+        number = bound.fileno()
+        option = f"addr.type=fd,addr.str={number}"
+        d.start("--nbd-server", option, fds=(number,))
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    d.qmp("nbd-server-add", device="n")
+    d.nbdinfo("n", "--size")
+    d.qmp("nbd-server-stop")
+
+
+@scenario
+def nbd_server_option_with_sockets_that_cannot_listen(d: Session) -> None:
+    with socket.socket(socket.AF_UNIX) as unbound:
+        option = f"addr.type=fd,addr.str={unbound.fileno()}"
+        d.start("--nbd-server", option, monitor=False, fds=(unbound.fileno(),))
+        d.exited()
 
 
 @system_scenario
