@@ -29,6 +29,8 @@ class Client:
 
     Args:
         negotiated: The client has left capabilities negotiation mode.
+        internal: It is a part of the program, whose commands run also when that has been asked
+            to end.
 
     Attributes:
         oob: It has enabled out-of-band execution. No command of ours supports that, so the
@@ -36,10 +38,11 @@ class Client:
         received: Descriptors that it has sent; whoever takes one out owns it.
     """
 
-    __slots__ = ("negotiated", "oob", "received")
+    __slots__ = ("internal", "negotiated", "oob", "received")
 
-    def __init__(self, *, negotiated: bool = False) -> None:
+    def __init__(self, *, negotiated: bool = False, internal: bool = False) -> None:
         self.negotiated = negotiated
+        self.internal = internal
         self.oob = False
         self.received: list[int] = []
 
@@ -70,7 +73,8 @@ class Dispatcher:
         """Run one request and send exactly one reply; then do what the command put off.
 
         Call it for the next request of the same client when this one is done. A cancelled
-        call may have sent no reply.
+        call may have sent no reply; nor does one whose turn comes when the program has been
+        asked to end.
         """
         extra: Reply = {}
         if isinstance(request, dict) and "id" in request:
@@ -90,13 +94,15 @@ class Dispatcher:
             await self._run(command, checked, client, lambda reply: send(reply | extra))
             return
         async with self._turn:
+            if self.system.shutdown.is_set() and not client.internal:
+                return
             await self._run(command, checked, client, lambda reply: send(reply | extra))
 
     async def call(self, name: str, arguments: dict[str, Any] | None = None) -> Reply:
         """Run one command for a caller without a session and return its reply."""
         replies: list[Reply] = []
         request = {"execute": name, "arguments": arguments or {}}
-        await self.serve(request, Client(negotiated=True), replies.append)
+        await self.serve(request, Client(negotiated=True, internal=True), replies.append)
         return replies[0]
 
     @contextlib.asynccontextmanager

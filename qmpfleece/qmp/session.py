@@ -226,7 +226,7 @@ class Session(AsyncProtocol[Any]):
     # What is ours.
 
     async def _work(self) -> None:
-        """Run the client's commands, one after the other."""
+        """Run the client's commands, one after the other, until the program is to end."""
         while True:
             value, fds = await self._requests.get()
             self._busy = True
@@ -241,7 +241,7 @@ class Session(AsyncProtocol[Any]):
             finally:
                 self._busy = False
                 self._requests.task_done()
-            if self.runstate is not Runstate.RUNNING:
+            if self.runstate is not Runstate.RUNNING or self._dispatcher.system.shutdown.is_set():
                 return
 
     def _take_over(self, fds: list[int]) -> None:

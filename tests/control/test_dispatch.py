@@ -266,3 +266,29 @@ async def test_cancelled_command_gives_its_turn_back(make_talk):
 
 async def test_call_is_for_callers_without_a_session(system):
     assert await Dispatcher(system).call("query-name") == {"return": {}}
+
+
+async def test_command_that_waits_for_its_turn_does_not_run_any_more_after_quit(
+    make_talk,
+):
+    may_go_on, done = asyncio.Event(), []
+
+    async def slow(system):
+        await may_go_on.wait()
+        system.quit()
+
+    async def other(system):
+        done.append(system)
+
+    talk = make_talk(
+        a={"handler": slow, "exclusive": True}, b={"handler": other, "exclusive": True}
+    )
+    tasks = []
+    for name in "ab":
+        served = talk.dispatcher.serve({"execute": name}, talk.client, talk.seen.append)
+        tasks.append(asyncio.create_task(served))
+        await asyncio.sleep(0)
+    may_go_on.set()
+    await asyncio.gather(*tasks)
+    assert talk.seen == [{"return": {}}]
+    assert not done

@@ -99,6 +99,16 @@ def two_monitors_act_on_one_graph(d: Session) -> None:
 
 
 @scenario
+def commands_behind_quit(d: Session) -> None:
+    """None of them is executed, or answered."""
+    add = b'{"execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "n"}}'
+    words = (b'{"execute": "qmp_capabilities"}', add, b'{"execute": "quit"}', add)
+    query = b'{"execute": "query-version"}'
+    d.run_with_input(b"\n".join((*words, query)), "--chardev", "stdio,id=s", "--monitor", "s")
+    d.run_with_input(b"".join((*words, b"[")), "--chardev", "stdio,id=s", "--monitor", "s")
+
+
+@scenario
 def character_device_of_a_monitor(d: Session) -> None:
     d.qmp("query-chardev")
 
