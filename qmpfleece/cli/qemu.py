@@ -68,7 +68,7 @@ class _Start(Start):
         self._qtest: QTest | None = None
 
     async def close(self) -> None:
-        """Close what was not handed on, and remove the PID file."""
+        """Close what was not handed on."""
         if self._qtest is not None:
             await self._qtest.close()
         await super().close()

@@ -101,9 +101,12 @@ class Start(ABC):
             await self.close()
 
     async def close(self) -> None:
-        """Close what was not handed on, and remove the PID file."""
+        """Close what was not handed on."""
         for device in self.chardevs.values():
             device.close()
+
+    def remove_pid_file(self) -> None:
+        """Say that the process is gone: the last that it does. Its disks are closed."""
         if self._pid_file is not None:
             self._pid_file.remove()
 
@@ -205,8 +208,14 @@ def run(
     async def serve() -> None:
         daemon = Daemon(**of)
         with daemon.ending_on_signals(tell):
-            async with daemon:
-                await start(daemon).live(background)
+            begun: Start | None = None
+            try:
+                async with daemon:
+                    begun = start(daemon)
+                    await begun.live(background)
+            finally:
+                if begun is not None:
+                    begun.remove_pid_file()
 
     with (
         Background(wanted=daemonize) as background,
