@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import c_string
 
 _PREFIX: Final = "/dev/fdset/"
 _LARGEST: Final = (1 << 63) - 1
@@ -110,7 +111,7 @@ class FdSets:
             QmpError: There is no such descriptor.
         """
         if not filename.startswith(_PREFIX):
-            return os.open(filename, flags)
+            return os.open(c_string(filename), flags)
         digits = re.fullmatch(r"0*\d{1,19}", filename.removeprefix(_PREFIX), re.ASCII)
         if digits is None or int(digits[0][-19:]) > _LARGEST:
             raise QmpError(f"Could not parse fdset {filename}")

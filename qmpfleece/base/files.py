@@ -24,3 +24,11 @@ def pwrite_all(fd: int, buf: memoryview, offset: int, flags: int = 0) -> None:
         if not put:
             raise BlockError(errno.ENOSPC)
         done += put
+
+
+def c_string(text: str) -> bytes:
+    """Return a text, such as the name of a file, as the system is given it.
+
+    A zero, which would end it there, is two bytes, as where QEMU reads JSON.
+    """
+    return os.fsencode(text).replace(b"\0", b"\xc0\x80")

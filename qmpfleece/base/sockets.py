@@ -1,6 +1,7 @@
 """What listening needs wherever it is done, with QEMU's words for what can go wrong."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.digits import decimal
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import c_string
 
 #: The kernel's limit for the path of a unix socket, its final zero included.
 UNIX_PATH_BYTES: Final = 108
@@ -49,7 +51,7 @@ def is_socket(fd: int) -> bool:
 
 def fits_unix(path: str) -> bool:
     """Tell whether a unix socket can have this path."""
-    return len(os.fsencode(path)) < UNIX_PATH_BYTES
+    return len(c_string(path)) < UNIX_PATH_BYTES
 
 
 def listen_unix(path: str | bytes, shown: str) -> socket.socket:
@@ -66,7 +68,8 @@ def listen_unix(path: str | bytes, shown: str) -> socket.socket:
         QmpError: The path can't be used.
     """
     if isinstance(path, str):
-        _remove_stale(path)
+        path = c_string(path)
+        _remove_stale(path, shown)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
@@ -78,15 +81,33 @@ def listen_unix(path: str | bytes, shown: str) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
+class SocketFile:
+    """The file of a socket that listens.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path: Final = c_string(path)
+        self._inode: Final = os.stat(self._path).st_ino
+
+    def remove(self) -> None:
+        """Remove it, if it still can be and nobody has replaced it."""
+        with contextlib.suppress(OSError):
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+
+
+def _remove_stale(path: bytes, shown: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise QmpError(f"Failed to bind socket to {path}: Address already in use")
+            raise QmpError(f"Failed to bind socket to {shown}: Address already in use")
         os.unlink(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise QmpError(f"Failed to unlink socket {path}: {error.strerror}") from error
+        raise QmpError(f"Failed to unlink socket {shown}: {error.strerror}") from error
 
 
 def family_of(*, ipv4: bool | None, ipv6: bool | None) -> socket.AddressFamily:
@@ -130,9 +151,13 @@ async def resolve(
     if flags & socket.AI_NUMERICSERV and not port.lstrip(" +").isdecimal():
         reason = "Name or service not known"
         raise QmpError(f"address resolution failed for {host}:{port}: {reason}")
+    if not port.isascii() or "\0" in port:
+        reason = "Servname not supported for ai_socktype"
+        raise QmpError(f"address resolution failed for {host}:{port}: {reason}")
     try:
+        # As bytes: text would be taken for an international name, which not every one can be.
         found = await loop.getaddrinfo(
-            host or None, port, family=family, type=socket.SOCK_STREAM, flags=flags
+            c_string(host) or None, port, family=family, type=socket.SOCK_STREAM, flags=flags
         )
     except OSError as error:
         raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error

@@ -7,11 +7,11 @@ all in ``close``. A socket file of ours is removed there, unless somebody has re
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from qmpfleece.base.sockets import SocketFile
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.session import Session, Streams
 from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
@@ -37,7 +37,6 @@ class Monitor:
         human: It is for people, not for programs.
         connected: Set when the first client has come, for ``wait=on``.
         clients: The addresses of those who are there, as ``getpeername`` tells them.
-        inode: That of the socket file.
     """
 
     def __init__(self, address: Address, sock: socket.socket, *, pretty: bool) -> None:
@@ -47,17 +46,13 @@ class Monitor:
         self.human = False
         self.connected: Final = asyncio.Event()
         self.clients: Final[list[Any]] = []
-        self.inode: Final = (
-            os.stat(address.path).st_ino if isinstance(address, UnixAddress) else -1
-        )
+        self._file: Final = SocketFile(address.path) if isinstance(address, UnixAddress) else None
 
     def close(self) -> None:
         """Stop listening and remove the socket file."""
         self.sock.close()
-        if isinstance(self.address, UnixAddress):
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self.address.path).st_ino == self.inode:
-                    os.unlink(self.address.path)
+        if self._file is not None:
+            self._file.remove()
 
 
 async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:

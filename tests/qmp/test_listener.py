@@ -88,6 +88,19 @@ async def test_socket_file_of_somebody_else_stays(tmp_path):
     assert path.exists()
 
 
+async def test_close_ends_all_where_the_directory_of_a_socket_is_a_file_now(server, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    await server.listen(UnixAddress(str(folder / "s")))
+    other = tmp_path / "other"
+    await server.listen(UnixAddress(str(other)))
+    folder.rename(tmp_path / "moved")
+    folder.touch()
+    await server.close()
+    assert not other.exists()
+    assert folder.exists()
+
+
 async def test_stale_socket_file_is_replaced_and_other_files_are_not(server, tmp_path):
     path = str(tmp_path / "stale")
     with socket.socket(socket.AF_UNIX) as old:

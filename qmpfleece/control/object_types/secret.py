@@ -3,10 +3,10 @@
 import base64
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import c_string
 from qmpfleece.control.object_options import ObjectOptions
 from qmpfleece.control.objects import UserObject
 from qmpfleece.control.shape import shape_of
@@ -100,14 +100,17 @@ def _read(name: str) -> bytes:
     Raises:
         QmpError: It can't be read; QEMU's words, which are those of GLib.
     """
+    path = c_string(name)
     try:
-        return Path(name).read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         # A directory is opened; what Python's open refuses, read would refuse.
         opened = isinstance(error, IsADirectoryError)
         failed = "Error reading file" if opened else "Failed to open file"
         raise QmpError(
-            f"Unable to read {name}: {failed} \u201c{name}\u201d: {error.strerror}"
+            f"Unable to read {name}: {failed} \u201c{path.decode(errors='replace')}\u201d:"
+            f" {error.strerror}"
         ) from error
 
 

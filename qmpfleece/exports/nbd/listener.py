@@ -4,7 +4,6 @@ A name that stands for several addresses, such as localhost, is listened on at a
 Texts are QEMU's.
 """
 
-import contextlib
 import errno
 import os
 import socket
@@ -32,17 +31,14 @@ class Listener:
 
     def __init__(self, sock: socket.socket, path: str | None = None) -> None:
         self.sock: Final = sock
-        self._path = path
-        self._inode = os.stat(path).st_ino if path is not None else -1
+        self._file = sockets.SocketFile(path) if path is not None else None
 
     def close(self) -> None:
         """Stop listening; remove the socket file unless somebody has replaced it."""
         self.sock.close()
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                if os.stat(self._path).st_ino == self._inode:
-                    os.unlink(self._path)
-            self._path = None
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
 
 
 async def open_listener(address: ListenAddress) -> list[Listener]:

@@ -1,5 +1,6 @@
-"""The NBD server on a socket that its client has made."""
+"""The NBD server on a socket that its client has made, or at odd addresses."""
 
+import os
 import socket
 
 from tests.oracle.scenario import scenario, system_scenario
@@ -103,3 +104,24 @@ def nbd_server_on_a_descriptor_that_is_no_socket(d: Session) -> None:
         d.give_descriptor("disk", file.fileno())
     _listen_at(d, "disk")
     d.qmp("closefd", fdname="disk")
+
+
+@scenario
+def nbd_server_on_hosts_that_are_no_names(d: Session) -> None:
+    for host in ("a..b", "\u00e9..x", "x" * 64, "x" * 64 + ".y", ".", "a\0b", "x y", "a" * 300):
+        d.qmp("nbd-server-start", addr={"type": "inet", "data": {"host": host, "port": "0"}})
+    for port in ("80\0", "\u00e9"):
+        data = {"host": "localhost", "port": port}
+        d.qmp("nbd-server-start", addr={"type": "inet", "data": data})
+
+
+@scenario
+def names_of_files_with_a_zero(d: Session) -> None:
+    path = d.path("x\0y")
+    d.qmp("object-add", qom_type="secret", id="s", file=path)
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path)
+    d.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+    d.transcript.add(f"# {sorted(os.listdir(os.fsencode(d.dir)))}")
+    d.qmp("nbd-server-stop")
+    d.transcript.add(f"# {sorted(os.listdir(os.fsencode(d.dir)))}")
+    d.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": "/" + "\0" * 54}})
