@@ -62,13 +62,17 @@ class Daemon:
         self.system = System(
             bus=bus,
             graph=graph,
-            exports=ExportManager(graph, bus),
+            exports=ExportManager(graph, bus, self._is_iothread),
             has_machine=self._has_machine,
             fdsets=graph.fdsets,
         )
         self.dispatcher = Dispatcher(self.system)
         self.qmp = QmpServer(self.dispatcher)
         return self
+
+    def _is_iothread(self, name: str) -> bool:
+        found = self.system.objects.get(name)
+        return found is not None and found.qom_type == "iothread"
 
     async def __aexit__(
         self,

@@ -42,6 +42,9 @@ class Host(Protocol):
             QmpError: It is not running.
         """
 
+    def is_iothread(self, name: str) -> bool:
+        """Tell whether there is an I/O thread of that name; all use one event loop here."""
+
     def export_unused(self, export: "Export[Any]") -> None:
         """The last user of an export that is shutting down has gone: delete it."""
 
@@ -105,7 +108,7 @@ class Export(Generic[O]):
         read_only = self.borrowed and not self.backend.perm & Perm.WRITE
         if self.writable and (read_only or node.read_only):
             raise QmpError("Cannot export read-only node as writable")
-        if self.options.iothread is not None:
+        if self.options.iothread is not None and not self.host.is_iothread(self.options.iothread):
             raise QmpError(f'iothread "{self.options.iothread}" not found')
         if not self.borrowed:
             self.backend.attach(node)

@@ -5,6 +5,7 @@ The manager owns the tasks that delete exports whose last client goes away later
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base.errors import QmpError
@@ -37,9 +38,13 @@ class ExportManager:
     Args:
         graph: Where the nodes are.
         bus: Where BLOCK_EXPORT_DELETED goes.
+        is_iothread: Tells whether there is an I/O thread of that name.
     """
 
-    def __init__(self, graph: Graph, bus: EventBus) -> None:
+    def __init__(
+        self, graph: Graph, bus: EventBus, is_iothread: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._is_iothread: Final = is_iothread
         self.graph: Final = graph
         self._bus: Final = bus
         self._exports: dict[str, Export[Any]] = {}
@@ -153,6 +158,10 @@ class ExportManager:
         self._held.discard(export)
         if not export.users and self._exports.get(export.id) is export:
             await self._deletion(export)
+
+    def is_iothread(self, name: str) -> bool:
+        """Tell whether there is an I/O thread of that name."""
+        return self._is_iothread(name)
 
     def export_unused(self, export: "Export[Any]") -> None:
         """Delete an export whose last client has gone; ``close`` waits for it."""

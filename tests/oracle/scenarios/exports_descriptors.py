@@ -107,6 +107,17 @@ def nbd_server_on_a_descriptor_that_is_no_socket(d: Session) -> None:
 
 
 @scenario
+def exports_with_an_iothread(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n")
+    d.qmp("object-add", qom_type="iothread", id="io")
+    d.qmp("object-add", qom_type="throttle-group", id="group")
+    d.nbd_server()
+    for name in ("none", "group", "io"):
+        d.qmp("block-export-add", id=f"e-{name}", type="nbd", node_name="n", iothread=name)
+    d.qmp("query-block-exports")  # clients and deleting make QEMU fail an assertion
+
+
+@scenario
 def nbd_server_on_hosts_that_are_no_names(d: Session) -> None:
     for host in ("a..b", "\u00e9..x", "x" * 64, "x" * 64 + ".y", ".", "a\0b", "x y", "a" * 300):
         d.qmp("nbd-server-start", addr={"type": "inet", "data": {"host": host, "port": "0"}})
