@@ -121,7 +121,11 @@ class FdSets:
             mode = fcntl.fcntl(item.number, fcntl.F_GETFL)
             if fdset is not None and mode & os.O_ACCMODE == flags & os.O_ACCMODE:
                 copy = fcntl.fcntl(item.number, fcntl.F_DUPFD_CLOEXEC, 0)
-                fcntl.fcntl(copy, fcntl.F_SETFL, mode & ~os.O_DIRECT | flags & os.O_DIRECT)
+                try:
+                    fcntl.fcntl(copy, fcntl.F_SETFL, mode & ~os.O_DIRECT | flags & os.O_DIRECT)
+                except OSError:
+                    close(copy)
+                    raise
                 fdset.copies.add(copy)
                 return copy
         raise QmpError(

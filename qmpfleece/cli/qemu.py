@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qmpfleece.base import fdsets
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.signals import sender
 from qmpfleece.cli import chardev
@@ -82,10 +83,13 @@ class _Start(Start):
         elif wanted.paused:
             system.run_state = "prelaunch"
         system.uuid = wanted.uuid or system.uuid
+        inherited: list[int] = []
         for option, given in wanted.fds:
             with at(option):
                 fd, number = check_fd(given)
             system.graph.fdsets.add(os.dup(fd), number, given.get("opaque"))
+            inherited.append(fd)
+        fdsets.close(*inherited)
         if wanted.pidfile is not None:
             self.write_pid_file(wanted.pidfile)
         machine = machine_kind(wanted.machine)

@@ -52,3 +52,13 @@ def test_a_copy_is_forgotten_before_its_number_can_be_that_of_another() -> None:
     assert [found.copies for _, found in sets.all()] == [{copy}]
     sets.close_copy(copy)
     assert not sets.all()
+
+
+def test_copy_that_cannot_be_as_it_is_wanted_is_closed() -> None:
+    sets = FdSets()
+    sets.add(os.open("/proc/self/stat", os.O_RDONLY), 3)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Invalid argument"):
+        sets.open("/dev/fdset/3", os.O_RDONLY | os.O_DIRECT)
+    assert os.listdir("/proc/self/fd") == before
+    sets.close()

@@ -100,3 +100,14 @@ refused("fdset_without_one_to_write", *sets(_RAW_RO), "-blockdev", _FILE)
 refused("fdset_that_is_not_there", "-drive", _DRIVE)
 refused("fdset_that_is_no_number", "-drive", "if=none,format=raw,file=/dev/fdset/x")
 refused("fdset_of_another_cache_mode", *sets(_RAW_RW), "-drive", f"{_DRIVE},format=raw,cache=none")
+
+
+@system_scenario
+def descriptors_in_sets_are_open_there_alone(d: Session) -> None:
+    twice = ("-add-fd", f"fd={_RAW_RO},set=2")
+    inheriting(d, *sets(_RAW_RW, _RAW_RO), *twice, "-pidfile", d.path("pid"))
+    d.qmp("query-name")
+    process = (d.dir / "pid").read_text().strip()
+    for number in (_RAW_RW, _RAW_RO, _IMAGE_RW):
+        is_open = os.path.exists(f"/proc/{process}/fd/{number}")
+        d.transcript.add(f"# {number} is {'open' if is_open else 'closed'}")
