@@ -123,12 +123,15 @@ class NbdServer:
         if not self._connections:
             self._idle.set()
 
+    async def _until_room(self) -> None:
+        while self.max_connections and len(self._connections) >= self.max_connections:
+            self._room.clear()
+            await self._room.wait()
+
     async def _accept(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            while self.max_connections and len(self._connections) >= self.max_connections:
-                self._room.clear()
-                await self._room.wait()
+            await self._until_room()
             try:
                 sock, _ = await loop.sock_accept(listener.sock)
             except ConnectionError:
@@ -137,6 +140,11 @@ class NbdServer:
                 log.warning("can't accept an NBD client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
+            try:
+                await self._until_room()  # another listener may have filled it meanwhile
+            except BaseException:
+                sock.close()
+                raise
             with contextlib.suppress(OSError):  # it works without, and others must be accepted
                 _prepare(sock)
             connection = Connection(self)

@@ -7,6 +7,7 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.exports.options import FdSocketAddress, InetSocketAddress, UnixSocketAddress
+from tests.exports.conftest import RawClient
 from tests.tools.gate import settle
 
 
@@ -113,6 +114,32 @@ async def test_clients_over_the_limit_wait_for_room(bench):
     first.close()
     await third.shake_hands("e")
     assert bench.manager.nbd.connections == 2
+
+
+async def test_limit_counts_the_clients_of_all_listeners(bench):
+    other = UnixSocketAddress(path=f"{bench.path}2")
+    await bench.manager.start_nbd(UnixSocketAddress(path=bench.path), other, max_connections=1)
+    await bench.add()
+    first = await bench.enter()
+    second = RawClient(*await asyncio.open_unix_connection(other.path))
+    bench.clients.append(second)
+    await settle()
+    assert bench.manager.nbd.connections == 1
+    first.close()
+    await second.shake_hands("e")
+    assert bench.manager.nbd.connections == 1
+
+
+async def test_stop_closes_clients_that_wait_for_room(bench):
+    other = UnixSocketAddress(path=f"{bench.path}2")
+    await bench.manager.start_nbd(UnixSocketAddress(path=bench.path), other, max_connections=1)
+    await bench.add()
+    await bench.enter()
+    second = RawClient(*await asyncio.open_unix_connection(other.path))
+    bench.clients.append(second)
+    await settle()
+    await bench.manager.stop_nbd()
+    assert await second.hung_up()
 
 
 async def test_stop_hangs_up_on_clients_in_their_handshake(bench):
