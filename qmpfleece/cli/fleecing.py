@@ -121,11 +121,15 @@ class Fleece:
         await self._stack.aclose()
 
     def status(self) -> Status:
-        """Return how it goes. No I/O but a look at the temporary file's size."""
+        """Return how it goes. No I/O but a look at the temporary file's size.
+
+        Over QMP anybody may have stopped the NBD server.
+        """
+        exports = self.daemon.system.exports
         return Status(
             copied=self._done.count,
             temp_used=os.fstat(self._temp).st_blocks * 512,
-            clients=self.daemon.system.exports.nbd.connections,
+            clients=exports.nbd.connections if exports.nbd_running else 0,
             broken=self._filter.broken_because,
         )
 

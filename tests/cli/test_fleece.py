@@ -139,6 +139,12 @@ def test_a_snapshot_lost_just_before_the_end_is_told_of(disk):
     assert "warning: the snapshot is lost: " in stream.getvalue()
 
 
+async def test_fleecing_goes_on_without_clients_when_one_has_stopped_the_nbd_server(disk):
+    async with Fleece(Settings(disk=disk)) as fleece:
+        await fleece.daemon.execute("nbd-server-stop")
+        assert fleece.status().clients == 0
+
+
 def test_quit_over_qmp_ends_it(tmp_path, disk):
     with running(QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", folder=tmp_path) as program:
         program.wait_for(tmp_path / "qmp.sock")
