@@ -110,16 +110,6 @@ class DirtyBitmap:
         if self.inconsistent and not allow_inconsistent:
             raise QmpError(f"Bitmap '{self.name}' is inconsistent and cannot be used")
 
-    def enable(self) -> None:
-        """Record writes from now on."""
-        assert self.successor is None
-        self.enabled = True
-
-    def disable(self) -> None:
-        """Record no more writes."""
-        assert self.successor is None
-        self.enabled = False
-
     def clear(self) -> GranularBits:
         """Make everything clean.
 

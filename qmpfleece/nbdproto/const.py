@@ -117,5 +117,3 @@ CONTEXT_DIRTY_BITMAP: Final = "qemu:dirty-bitmap:"
 MAX_STRING: Final = 4096
 #: Largest payload of a request, and the largest option a client may announce.
 MAX_PAYLOAD: Final = 32 << 20
-#: Most extents in one block status reply: they fill 1 MiB.
-MAX_EXTENTS: Final = (1 << 20) // 8

@@ -15,10 +15,10 @@ def bitmap():
 def test_write_marks_whole_granules_of_an_enabled_bitmap_only(bitmap):
     bitmap.mark(1, 1)
     assert bitmap.count == GRANULARITY
-    bitmap.disable()
+    bitmap.enabled = False
     bitmap.mark(MIB - 1, 1)
     assert bitmap.count == GRANULARITY
-    bitmap.enable()
+    bitmap.enabled = True
     bitmap.mark(MIB - 1, 1)
     assert bitmap.count == 2 * GRANULARITY
 
@@ -109,7 +109,7 @@ def test_reclaim_merges_the_successor_and_records_again(bitmap):
 
 
 def test_successor_of_a_disabled_bitmap_does_not_record_either(bitmap):
-    bitmap.disable()
+    bitmap.enabled = False
     successor = bitmap.create_successor()
     assert not successor.enabled
     assert not bitmap.recording

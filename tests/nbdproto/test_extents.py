@@ -3,7 +3,6 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmpfleece.nbdproto import extents
 from qmpfleece.nbdproto.extents import merge, pack_block_status, unpack_block_status
 
 
@@ -38,7 +37,3 @@ def test_merging_does_not_overflow_the_wire():
 )
 def test_what_is_packed_is_unpacked(context, found):
     assert unpack_block_status(pack_block_status(0, context, found, 0)[20:]) == (context, found)
-
-
-def test_limit_of_extents_fits_the_client():
-    assert extents.const.MAX_EXTENTS * 8 == 1 << 20
