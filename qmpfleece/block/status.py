@@ -4,6 +4,7 @@ Source: QEMU's ``bdrv_block_status`` family; extents come in runs, not one by on
 """
 
 import errno
+from functools import partial
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.driver import Extent, Status
@@ -46,13 +47,15 @@ async def status_above(node: Node, offset: int, length: int, limit: int) -> list
         found = await block_status(node, offset, length, limit)
         if all(extent.flags & Status.ALLOCATED for extent in found):
             return found[:limit]
+        target = _moved_to(node)
+        below_of = _below if target is None else partial(_below_held, target)
         for extent in found:
             if len(extents) >= limit:
                 break
             if extent.flags & Status.ALLOCATED:
                 extents.append(extent)
             else:
-                below = await _below(node, offset, extent, limit - len(extents))
+                below = await below_of(node, offset, extent, limit - len(extents))
                 extents += below
                 if sum(part.length for part in below) < extent.length:
                     break
@@ -102,6 +105,38 @@ def skip_filters(node: Node) -> Node:
     while (child := node.driver.filtered_child) is not None:
         node = child.node
     return node
+
+
+def _moved_to(node: Node) -> Node | None:
+    """Return the first of ``node`` and what it filters to which copies move what lies below."""
+    while not node.tracks_reads:
+        if (child := node.driver.filtered_child) is None:
+            return None
+        node = child.node
+    return node
+
+
+async def _below_held(
+    target: Node, node: Node, offset: int, extent: Extent, limit: int
+) -> list[Extent]:
+    """Do what ``_below`` does while nothing of the range is moved to ``target``.
+
+    What has been moved since ``extent`` was found may be gone below, so the top is asked again.
+    """
+    length = extent.length
+    while (conflict := target.serialising.find_conflict(offset, length)) is not None:
+        if conflict.offset > offset:
+            length = conflict.offset - offset  # writers would keep us from a long one for ever
+        else:
+            await conflict.wait()
+    request = target.tracked.add(offset, length)
+    try:
+        extent = (await block_status(node, offset, length, 1))[0]
+        if extent.flags & Status.ALLOCATED:
+            return [extent]
+        return await _below(node, offset, extent, limit)
+    finally:
+        request.remove()
 
 
 async def _below(node: Node, offset: int, extent: Extent, limit: int) -> list[Extent]:

@@ -5,6 +5,7 @@ import pytest
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.child import Child
+from qmpfleece.block.driver import Status
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions
@@ -30,6 +31,12 @@ class Overlay(GateDisk):
                 await pipeline.pread(backing, offset, buf[:length])
             offset += length
             buf = buf[length:]
+
+    async def block_status(self, offset, length, limit):
+        return [
+            extent if extent.flags & Status.DATA else extent._replace(flags=0)
+            for extent in await super().block_status(offset, length, limit)
+        ]
 
 
 @pytest.fixture
@@ -90,6 +97,48 @@ async def test_read_waits_for_the_copy_that_moves_its_cluster(fleece):
     assert not reading.done()
     overlay.release()
     assert await reading == DATA[:BLOCK]
+    await write
+
+
+async def test_guest_zeroes_wait_for_block_status_on_its_way_through_the_overlay(fleece):
+    fleece.disk.stop("status")
+    asking = await fleece.started(fleece.reader.block_status(0, SIZE, 64))
+    fleece.disk.stop()
+    write = await fleece.started(fleece.guest.pwrite_zeroes(0, CLUSTER))
+    assert not write.done()
+    fleece.disk.release()
+    assert [(e.length, bool(e.flags & Status.ZERO)) for e in await asking] == [(SIZE, False)]
+    await write
+    extents = await fleece.reader.block_status(0, SIZE, 64)
+    assert [(e.length, e.node.name, bool(e.flags & Status.ZERO)) for e in extents] == [
+        (CLUSTER, "overlay", False),
+        (SIZE - CLUSTER, "disk", False),
+    ]
+
+
+async def test_block_status_of_a_cluster_that_has_moved_meanwhile_is_asked_for_again(fleece):
+    overlay = fleece.graph.find("overlay").driver
+    await fleece.write(2 * CLUSTER, b"x")
+    overlay.stop("answer")
+    asking = await fleece.started(fleece.reader.block_status(0, SIZE, 64))
+    overlay.stop()
+    await fleece.guest.pwrite_zeroes(CLUSTER, CLUSTER)
+    overlay.release()
+    assert [(e.length, e.node.name, bool(e.flags & Status.ZERO)) for e in await asking] == [
+        (CLUSTER, "disk", False)
+    ]
+
+
+async def test_block_status_waits_only_for_the_copy_that_moves_its_first_cluster(fleece):
+    overlay = fleece.graph.find("overlay").driver
+    overlay.stop("write")
+    write = await fleece.started(fleece.guest.pwrite(CLUSTER, memoryview(b"x")))
+    extents = await fleece.reader.block_status(0, SIZE, 64)
+    assert [(e.length, e.node.name) for e in extents] == [(CLUSTER, "disk")]
+    asking = await fleece.started(fleece.reader.block_status(CLUSTER, CLUSTER, 64))
+    assert not asking.done()
+    overlay.release()
+    assert [(e.length, e.node.name) for e in await asking] == [(CLUSTER, "overlay")]
     await write
 
 
