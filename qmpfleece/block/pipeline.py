@@ -138,7 +138,7 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
             if flags & FUA and not driver.write_flags & FUA:
                 node.write_gen += 1
                 await flush_node(node)
-        if offset + length > node.length:
+        if offset + length > node.length and child.may_resize:
             set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)
@@ -180,7 +180,7 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
         if node.tracks or flags & SERIALISING or (offset | length) % node.request_alignment:
             request = await _track(node, offset, length, flags)
         await _zero_aligned_and_edges(node, offset, length, flags)
-        if offset + length > node.length:
+        if offset + length > node.length and child.may_resize:
             set_length(node, align_up(offset + length, SECTOR))
     finally:
         _finish_write(node, offset, length, request)

@@ -18,6 +18,8 @@ _NO_PREALLOCATION: Final = "Preallocation is not supported when resizing"
 async def resize(backend: Backend, length: int, preallocation: str = "off") -> None:
     """Make the node ``length`` bytes long; what is new reads as zeroes.
 
+    Nothing is in flight meanwhile; requests that have waited find the new size.
+
     Args:
         backend: The user's handle.
         length: In bytes.

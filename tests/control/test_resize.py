@@ -1,14 +1,100 @@
-"""Resizing a disk that is in use."""
+"""Resizing a node while its users go on."""
 
 import asyncio
+import errno
 
+import pytest
+
+from qmpfleece.base.workers import Workers
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.resize import resize
 from tests.tools.disk import check, opened, qemu_img
+from tests.tools.fleecing import CLUSTER, Fleece, pattern
+from tests.tools.gate import BLOCK, add_disk
 from tests.tools.hold import hold, start
+from tests.tools.memory import Load
 
+SIZE = 4 * CLUSTER
 MIB = 1 << 20
+
+
+@pytest.fixture
+async def disk():
+    graph = Graph(Workers())
+    disk = add_disk(graph, "disk", bytes(SIZE))
+    disk.users = [Backend(graph, perm=Perm.WRITE), Backend(graph, perm=Perm.RESIZE)]
+    for user in disk.users:
+        user.attach(disk.node)
+    yield disk
+    disk.release()
+    for user in disk.users:
+        await user.detach()
+    await graph.close()
+    graph.workers.close()
+
+
+@pytest.fixture
+async def fleece():
+    scheme = Fleece(pattern(SIZE))
+    await scheme.start()
+    scheme.resizer = Backend(scheme.graph, perm=Perm.RESIZE)
+    scheme.resizer.attach(scheme.filter)
+    yield scheme
+    await scheme.resizer.detach()
+    await scheme.close()
+
+
+async def test_request_that_waits_for_a_resize_is_refused_behind_the_new_end(disk):
+    load, (guest, user) = Load(), disk.users
+    disk.stop("truncate")
+    resizing = await load.start(resize(user, CLUSTER))
+    write = await load.start(guest.pwrite(CLUSTER, memoryview(b"x" * BLOCK)))
+    assert disk.seen("write") == []
+    disk.release()
+    await resizing
+    with pytest.raises(OSError, match="Input/output") as failed:
+        await write
+    assert failed.value.errno == errno.EIO
+    assert disk.node.length == len(disk.data) == CLUSTER
+
+
+async def test_request_that_waits_for_a_resize_goes_on_when_it_has_failed(disk):
+    load, (guest, user) = Load(), disk.users
+    disk.stop("truncate")
+    disk.errors["truncate"] = errno.ENOSPC
+    resizing = await load.start(resize(user, CLUSTER))
+    write = await load.start(guest.pwrite(CLUSTER, memoryview(b"x" * BLOCK)))
+    disk.release()
+    with pytest.raises(Exception, match="No space left"):
+        await resizing
+    await write
+    assert disk.node.length == SIZE
+
+
+async def test_clusters_that_a_failed_cut_leaves_are_still_to_be_copied(fleece):
+    fleece.disk.stop("truncate")
+    fleece.disk.errors["truncate"] = errno.ENOSPC
+    resizing = await fleece.started(resize(fleece.resizer, CLUSTER))
+    write = fleece.write(2 * CLUSTER, b"x" * BLOCK)
+    reading = await fleece.started(fleece.read(2 * CLUSTER, CLUSTER))
+    fleece.disk.release()
+    with pytest.raises(Exception, match="No space left"):
+        await resizing
+    await write
+    assert await reading == fleece.before[2 * CLUSTER : 3 * CLUSTER]
+    assert await fleece.read(2 * CLUSTER, CLUSTER) == fleece.before[2 * CLUSTER : 3 * CLUSTER]
+
+
+async def test_snapshot_read_that_waits_for_a_cut_is_refused(fleece):
+    fleece.disk.stop("truncate")
+    resizing = await fleece.started(resize(fleece.resizer, CLUSTER))
+    reading = await fleece.started(fleece.read(2 * CLUSTER, CLUSTER))
+    fleece.disk.release()
+    await resizing
+    with pytest.raises(OSError, match="Permission denied"):
+        await reading
 
 
 async def test_write_that_comes_while_the_disk_shrinks_waits_for_the_new_end(tmp_path):

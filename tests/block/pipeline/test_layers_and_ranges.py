@@ -9,7 +9,7 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.perm import Perm
 from tests.block.pipeline.layers import add_layer
 from tests.block.pipeline.requests import SIZE, F, pattern, read, write
-from tests.tools.memory import add_memory, hold
+from tests.tools.memory import Barrier, Load, add_memory, hold
 
 # -- layers --------------------------------------------------------------------------------
 
@@ -148,6 +148,20 @@ async def test_failed_write_past_the_end_does_not_grow_the_node(graph):
         await pipeline.pwrite_zeroes(edge, 2048, 1024)
     assert disk.node.length == 1024
     assert list(disk.node.bitmaps[0].bits.areas()) == [(512, 512)]
+
+
+async def test_node_cut_during_a_write_is_not_made_longer_by_who_may_not_resize_it(graph):
+    disk = add_memory(graph, "disk", bytes(2048))
+    writer = hold(graph, disk.node, Perm.WRITE)
+    disk.grows = True
+    load, disk.pause = Load(), Barrier("write", "zero")
+    for request in (write(writer, 1024, b"x" * 512), pipeline.pwrite_zeroes(writer, 1536, 512)):
+        await load.start(request)
+    await pipeline.truncate(hold(graph, disk.node), 512)
+    disk.pause.release()
+    for task in load.tasks:
+        await task
+    assert disk.node.length == 512
 
 
 async def test_discard_past_the_end_does_not_grow_the_node(graph):
