@@ -28,6 +28,11 @@ class Crew:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def failed(self) -> bool:
+        """Whether one of the tasks has."""
+        return self._error is not None
+
     def start(self, coro: Coroutine[Any, Any, None], weight: int) -> None:
         """Run ``coro``, by ``eager.start``.
 

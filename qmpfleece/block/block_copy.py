@@ -260,7 +260,7 @@ class BlockCopy:
         crew = together.Crew()
         ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
-            while (req := self._claim(offset, end)) is not None:
+            while not crew.failed and (req := self._claim(offset, end)) is not None:
                 zero = await self._settle(req, ahead)
                 if zero is None:
                     self._leave(req)

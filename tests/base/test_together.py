@@ -40,10 +40,12 @@ async def test_failure_is_told_though_nobody_waited_for_it_and_the_others_go_on(
     for future in (first, second, third):
         crew.start(waiting(future), 1)
     first.set_exception(OSError("first"))
+    assert not crew.failed
     await asyncio.sleep(0)
     second.set_exception(OSError("second"))
     with pytest.raises(OSError, match="first"):
         await crew.some_done()
+    assert crew.failed
     ending = asyncio.create_task(crew.all_done())
     await asyncio.sleep(0)
     assert not ending.done()

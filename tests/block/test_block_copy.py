@@ -311,6 +311,24 @@ async def test_throttled_copy_holds_no_clusters_while_it_pauses(bench):
     assert b.target.data[: 2 * MIB] == DATA[: 2 * MIB]
 
 
+async def test_throttled_copy_that_has_failed_begins_nothing_after_its_pause(bench):
+    b = bench(DATA)
+    budget = Budget()
+    b.target.stop("write")
+    task = await b.start(0, 4 * MIB, throttle=budget)
+    b.target.waiting[0].fail(errno.EIO)
+    await settle()
+    b.target.stop()
+    budget.more.set()
+    await settle()
+    budget.left = len(DATA)
+    budget.more.set()
+    with pytest.raises(CopyError, match="Input/output"):
+        await task
+    assert b.target.seen("write") == [(0, MIB)]
+    assert b.engine.remaining == len(DATA)
+
+
 async def test_given_bitmap_says_what_is_copied_at_first(bench):
     wanted = DirtyBitmap(len(DATA), 512, "w")
     wanted.mark(3 * MIB, 1)

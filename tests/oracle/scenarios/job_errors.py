@@ -87,3 +87,16 @@ def job_meets_eio_on_target_and_reports_as_it_is_no_enospc(d: Session) -> None:
 @system_scenario
 def job_meets_enospc_on_target_and_ignores(d: Session) -> None:
     fails(d, "target", 28, "ignore")
+
+
+@system_scenario
+def job_that_waits_for_its_speed_ends_with_the_error(d: Session) -> None:
+    """It is seen before the next request: all others would take seconds."""
+    d.qmp("blockdev-add", driver="null-co", node_name="s", size=8 * MIB, latency_ns=50_000_000)
+    file = {"driver": "file", "filename": d.file("target.raw", 8 * MIB)}
+    rule = {"event": "none", "iotype": "write", "errno": 5, "once": True}
+    target = {"driver": "blkdebug", "image": file, "inject-error": [rule]}
+    d.qmp("blockdev-add", driver="raw", node_name="t", file=target)
+    backup(d, speed=2 * MIB)
+    d.event('"null"')
+    d.qmp("query-jobs")
