@@ -204,12 +204,23 @@ class File(BlockDriver[FileOptions]):
         if len(buf) >= GRANULE:
             self._known_data.written(offset, len(buf))
         if flags & ReqFlags.FUA and not self.node.options.cache_no_flush:
-            return self._queue.submit(self._write, self._fd, buf, offset, os.RWF_DSYNC)
+            return self._write_through(offset, buf)
         if self._ring is not None and not buf.readonly and buf:
             return self._ring.pwrite(self._fd, buf, offset)
         if self._direct:
             return self._queue.submit(self._write, self._fd, buf, offset, 0)
         return self._queue.submit_serial(self._write, self._fd, buf, offset, 0)
+
+    async def _write_through(self, offset: int, buf: memoryview) -> None:
+        """Write and flush; of a failed writeback the system tells here, and then no more."""
+        try:
+            await self._queue.submit(self._write, self._fd, buf, offset, os.RWF_DSYNC)
+        except OSError as error:
+            if not self._direct and error.errno == errno.EIO:
+                self._flush_error = errno.EIO
+            raise
+        if self._flush_error:
+            raise BlockError(self._flush_error)
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
         """Deallocate, or convert to unwritten extents."""

@@ -237,3 +237,38 @@ async def test_failed_flush_is_never_followed_by_a_good_one(attach, image, monke
     await backend.pwrite(0, memoryview(b"x"))
     with pytest.raises(OSError, match="Input/output"):
         await backend.flush()
+
+
+async def test_failed_fua_write_is_never_followed_by_a_good_flush(attach, image, monkeypatch):
+    """The kernel tells of a failed writeback once, and that was to the write."""
+    backend = await attach(image)
+    real = os.pwritev
+
+    def fail(*args: object):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        await backend.pwrite(0, memoryview(b"x"), ReqFlags.FUA)
+    monkeypatch.setattr(os, "pwritev", real)
+    await backend.pwrite(0, memoryview(b"y"))
+    with pytest.raises(OSError, match="Input/output"):
+        await backend.flush()
+    with pytest.raises(OSError, match="Input/output"):
+        await backend.pwrite(0, memoryview(b"z"), ReqFlags.FUA)
+    assert image.read_bytes()[:1] == b"z"
+
+
+async def test_fua_write_without_space_says_nothing_about_others(attach, image, monkeypatch):
+    backend = await attach(image)
+    real = os.pwritev
+
+    def fail(*args: object):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwritev", fail)
+    with pytest.raises(OSError, match="No space"):
+        await backend.pwrite(0, memoryview(b"x"), ReqFlags.FUA)
+    monkeypatch.setattr(os, "pwritev", real)
+    await backend.pwrite(0, memoryview(b"y"), ReqFlags.FUA)
+    await backend.flush()
