@@ -49,6 +49,10 @@ _DEFERRED: Final = _SETUP_SINGLE_ISSUER | _SETUP_DEFER_TASKRUN | _SETUP_TASKRUN_
 _ENTER_GETEVENTS: Final = 1 << 0
 _OP_WRITE: Final = 23
 
+#: What the kernel says of writes that it has not made, though nothing is wrong with them: it has
+#: no thread, the limit of processes being reached; it is short of memory; it was interrupted.
+_OTHERWISE: Final = frozenset({errno.ECANCELED, errno.EAGAIN, errno.EINTR})
+
 _memory_of: Final = ctypes.c_char.from_buffer
 _address_of: Final = ctypes.addressof
 
@@ -213,7 +217,7 @@ class Ring:
                 elif result > 0:
                     write.advance(result)
                     self._waiting.append(write)
-                elif result == -errno.ECANCELED:
+                elif -result in _OTHERWISE:
                     self._do_otherwise(write)
                 else:
                     write.settle(None, BlockError(-result or errno.ENOSPC))
@@ -230,7 +234,7 @@ class Ring:
         self._queues.enter(0, _ENTER_GETEVENTS)
 
     def _do_otherwise(self, write: Write) -> None:
-        """Make a write that the kernel has no thread for: the limit of processes is reached."""
+        """Make a write on a thread of ours."""
         rest = write.buf[len(write.buf) - write.left :]
         call = self._on_thread(write.fd, rest, write.offset)
         call.add_done_callback(lambda done: write.settle(None, done.exception()))

@@ -155,6 +155,29 @@ async def test_what_the_kernel_writes_in_parts_is_written_whole(ring):
     assert got == data
 
 
+@pytest.mark.parametrize("code", [errno.ECANCELED, errno.EAGAIN, errno.EINTR])
+async def test_a_write_that_the_kernel_puts_off_is_made_by_a_thread(fd, monkeypatch, code):
+    """No file makes it say so whenever it is asked, so its answer is changed here."""
+    workers, made = Workers(), []
+
+    def on_thread(fd, buf, offset):
+        made.append((bytes(buf), offset))
+        return workers.queue().submit(os.pwrite, fd, buf, offset)
+
+    ring = writes.Ring(on_thread)
+    take = ring._queues.take
+    monkeypatch.setattr(
+        ring._queues, "take", lambda limit: [(slot, -code, more) for slot, _, more in take(limit)]
+    )
+    try:
+        await ring.pwrite(fd, block(5), 512)
+        assert made == [(bytes(block(5)), 512)]
+        assert os.pread(fd, 512, 512) == bytes(block(5))
+    finally:
+        ring.close()
+        workers.close()
+
+
 _AT_THE_LIMIT = """
 import asyncio, os, resource, sys
 from qmpfleece.base.workers import Workers
