@@ -133,12 +133,15 @@ async def test_disk_of_zeroes_takes_no_space_in_the_temporary_image(images):
     assert await images.read(images.client) == images.before
 
 
-async def test_what_is_cut_off_the_disk_is_not_in_the_snapshot_any_more(images):
+@pytest.mark.parametrize("is_grown_again", [False, True])
+async def test_what_is_cut_off_the_disk_is_not_in_the_snapshot_any_more(images, is_grown_again):
     await images.build("file")
     resizer = Backend(images.graph, perm=Perm.RESIZE)
     resizer.attach(images.graph.find("cbw"))
     assert resizer.root is not None
     await pipeline.truncate(resizer.root, CLUSTER + 512)
+    if is_grown_again:
+        await pipeline.truncate(resizer.root, SIZE)
     await resizer.detach()
     await images.guest.pwrite(CLUSTER, memoryview(b"x" * 512))
     end = memoryview(bytearray(CLUSTER + 512))

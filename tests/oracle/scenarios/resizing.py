@@ -145,6 +145,35 @@ def disk_cut_through_a_filter(d: Session) -> None:
 
 
 @scenario
+def disk_cut_and_grown_through_a_filter(d: Session) -> None:
+    """What was cut off does not come back, though the end of a cluster does in QEMU."""
+    filtered(d)
+    for size in (100 << 10, 256 << 10):
+        d.qmp("block_resize", node_name="c", size=size)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    d.qmp("block-export-add", type="nbd", id="s", node_name="s")
+    d.io("s", "length", "read -P 1 0 100k", read_only=True)
+    d.io("s", "read 100k 512", read_only=True)
+    d.io("s", "read 128k 512", read_only=True)
+
+
+@scenario
+def disk_grown_within_a_cluster_through_a_filter(d: Session) -> None:
+    path = d.file("disk.raw", 224 << 10, (1, 0, 224 << 10))
+    d.nbd_server()
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=path)
+    temp = {"driver": "file", "filename": d.file("temp.raw", 1 << 20)}
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="f", target=temp)
+    d.qmp("block_resize", node_name="c", size=256 << 10)
+    d.qmp("blockdev-add", driver="snapshot-access", node_name="s", file="c")
+    for name in ("c", "s"):
+        d.qmp("block-export-add", type="nbd", id=name, node_name=name, writable=name == "c")
+    d.io("s", "read -P 1 0 224k", "read -P 0 224k 32k", read_only=True)
+    d.io("c", "write -P 2 240k 4k")
+    d.io("s", "read -P 1 0 224k", "read -P 0 224k 32k", read_only=True)
+
+
+@scenario
 def disk_cut_below_a_filter(d: Session) -> None:
     filtered(d)
     d.qmp("block_resize", node_name="f", size=100 << 10)

@@ -88,6 +88,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         self._check_target()
         length = self._file.node.length
         self.node.length = self._length = length
+        self._is_cut = False
         cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
         try:
             self._copier = BlockCopy(
@@ -206,7 +207,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         except OSError:
             self._copier.length = before
             raise
-        self._length = whole
+        # What was once cut off is not what it was, and does not come back.
+        self._is_cut |= whole < self._length
+        self._length = min(self._length, whole) if self._is_cut else whole
 
     def block_status(
         self, offset: int, length: int, limit: int
