@@ -69,6 +69,13 @@ def _check_users(node: Node, perm: Perm, *, was_writable: bool) -> None:
         if was_writable:
             raise QmpError(f"Read-only block node '{node.name}' cannot support read-write users")
         raise QmpError("Block node is read-only")
+    odd = node.length % node.request_alignment
+    if odd and perm & _ANY_WRITE and not perm & Perm.RESIZE:
+        # A write of the last bytes writes the whole block, and so past the end.
+        raise QmpError(
+            "Cannot get 'write' permission without 'resize': Image size is not a multiple"
+            " of request alignment"
+        )
 
 
 def _user(edge: Child) -> str:

@@ -19,7 +19,7 @@ from tests.tools.memory import Barrier, add_memory, hold, settle
 @pytest.mark.parametrize("size", [SIZE, SIZE - 512])
 async def test_unaligned_requests_reach_the_driver_as_whole_blocks(graph, alignment, size):
     disk = add_memory(graph, "disk", pattern(size), alignment=alignment, discard="unmap")
-    edge = hold(graph, disk.node, Perm.CONSISTENT_READ | Perm.WRITE)
+    edge = hold(graph, disk.node, Perm.CONSISTENT_READ | Perm.WRITE | Perm.RESIZE)
     model = bytearray(pattern(size))
     dice = random.Random(alignment)
     for number in range(200):

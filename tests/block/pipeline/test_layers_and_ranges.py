@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline
 from qmpfleece.block.perm import Perm
@@ -117,6 +118,16 @@ async def test_write_without_the_permission_is_a_bug(graph):
         await write(edge, 0, b"x")
     with pytest.raises(AssertionError, match="without the permission"):
         await pipeline.truncate(edge, 0)
+
+
+async def test_who_may_not_resize_may_not_write_to_a_node_that_ends_within_a_block(graph):
+    """The last bytes are written with their whole block: the image would become longer."""
+    disk = add_memory(graph, "disk", bytes(4608), alignment=4096)
+    hold(graph, disk.node, Perm.CONSISTENT_READ)
+    for perm in (Perm.WRITE, Perm.WRITE_UNCHANGED):
+        with pytest.raises(QmpError, match="Image size is not a multiple of request alignment"):
+            hold(graph, disk.node, perm)
+    hold(graph, disk.node, Perm.WRITE | Perm.RESIZE)
 
 
 # -- growing -------------------------------------------------------------------------------

@@ -41,7 +41,6 @@ _PERMS: Final = {
 #: How often a file name may say ``blkdebug:``.
 _MAX_NESTED: Final = 16
 _INT_MAX: Final = (1 << 31) - 1
-_ANY_WRITE: Final = Perm.WRITE | Perm.WRITE_UNCHANGED
 
 
 class BlkdebugOptions(BlockdevOptions):
@@ -271,15 +270,6 @@ class Blkdebug(BlockDriver[BlkdebugOptions]):
         for name in self.options.unshare_child_perms or ():
             shared &= ~_PERMS[name]
         return perm, shared
-
-    def check_perm(self, perm: Perm, shared: Perm) -> None:
-        """Refuse writes that would reach past the end of an image of odd length."""
-        odd = self.node.length % self.node.request_alignment
-        if odd and perm & _ANY_WRITE and not perm & Perm.RESIZE:
-            raise QmpError(
-                "Cannot get 'write' permission without 'resize': Image size is not a multiple"
-                " of request alignment"
-            )
 
     def exact_filename(self) -> str:
         """``blkdebug:CONFIG:FILE``, unless there are other options that decide something."""
