@@ -72,8 +72,12 @@ class Header:
 
     def set_extension(self, magic: int, data: bytes | None) -> None:
         """Replace, add, or with None remove an extension."""
+        self.extensions = self.extensions_with(magic, data)
+
+    def extensions_with(self, magic: int, data: bytes | None) -> list[Extension]:
+        """Return what the extensions are when ``set_extension`` has been called."""
         kept = [item for item in self.extensions if item.magic != magic]
-        self.extensions = kept if data is None else [*kept, Extension(magic, data)]
+        return kept if data is None else [*kept, Extension(magic, data)]
 
     def encode(self) -> bytes:
         """Return header, extensions and backing file name.

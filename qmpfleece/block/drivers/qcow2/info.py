@@ -8,7 +8,6 @@ from qmpfleece.base.errors import BlockError
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.backing import name_below
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
-from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import MAX_BACKING_NAME, Header
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
 from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
@@ -79,9 +78,8 @@ async def change_backing(image: "Image", name: str, backing_format: str) -> None
     raw = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
     if len(name.encode()) > MAX_BACKING_NAME or (name and raw):
         raise BlockError(errno.EINVAL)
-    others = [item for item in header.extensions if item.magic != extensions.BACKING_FORMAT]
-    told = Extension(extensions.BACKING_FORMAT, backing_format.encode())
-    await image.change_header(whole=True, backing_name=name, extensions=[*others, told])
+    told = header.extensions_with(extensions.BACKING_FORMAT, backing_format.encode())
+    await image.change_header(whole=True, backing_name=name, extensions=told)
 
 
 def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:
