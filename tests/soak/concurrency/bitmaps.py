@@ -16,7 +16,7 @@ class Bitmap:
         granule: Units of one bit.
         must: What has certainly been changed while it was enabled.
         may: What may have been.
-        since: From when on its state is known.
+        since: From when on its state is known, FOREVER before it is there.
         unsure: How many commands that change it, or a job, are in progress.
         meanwhile: What may have been changed since the first of them.
         after: What certainly was, since the job that uses it began; None if there is none.

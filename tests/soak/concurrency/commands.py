@@ -9,6 +9,7 @@ from typing import Any, Final
 from tests.oracle.random_draws import KIB, Json
 from tests.soak.concurrency.bitmaps import Bitmap
 from tests.soak.concurrency.clients import Qmp
+from tests.soak.concurrency.history import FOREVER
 from tests.soak.concurrency.images import Layout, tool
 from tests.soak.concurrency.load import Load, Wrong
 
@@ -194,7 +195,7 @@ class Commands:
             persistent = draw.has("persistent", 0.6)
             enabled = draw.often(0.8)
             data |= {"granularity": granule, "persistent": persistent, "disabled": not enabled}
-            new = Bitmap(name, granule // unit, persistent, enabled)
+            new = Bitmap(name, granule // unit, persistent, enabled, since=FOREVER)
             if there is None:
                 # Requests that are sent meanwhile may be in it.
                 bitmaps[name] = new

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 FOREVER: Final = 1 << 60
+#: What a unit shows that nobody wrote in one piece.
+TORN: Final = -1
 
 
 @dataclass(eq=False, slots=True)
@@ -136,10 +138,17 @@ class History:
         end: int,
         *,
         stable_at: int = FOREVER,
+        tears: bool = False,
     ) -> str:
-        """Return where values that were seen are impossible, "" if they are not."""
+        """Return where values that were seen are impossible, "" if they are not.
+
+        ``tears``: a unit that was written to meanwhile may be torn, as the kernel copies to and
+        from a file's cache without a lock.
+        """
         for unit, value in enumerate(values, first):
             possible = self.possible(unit, start, end, stable_at=stable_at)
+            if value == TORN and tears and self._is_written(unit, start, end):
+                continue
             if value not in possible:
                 writes = "; ".join(str(write) for write in self.units[unit][-12:])
                 return (
@@ -147,6 +156,9 @@ class History:
                     f" {sorted(possible)}; {writes}"
                 )
         return ""
+
+    def _is_written(self, unit: int, start: int, end: int) -> bool:
+        return any(write.start < end and write.end > start for write in self.units[unit])
 
     def torn(self, values: Mapping[int, int], start: int, end: int) -> str:
         """Return what contradicts that values of these units are from one moment, or "".

@@ -67,8 +67,10 @@ class Inspector:
         for bitmap in list(bitmaps.values()):
             if not bitmap.persistent or self._killed:
                 del bitmaps[bitmap.name]
-            else:
-                bitmap.unsure, bitmap.after, bitmap.since = 0, None, self._load.history.now
+                continue
+            if bitmap.unsure:  # a job may have taken what it copied
+                bitmap.must = set()
+            bitmap.unsure, bitmap.after, bitmap.since = 0, None, self._load.history.now
         self._commands.unsure.clear()
 
     def _check_references(self, name: str) -> None:

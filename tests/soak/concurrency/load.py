@@ -123,7 +123,7 @@ class Load:
         start = self.history.tick()
         data = await client.read(first * codec.unit, (stop - first) * codec.unit)
         values = codec.decode(data)
-        if wrong := self.history.wrong(first, values, start, self.history.tick()):
+        if wrong := self.history.wrong(first, values, start, self.history.tick(), tears=True):
             raise Wrong(f"read: {wrong}")
         return values
 
