@@ -168,8 +168,8 @@ class Commands:
         for action in actions:
             if "return" in reply:
                 action.done(start, end)
-            else:
-                action.refused()
+            elif reply:
+                action.refused()  # else the daemon has died, and nobody knows
         for bitmap in touched.values():
             bitmap.end(end)
 

@@ -1,6 +1,7 @@
 """What a daemon has left behind, looked at with QEMU's tools."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -13,6 +14,10 @@ from tests.soak.concurrency.images import Layout, tool
 from tests.soak.concurrency.load import Load, Wrong
 
 _PATIENCE_S: Final = 20.0
+_LEAKED: Final = re.compile(r"Leaked cluster (\d+) refcount=\d+ reference=1")
+_FLAG: Final = re.compile(r"ERROR OFLAG_COPIED \w+ cluster: .*l[12]_entry=(\w+) refcount=(\d+)")
+_COPIED: Final = 1 << 63
+_OFFSET_MASK: Final = (1 << 56) - 512
 
 
 class Inspector:
@@ -86,10 +91,26 @@ class Inspector:
             found = json.loads(text[text.index("{") : text.rindex("}") + 1])
         except ValueError:
             raise Wrong(f"check: {text}") from None
-        if found.get("corruptions") or found.get("check-errors"):
+        outdated = self._outdated_flags(text) if self._leaks and self._layout.is_old else 0
+        if found.get("corruptions", 0) != outdated or found.get("check-errors"):
             raise Wrong(f"corrupt{' (killed)' * self._killed}: {text}")
         if found.get("leaks") and not self._leaks:
             raise Wrong(f"leaks: {text}")
+
+    def _outdated_flags(self, text: str) -> int:
+        """Count COPIED flags that do not tell what the count is, but endanger nothing.
+
+        A daemon that dies while it takes or deletes a snapshot of a version 2 image, which can't
+        be marked dirty, leaves them: clear where there is one reference, or set where one
+        reference is there and more are counted.
+        """
+        leaked = {int(number) for number in _LEAKED.findall(text)}
+        count = 0
+        for word, refcount in _FLAG.findall(text):
+            entry = int(word, 16)
+            number = (entry & _OFFSET_MASK) // self._layout.cluster
+            count += number in leaked if entry & _COPIED else refcount == "1"
+        return count
 
     def _read(self, name: str, *options: str) -> list[int]:
         kind = name.rsplit(".", 1)[1]
@@ -98,7 +119,8 @@ class Inspector:
 
     def _check_snapshots(self, name: str) -> None:
         commands, history = self._commands, self._load.history
-        listed = json.loads(tool(self._folder, "qemu-img", "info", "--output=json", name))
+        text = tool(self._folder, "qemu-img", "info", "--output=json", name)
+        listed = json.loads(text[: text.rindex("}") + 1])  # there may be a warning behind
         found = {one["name"] for one in listed.get("snapshots", [])}
         expected = set(commands.snapshots)
         if (found ^ expected) - commands.unsure:
