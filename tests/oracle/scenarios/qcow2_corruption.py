@@ -159,10 +159,6 @@ def qcow2_marked_corrupt(d: Session) -> None:
     met(d, {72: 1}, (*_READ, *_WRITE))
 
 
-def _snapshots(words: dict[int, int]) -> tuple[dict[int, int], tuple[str, ...]]:
-    return words, (*_READ, "write 0 512", "write 0 65536", "flush")
-
-
 @scenario
 def qcow2_damaged_snapshots(d: Session) -> None:
     d.nbd_server()
@@ -198,6 +194,54 @@ def qcow2_damaged_snapshots(d: Session) -> None:
             patch(d, words)
         # The table has the time in it, which is not for comparison.
         run(d, ("read 65536 512", "write 0 65536", "flush"))
+
+
+@scenario
+def qcow2_overlaps_with_l2_tables_of_snapshots(d: Session) -> None:
+    d.nbd_server()
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    d.tool("qemu-img", "snapshot", "-c", "s", "a.qcow2")
+    d.tool("qemu-io", "-c", "write 0 64k", "a.qcow2")  # the table at L2 is the snapshot's now
+    whole = (d.dir / "a.qcow2").read_bytes()
+    new = int.from_bytes(whole[L1 : L1 + 8], "big") & 0xFFFFFFFFFE00
+    counts = int.from_bytes(whole[REFBLOCK + 8 : REFBLOCK + 16], "big")
+    cases = {
+        "data on the table": ({new + 8: COPIED | L2}, ("write 65536 512",)),
+        "the table is free": ({REFBLOCK + 8: counts & 0xFFFFFFFFFFFF}, _NEW),
+    }
+    for what, (words, requests) in cases.items():
+        for check in ("none", "cached", "all", {"template": "none", "inactive-l2": True}):
+            d.transcript.add(f"# {what}, {check}")
+            (d.dir / "a.qcow2").write_bytes(whole)
+            patch(d, words)
+            run(d, requests, overlap_check=check)
+
+
+@scenario
+def qcow2_overlap_check_follows_snapshots_and_reopening(d: Session) -> None:
+    """A table of a snapshot that was deleted is a place like any other."""
+    d.nbd_server()
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2"), "node-name": "f"}
+    options = {"driver": "qcow2", "node-name": "q", "file": file, "overlap-check": "all"}
+    d.qmp("blockdev-add", **options)
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    for check in ("none", "all"):
+        for name in ("s", "t"):
+            d.qmp("blockdev-snapshot-internal-sync", device="q", name=name)
+            ask(d, "x", "write 0 65536", "write 65536 65536")
+        d.qmp("blockdev-snapshot-delete-internal-sync", device="q", name="s")
+        ask(d, "x", *(f"write {start} 65536" for start in range(0, 20 * K64, K64)), "flush")
+        again = options | {"file": "f", "overlap-check": check}
+        d.qmp("blockdev-reopen", options=[again])
+        d.qmp("blockdev-snapshot-delete-internal-sync", device="q", name="t")
+        ask(d, "x", *(f"write {start} 65536" for start in range(0, 40 * K64, K64)), "flush")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="q")
+    d.tool("qemu-img", "check", "-q", "a.qcow2")
 
 
 @scenario

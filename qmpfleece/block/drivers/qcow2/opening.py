@@ -3,6 +3,7 @@
 Source: QEMU 7.2, whose texts and order of checks these are.
 """
 
+import contextlib
 import os
 import sys
 from typing import Final
@@ -24,7 +25,6 @@ from qmpfleece.block.drivers.qcow2.image import Image, read_padded
 from qmpfleece.block.drivers.qcow2.layout import (
     MAX_L1_SIZE,
     MAX_REFTABLE_SIZE,
-    OFFSET_MASK,
     REFBLOCK_MASK,
     Autoclear,
     Compatible,
@@ -34,7 +34,12 @@ from qmpfleece.block.drivers.qcow2.layout import (
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
 from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
-from qmpfleece.block.drivers.qcow2.snapshots import MAX_SNAPSHOTS, read_snapshots
+from qmpfleece.block.drivers.qcow2.snapshots import (
+    MAX_SNAPSHOTS,
+    read_l1,
+    read_snapshots,
+    tables_of,
+)
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec, TableCache
 from qmpfleece.block.node import Node
 
@@ -226,7 +231,7 @@ async def load(
         raise QmpError(f"Could not read L1 table: {error.strerror}") from error
     image.l1 = WORD64.decode(raw)
     image.snapshots, image.snapshot_table_bytes = await read_snapshots(image)
-    _protect(image)
+    _protect(image, await inactive_l2(image, options))
     if options.lazy_refcounts and header.version < 3:
         raise QmpError(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
@@ -264,13 +269,32 @@ def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
     image.blocks.capacity = sizes.refcount // image.blocks.table_bytes
 
 
-def protect_anew(image: Image, options: Qcow2Options) -> None:
-    """Look after the metadata that the options name, but for the bitmaps' directory."""
+async def inactive_l2(image: Image, options: Qcow2Options) -> list[int]:
+    """Return the offsets of the snapshots' L2 tables, if the options have them looked after.
+
+    Where the L1 table of a snapshot can't be read, nobody knows them.
+    """
+    found: list[int] = []
+    if overlap.INACTIVE_L2 in settings.overlap_kinds(options):
+        for snapshot in image.snapshots:
+            with contextlib.suppress(OSError, QmpError):
+                found += tables_of(await read_l1(image, snapshot))
+    return found
+
+
+def protect_anew(image: Image, options: Qcow2Options, inactive: list[int]) -> None:
+    """Look after the metadata that the options name, but for the bitmaps' directory.
+
+    Args:
+        image: The image.
+        options: Its options.
+        inactive: What ``inactive_l2`` has returned for them.
+    """
     image.overlap = Overlap(image.header.cluster_bits, settings.overlap_kinds(options))
-    _protect(image)
+    _protect(image, inactive)
 
 
-def _protect(image: Image) -> None:
+def _protect(image: Image, inactive: list[int]) -> None:
     """Record where the metadata lies."""
     header, places, cluster = image.header, image.overlap, image.geometry.cluster_size
     places.add(overlap.HEADER, 0, cluster)
@@ -279,7 +303,8 @@ def _protect(image: Image) -> None:
         overlap.REFTABLE, header.refcount_table_offset, header.refcount_table_clusters * cluster
     )
     places.add(overlap.SNAPSHOTS, header.snapshots_offset, image.snapshot_table_bytes)
-    places.add_many(overlap.ACTIVE_L2, {word & OFFSET_MASK for word in image.l1} - {0})
+    places.add_many(overlap.ACTIVE_L2, set(tables_of(image.l1)))
+    places.add_many(overlap.INACTIVE_L2, inactive)
     # Most entries are 0, and a set of them is made fast.
     table = set(image.refcounts.table)
     places.add_many(overlap.REFBLOCK, {word & REFBLOCK_MASK for word in table} - {0})

@@ -49,6 +49,7 @@ class Reopener:
         self._image = image
         self._bitmaps = bitmaps
         self._options: Qcow2Options | None = None
+        self._inactive_l2: list[int] = []
         self._unmap = False
         self._was_writable = image.writable
         self._stored = False
@@ -72,6 +73,7 @@ class Reopener:
                 f" '{options.encrypt.format}'"
             )
         self._options, self._unmap = options, change.options.unmap
+        self._inactive_l2 = await opening.inactive_l2(image, options)
         if change.options.read_only:
             await self._settle()
         elif image.writable:
@@ -114,7 +116,7 @@ class Reopener:
             self._image.l2.drop_clean()
             self._image.blocks.drop_clean()
             opening.apply_options(self._image, self._options, unmap=self._unmap)
-            opening.protect_anew(self._image, self._options)
+            opening.protect_anew(self._image, self._options, self._inactive_l2)
             self._bitmaps.protect()
             self._image.cleaner.start(settings.clean_interval(self._options))
 

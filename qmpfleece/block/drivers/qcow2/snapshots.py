@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import align_up
-from qmpfleece.block.drivers.qcow2.layout import MAX_L1_SIZE
+from qmpfleece.block.drivers.qcow2.layout import MAX_L1_SIZE, OFFSET_MASK
 from qmpfleece.block.drivers.qcow2.tables import WORD64
 
 if TYPE_CHECKING:
@@ -147,3 +147,8 @@ async def read_l1(image: "Image", snapshot: Snapshot) -> "array[int]":
     raw = bytearray(size)
     await image.read(snapshot.l1_offset, memoryview(raw))
     return WORD64.decode(raw)
+
+
+def tables_of(l1: "array[int]") -> list[int]:
+    """Return the offsets of the L2 tables that an L1 table leads to."""
+    return [word & OFFSET_MASK for word in l1 if word & OFFSET_MASK]

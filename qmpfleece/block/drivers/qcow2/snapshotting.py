@@ -32,6 +32,7 @@ from qmpfleece.block.drivers.qcow2.snapshots import (
     Snapshot,
     encode_snapshots,
     read_l1,
+    tables_of,
 )
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Table
 
@@ -88,7 +89,6 @@ class Snapshotter:
         if not counted:
             image.journal.free(first, clusters, discard=False)
             raise BlockError(errno.EINVAL)
-        image.overlap.add(overlap.INACTIVE_L1, made.l1_offset, size * 8)
         return made
 
     async def _keep_l1(self, made: Snapshot) -> None:
@@ -104,6 +104,8 @@ class Snapshotter:
                 await self._drop_references(image.l1, discard=False)
                 await self._refresh_flags()
             raise
+        image.overlap.add(overlap.INACTIVE_L1, made.l1_offset, made.l1_size * 8)
+        image.overlap.add_many(overlap.INACTIVE_L2, tables_of(image.l1))
 
     async def delete(self, snapshot: Snapshot) -> None:
         """Forget a snapshot and give back what only it led to; the node is drained.
@@ -117,6 +119,7 @@ class Snapshotter:
         async with self._counting_anew():
             await self._write_list([item for item in image.snapshots if item is not snapshot])
             image.overlap.remove(overlap.INACTIVE_L1, snapshot.l1_offset, len(l1) * 8)
+            image.overlap.remove_many(overlap.INACTIVE_L2, tables_of(l1))
             await self._drop_references(l1, discard=image.discard_snapshot)
             image.journal.free(
                 snapshot.l1_offset >> geometry.cluster_bits,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from qmpfleece.block.drivers.qcow2 import overlap
+from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
 from tests.tools.snapshots import delete, fill, take
@@ -92,6 +94,25 @@ async def test_deleting_the_last_snapshot_leaves_nothing_of_it(tmp_path):
         assert disk.node.driver.image.l1[0] == used  # in place again
     check(image)
     assert not snapshots(image)
+
+
+async def test_l2_tables_of_snapshots_are_looked_after_as_long_as_these_are_there(tmp_path):
+    image = made(tmp_path)
+    flags = {"template": "none", "inactive-l2": True}
+    async with opened(image, overlap_check=flags) as disk:
+        await fill(disk, 1)
+        opened_image = disk.node.driver.image
+        table = opened_image.l1[0] & OFFSET_MASK
+        assert opened_image.overlap.find(table, 1) is None
+        await take(disk, "s")
+        await take(disk, "t")
+        await fill(disk, 2)
+        await delete(disk, "s")
+        assert opened_image.overlap.find(table, 1) == overlap.INACTIVE_L2
+        await disk.reopen(image, overlap_check=flags)
+        assert disk.node.driver.image.overlap.find(table, 1) == overlap.INACTIVE_L2
+        await delete(disk, "t")
+        assert disk.node.driver.image.overlap.find(table, 1) is None
 
 
 async def test_too_many_references_refuse_the_snapshot_and_leave_no_trace(tmp_path):
