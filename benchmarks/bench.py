@@ -22,7 +22,8 @@ class Scale:
     """How much is done.
 
     Attributes:
-        rounds: Measurements of each peer.
+        rounds: Measurements of each peer. Many and short: where the system puts the threads of
+            a server and of its clients differs from start to start, and hardly afterwards.
         seconds: Of a load, each.
         disk: Bytes of a disk full of data.
         memory: Bytes kept at hand, for the disk and what is written beside it.
@@ -33,8 +34,8 @@ class Scale:
         silence_s: No QMP reply for so long counts as this time.
     """
 
-    rounds: int = 3
-    seconds: float = 2.5
+    rounds: int = 5
+    seconds: float = 1.5
     disk: int = GIB
     memory: int = 4 * GIB
     extents: int = 20_000
