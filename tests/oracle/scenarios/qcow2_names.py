@@ -41,3 +41,67 @@ def qcow2_data_file_whose_name_is_no_text(d: Session) -> None:
     add(d)
     close(d)
     shell(d, "qemu-img info a.qcow2 | grep -a -e data")
+
+
+def _cut(d: Session, *texts: bytes) -> None:
+    """Put a NUL in the place of the first byte ``_`` of texts in the image."""
+    path = d.dir / "a.qcow2"
+    data = path.read_bytes()
+    for text in texts:
+        assert text in data
+        data = data.replace(text, text.replace(b"_", b"\0", 1))
+    path.write_bytes(data)
+
+
+@scenario
+def qcow2_names_end_at_a_nul(d: Session) -> None:
+    shell(d, "truncate -s 4M base && cp base base_c")
+    shell(d, "qemu-img create -q -f qcow2 -b base_c -F raw a.qcow2")
+    shell(d, "qemu-img bitmap --add a.qcow2 bitmap_c && qemu-img snapshot -c snapshot_c a.qcow2")
+    _cut(d, b"base_c", b"bitmap_c", b"snapshot_c")
+    opened(d)
+    seen(d)
+    d.qmp("query-named-block-nodes", flat=True)
+    add(d, "bitmap")
+    add(d, "new")
+    d.qmp("blockdev-snapshot-internal-sync", device="a", name="snapshot")
+    d.qmp("blockdev-snapshot-internal-sync", device="a", name="new")
+    d.qmp("block-dirty-bitmap-remove", node="a", name="bitmap")
+    close(d)
+    shell(d, "qemu-img info a.qcow2 | grep -a -v -e disk -e date -e 1970 -e 20..-")
+    shell(d, "qemu-img check a.qcow2 | grep -v offset")
+
+
+@scenario
+def qcow2_format_and_data_file_end_at_a_nul(d: Session) -> None:
+    shell(d, "truncate -s 1M base && qemu-img create -q -f qcow2 -b base -F raw a.qcow2")
+    data = (d.dir / "a.qcow2").read_bytes()
+    (d.dir / "a.qcow2").write_bytes(data.replace(b"\3raw\0\0\0\0", b"\7raw\0xyz", 1))
+    opened(d)
+    seen(d)
+    add(d)
+    close(d)
+    shell(d, "qemu-img info a.qcow2 | grep -a -e back")
+    shell(d, 'qemu-img create -q -f qcow2 -o "data_file=data_c" a.qcow2 1M; cp data_c data')
+    _cut(d, b"data_c")
+    opened(d)
+    seen(d)
+    add(d)
+    close(d)
+    shell(d, "qemu-img info a.qcow2 | grep -a -e data")
+
+
+@scenario
+def qcow2_extensions_that_reach_too_far(d: Session) -> None:
+    shell(d, "truncate -s 1M base && qemu-img create -q -f qcow2 -b base -F raw a.qcow2")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    name = int.from_bytes(whole[8:16], "big")
+    end = name - 8  # what ends the extensions
+    assert not any(whole[end:name])
+    far = whole[:end] + (5).to_bytes(8, "big") + whole[name:]
+    for what, at in (("of the end", name), ("half of the end", name - 4), ("none", end)):
+        for data in (whole, far):
+            d.transcript.add(f"# {what}, {data is far}")
+            (d.dir / "a.qcow2").write_bytes(data[:8] + at.to_bytes(8, "big") + data[16:])
+            opened(d)
+            close(d)

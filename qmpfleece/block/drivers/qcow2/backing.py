@@ -14,7 +14,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.driver import DRIVERS, Opener
 from qmpfleece.block.drivers.qcow2 import extensions
 from qmpfleece.block.drivers.qcow2.header import Header
-from qmpfleece.block.drivers.qcow2.layout import MAGIC
+from qmpfleece.block.drivers.qcow2.layout import MAGIC, named
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
@@ -82,7 +82,7 @@ def _said_of_backing() -> Iterator[None]:
 async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOptions:
     name = header.backing_name
     raw_format = header.extension(extensions.BACKING_FORMAT)
-    image_format = raw_format.decode(errors="replace") if raw_format else ""
+    image_format = named(raw_format).decode(errors="replace") if raw_format else ""
     if image_format and image_format not in DRIVERS:
         raise QmpError(f"Unknown driver '{image_format}'")
     if name.startswith(_JSON):

@@ -9,7 +9,7 @@ from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drivers.qcow2.extensions import bitmaps_extension
-from qmpfleece.block.drivers.qcow2.layout import Autoclear
+from qmpfleece.block.drivers.qcow2.layout import Autoclear, named
 
 _ENTRY: Final = struct.Struct(">QIIBBHI")
 IN_USE: Final = 1
@@ -94,7 +94,7 @@ def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list
         if extra:
             raise QmpError("Bitmap extra data is not supported")
         start = offset + _ENTRY.size
-        name = data[start : start + name_size].decode(errors="surrogateescape")
+        name = named(data[start : start + name_size]).decode(errors="surrogateescape")
         stored = size * cluster_size
         if (
             not size

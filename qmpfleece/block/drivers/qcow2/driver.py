@@ -33,7 +33,7 @@ from qmpfleece.block.drivers.qcow2.compress import Compressor
 from qmpfleece.block.drivers.qcow2.discard import Discarder
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.image import Image
-from qmpfleece.block.drivers.qcow2.layout import Autoclear, Incompatible
+from qmpfleece.block.drivers.qcow2.layout import Autoclear, Incompatible, named
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.reader import Reader
 from qmpfleece.block.drivers.qcow2.reopen import MUTABLE, Reopener
@@ -130,7 +130,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def _open_data_file(self, opener: Opener, header: Header) -> Child | None:
         given: str | BlockdevOptions | None = self.options.data_file
         if given is None and (name := header.extension(extensions.DATA_FILE)) is not None:
-            given = validate_blockdev(file_definition(os.fsdecode(name)))
+            given = validate_blockdev(file_definition(os.fsdecode(named(name))))
         data = None
         if given is not None:
             data = await opener.open_child("data-file", given, Role.DATA)

@@ -4,6 +4,7 @@ import struct
 from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block.drivers.qcow2.layout import named
 
 BACKING_FORMAT: Final = 0xE2792ACA
 FEATURE_NAMES: Final = 0x6803F857
@@ -77,7 +78,7 @@ def feature_names(data: bytes) -> dict[int, str]:
     for start in range(0, len(data) - _FEATURE.size + 1, _FEATURE.size):
         kind, bit, name = _FEATURE.unpack_from(data, start)
         if kind == 0 and bit < 64:
-            names[bit] = name.rstrip(b"\0").decode(errors="replace")
+            names[bit] = named(name).decode(errors="replace")
     return names
 
 
@@ -89,13 +90,15 @@ def parse(data: bytes) -> list[Extension]:
     """
     found: list[Extension] = []
     offset = 0
-    while offset + _HEAD.size <= len(data):
-        magic, length = _HEAD.unpack_from(data, offset)
+    while offset < len(data):
+        magic = length = 0
+        if offset + _HEAD.size <= len(data):
+            magic, length = _HEAD.unpack_from(data, offset)
         offset += _HEAD.size
+        if offset + length > len(data):  # that of the end counts, too
+            raise QmpError("Header extension too large")
         if not magic:
             break
-        if length > len(data) - offset:
-            raise QmpError("Header extension too large")
         found.append(Extension(magic, data[offset : offset + length]))
         offset += length + 7 & ~7
     return found

@@ -9,7 +9,7 @@ from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.backing import name_below
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
 from qmpfleece.block.drivers.qcow2.header import MAX_BACKING_NAME, Header
-from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible
+from qmpfleece.block.drivers.qcow2.layout import Autoclear, Compatible, Incompatible, named
 from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
 from qmpfleece.block.node import Node
 
@@ -26,7 +26,7 @@ def format_specific(header: Header, bitmaps: list[Entry]) -> dict[str, Any]:
         if header.data_file:
             data_file = header.extension(extensions.DATA_FILE)
             if data_file is not None:
-                data["data-file"] = data_file.decode(errors="replace")
+                data["data-file"] = named(data_file).decode(errors="replace")
             data["data-file-raw"] = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
         data["extended-l2"] = header.extended_l2
         data["lazy-refcounts"] = bool(header.compatible & Compatible.LAZY_REFCOUNTS)
@@ -94,7 +94,7 @@ def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:
         found["full_backing_filename"] = full_backing_name(header, image.file.node)
         backing_format = header.extension(extensions.BACKING_FORMAT)
         if backing_format:
-            found["backing_filename_format"] = backing_format.decode(errors="replace")
+            found["backing_filename_format"] = named(backing_format).decode(errors="replace")
     if image.snapshots:
         found["snapshots"] = [snapshot_info(snapshot) for snapshot in image.snapshots]
     return found

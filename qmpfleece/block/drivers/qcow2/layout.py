@@ -136,3 +136,8 @@ class Geometry:
         """Return the L2 entry of ``length`` compressed bytes at ``offset``."""
         sectors = (offset + length - 1 >> 9) - (offset >> 9)
         return COMPRESSED | offset | sectors << self.csize_shift
+
+
+def named(data: bytes | bytearray) -> bytes:
+    """Return a name as QEMU takes it from an image: it ends at the first NUL."""
+    return bytes(data).split(b"\0", 1)[0]

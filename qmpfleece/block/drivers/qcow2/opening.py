@@ -30,6 +30,7 @@ from qmpfleece.block.drivers.qcow2.layout import (
     Compatible,
     Geometry,
     Incompatible,
+    named,
 )
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
@@ -81,7 +82,7 @@ async def read_header(file: Child, *, writable: bool) -> Header:
         if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
             raise QmpError("Backing file name too long")
         start = header.backing_offset
-        header.backing_name = os.fsdecode(bytes(first[start : start + header.backing_size]))
+        header.backing_name = os.fsdecode(named(first[start : start + header.backing_size]))
     return header
 
 

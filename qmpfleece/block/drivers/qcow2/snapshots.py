@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import align_up
-from qmpfleece.block.drivers.qcow2.layout import MAX_L1_SIZE, OFFSET_MASK
+from qmpfleece.block.drivers.qcow2.layout import MAX_L1_SIZE, OFFSET_MASK, named
 from qmpfleece.block.drivers.qcow2.tables import WORD64
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
             Snapshot(
                 l1_offset,
                 l1_size,
-                text[:id_size].decode(errors="surrogateescape"),
-                text[id_size:].decode(errors="surrogateescape"),
+                named(text[:id_size]).decode(errors="surrogateescape"),
+                named(text[id_size:]).decode(errors="surrogateescape"),
                 date_s,
                 date_ns,
                 clock,
