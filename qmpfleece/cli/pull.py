@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -88,11 +89,19 @@ async def pull_into(
     Raises:
         Failure: The file is not complete.
     """
-    try:
-        _check_unused(path)
-        sink = SparseFile(path, client.size, update=update)
-    except OSError as error:
-        raise Failure(f"cannot write '{path}': {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(path, update=update))
+            sink = SparseFile(path, client.size, update=update)
+        except OSError as error:
+            raise Failure(f"cannot write '{path}': {error.strerror}") from error
+        stack.callback(sink.discard)
+        return await _fill(sink, client, plan, screen, sha256=sha256)
+
+
+async def _fill(
+    sink: SparseFile, client: NbdClient, plan: Plan, screen: Screen, *, sha256: bool
+) -> str:
     progress = Progress(size=client.size)
     started = time.monotonic()
     digest = ""
@@ -110,7 +119,7 @@ async def pull_into(
         await sink.sync()
         spent = time.monotonic() - started
         if sha256:
-            screen.say(f"reading {path} back for its SHA-256")
+            screen.say(f"reading {sink.path} back for its SHA-256")
             digest = await sink.sha256()
         await sink.finish()
     except NbdProtocolError as error:
@@ -120,8 +129,6 @@ async def pull_into(
     except asyncio.CancelledError:
         screen.say(f"stopping; {_left(sink)}")
         raise
-    finally:
-        sink.discard()
     screen.say(
         f"complete: {size_text(progress.copied)} copied, "
         f"{size_text(progress.size - progress.copied)} had nothing to copy, "
@@ -130,21 +137,31 @@ async def pull_into(
     return digest
 
 
-def _check_unused(path: Path) -> None:
+@contextlib.contextmanager
+def claimed(path: Path, *, update: bool) -> Iterator[None]:
     """Spare the disk of a running machine, whose file would lose its name, or be overwritten.
+
+    For the length of the block none that is started gets the file, nor does another pull;
+    who only reads gets it unless it is written in place.
 
     Raises:
         Failure: A program that locks images as QEMU does has it open.
         OSError: It can't be looked at.
     """
     if not (path.is_file() or path.is_block_device()):
+        yield
         return
+    in_place = update or path.is_block_device()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        locks.check(fd, Perm.WRITE, Perm.ALL & ~Perm.WRITE)
-    except QmpError as error:
-        text = f"cannot write '{path}': {error.desc}; is another process using it?"
-        raise Failure(text) from error
+        others = Perm.ALL & ~Perm.WRITE
+        try:
+            locks.apply(fd, Perm.WRITE if in_place else Perm.NONE, others, drop=False)
+            locks.check(fd, Perm.WRITE, others)
+        except QmpError as error:
+            text = f"cannot write '{path}': {error.desc}; is another process using it?"
+            raise Failure(text) from error
+        yield
     finally:
         os.close(fd)
 
@@ -163,6 +180,8 @@ def _failed(error: OSError) -> str:
 
 
 def _left(sink: SparseFile) -> str:
+    if sink.complete:
+        return f"{sink.path} has its new content already"
     if sink.in_place:
         return f"{sink.path} is now part old, part new"
     return f"{sink.path} is unchanged" if sink.path.exists() else f"{sink.path} was not made"

@@ -3,11 +3,13 @@
 A regular file is written under the name ``FILE.part`` and renamed when all of it is on disk.
 So FILE is what it was before, or the whole new content, at every moment. What can't be
 renamed over (a block device, ``/dev/null``), and a file that is to be updated, is written in
-place.
+place. ``FILE.part`` is locked while it is written, so that what another pull writes is not taken
+for the rest of one that was killed.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -21,6 +23,8 @@ from qmpfleece.base.workers import Workers
 #: Runs of zeroes are left out of the file in pieces of this many bytes.
 GRAIN: Final = 64 * KIB
 _THREADS: Final = 4
+#: What a file system answers that has no locks.
+_NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP})
 _ZEROES: Final = bytes(GRAIN)
 _PROBE: Final = 64
 
@@ -33,14 +37,22 @@ class SparseFile:
         size: In bytes.
         update: Write into the existing file, which must have this size.
 
+    Attributes:
+        update: What is neither written nor zeroed stays what it was.
+        complete: The file has its name and all of its content.
+
     Raises:
-        OSError: It can't be made, or is not what is to be updated.
+        OSError: It can't be made, is being made by another pull, or is not what is to be
+            updated.
     """
 
     def __init__(self, path: Path, size: int, *, update: bool = False) -> None:
-        path = path.resolve()  # a link is followed, not replaced
+        # A link is followed, not replaced. Path.resolve would not survive one to itself.
+        path = Path(os.path.realpath(path))
         self.path: Final = path
         self.size: Final = size
+        self.update: Final = update
+        self.complete = False
         self._fresh = not update and _renamable(path)
         self.name: Final = path.with_name(f"{path.name}.part") if self._fresh else path
         self._fd = self._open()
@@ -58,13 +70,59 @@ class SparseFile:
         return not self._fresh
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        if self._fresh:
-            # Whatever has this name is the rest of a pull that was killed.
-            with contextlib.suppress(FileNotFoundError):
+        if not self._fresh:
+            return os.open(self.name, os.O_RDWR | os.O_CLOEXEC)
+        self._remove_rest()
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+        fd = os.open(self.name, flags, 0o600 if self.path.exists() else 0o644)
+        try:
+            self._lock(fd)
+            _copy_access(self.path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _remove_rest(self) -> None:
+        """Remove what a pull that was killed has left.
+
+        Raises:
+            OSError: The pull still runs, or it can't be removed.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self.name.is_symlink():
                 self.name.unlink()
-            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        return os.open(self.name, flags, 0o644)
+                return
+            fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                self._lock(fd)
+                self.name.unlink()
+            finally:
+                os.close(fd)
+
+    def _lock(self, fd: int) -> None:
+        """Lock the file until it is closed, where the file system has locks.
+
+        Raises:
+            OSError: Another pull has locked it, or had, and it has lost its name since.
+        """
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {*_NO_LOCKS, errno.EWOULDBLOCK}:
+                raise
+            taken = error.errno == errno.EWOULDBLOCK
+        else:
+            taken = not self._is_name_of(fd)
+        if taken:
+            raise BlockError(errno.EBUSY, f"another pull is writing '{self.name}'")
+
+    def _is_name_of(self, fd: int) -> bool:
+        """Tell whether the file still has the name under which it was opened."""
+        try:
+            return os.path.samestat(os.lstat(self.name), os.fstat(fd))
+        except FileNotFoundError:
+            return False
 
     def _check_size(self) -> None:
         if self._fresh:
@@ -107,11 +165,12 @@ class SparseFile:
         """Bring everything to the disk and give the file its name.
 
         Raises:
-            OSError: It may not be on disk; the file is not renamed.
+            OSError: It may not be on disk. Unless it is ``complete``, it has not its name.
         """
         await self.sync()
         if self._fresh:
             await self._queue.submit(self._rename)
+        self.complete = True
         self._close()
 
     async def sha256(self) -> str:
@@ -127,10 +186,10 @@ class SparseFile:
         """Give up: close the file, and remove it if it was to be renamed. May be repeated."""
         if self._fd < 0:
             return
+        self._workers.close()
+        if self._fresh and not self.complete and self._is_name_of(self._fd):
+            self.name.unlink()
         self._close()
-        if self._fresh:
-            with contextlib.suppress(FileNotFoundError):
-                self.name.unlink()
 
     def _close(self) -> None:
         self._workers.close()
@@ -161,10 +220,20 @@ class SparseFile:
                 raise
 
     def _rename(self) -> None:
+        if not self._is_name_of(self._fd):
+            raise BlockError(errno.ESTALE, f"'{self.name}' has been removed or replaced")
         self.name.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.complete = True
+        try:
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # one may make files in it, but not list it
+            os.fsync(self._fd)  # journals keep the order, so the new name comes along
+            return
         try:
             os.fsync(directory)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some have nothing to sync
+                raise
         finally:
             os.close(directory)
 
@@ -186,6 +255,18 @@ def _renamable(path: Path) -> bool:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return stat.S_ISREG(mode)
+
+
+def _copy_access(path: Path, fd: int) -> None:
+    """Let a new file be for those whose the one is that it replaces, as far as we may."""
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        return
+    with contextlib.suppress(OSError):
+        os.fchown(fd, old.st_uid, old.st_gid)
+    with contextlib.suppress(OSError):
+        os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def _runs(data: memoryview) -> list[tuple[int, int]]:

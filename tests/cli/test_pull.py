@@ -5,6 +5,8 @@ import signal
 import pytest
 
 from qmpfleece.base.units import KIB, MIB
+from qmpfleece.cli.ending import Failure
+from qmpfleece.cli.pull import claimed
 from tests.tools.programs import QMPFLEECE, QSD, Qmp, needs, run, running
 from tests.tools.servers import nbdkit, needs_nbdkit, needs_qemu, qemu_nbd
 
@@ -90,6 +92,66 @@ def test_ctrl_c_ends_a_pull_that_hangs_and_leaves_no_file(tmp_path):
         puller.wait_for(tmp_path / "out.part")
         assert puller.end(signal.SIGINT)[0] == 128 + signal.SIGINT
     assert [name for name in os.listdir(tmp_path) if name.startswith("out")] == []
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """Yield the URI of an export of 1 MiB whose reads are answered after a minute."""
+    with nbdkit(tmp_path / "slow", "--filter=delay", "pattern", "1M", "rdelay=60") as uri:
+        yield uri
+
+
+@needs_nbdkit
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        (None, "another pull is writing '{}/out.part'"),
+        (b"old", 'Failed to get "write" lock; is another process using it?'),
+    ],
+)
+def test_one_pull_does_not_take_the_file_of_another_one(tmp_path, hanging, old, message):
+    out, part = tmp_path / "out", tmp_path / "out.part"
+    if old is not None:
+        out.write_bytes(old)
+    with (
+        nbdkit(tmp_path / "quick", "pattern", "1M") as uri,
+        running(QMPFLEECE, "pull", hanging, "out", folder=tmp_path) as first,
+    ):
+        first.wait_for(part)
+        done = pull(uri, "out", "--quiet", folder=tmp_path)
+        message = message.format(tmp_path)
+        assert done.stderr == f"qmpfleece pull: cannot write 'out': {message}\n"
+        assert done.returncode == 1
+        assert part.exists()
+        assert first.end(signal.SIGINT)[0] == 128 + signal.SIGINT
+        assert not part.exists()
+        assert (out.read_bytes() if out.exists() else None) == old
+        assert pull(uri, "out", "--quiet", folder=tmp_path).returncode == 0
+
+
+@needs("qemu-io", "qemu-img")
+@pytest.mark.parametrize("update", [False, True])
+def test_no_machine_gets_a_disk_that_is_being_pulled(tmp_path, update):
+    disk = tmp_path / "disk"
+    write = ("-f", "qcow2", "-c", "write 0 512", disk)
+    run("qemu-img", "create", "-f", "qcow2", disk, "1M")
+    with claimed(disk, update=update):
+        assert 'Failed to get "write" lock' in run("qemu-io", *write).stderr
+        # What it was before may be read, what is part old, part new may not.
+        read = run("qemu-img", "info", disk)
+        assert ('Failed to get shared "write" lock' in read.stderr) == update
+        with pytest.raises(Failure, match=r"Failed to get .* lock"), claimed(disk, update=update):
+            pass
+    assert run("qemu-io", *write).returncode == 0
+
+
+@needs_nbdkit
+def test_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "out").symlink_to("out")
+    with nbdkit(tmp_path / "s", "pattern", "1M") as uri:
+        done = pull(uri, "out", "--quiet", folder=tmp_path)
+    message = "cannot write 'out': Too many levels of symbolic links"
+    assert (done.returncode, done.stderr) == (1, f"qmpfleece pull: {message}\n")
 
 
 @pytest.mark.parametrize(

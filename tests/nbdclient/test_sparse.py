@@ -1,6 +1,7 @@
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,83 @@ async def test_the_rest_of_a_killed_pull_is_in_nobody_s_way(tmp_path):
     assert os.listdir(tmp_path) == ["disk"]
 
 
+async def test_what_another_pull_is_writing_is_not_taken_for_a_rest(tmp_path):
+    path = tmp_path / "disk"
+    first = SparseFile(path, 10)
+    with pytest.raises(OSError, match=r"another pull is writing '.*/disk.part'"):
+        SparseFile(path, 10)
+    await write(first, 0, b"first")
+    await first.finish()
+    assert path.read_bytes() == b"first" + bytes(5)
+    second = SparseFile(path, 10)
+    await write(second, 0, b"second")
+    await second.finish()
+    assert path.read_bytes() == b"second" + bytes(4)
+
+
+async def test_what_others_have_put_in_its_place_gets_neither_the_name_nor_removed(tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(b"old")
+    file = SparseFile(path, 10)
+    (tmp_path / "disk.part").unlink()
+    (tmp_path / "disk.part").write_bytes(b"other")
+    with pytest.raises(OSError, match=r"'.*/disk.part' has been removed or replaced"):
+        await file.finish()
+    file.discard()
+    assert not file.complete
+    assert path.read_bytes() == b"old"
+    assert (tmp_path / "disk.part").read_bytes() == b"other"
+
+
+async def test_who_may_not_read_the_old_file_may_not_read_the_new_one(tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 12, 34)
+    before = path.stat()
+    file = SparseFile(path, 10)
+    partial = file.name.stat()
+    await file.finish()
+    after = path.stat()
+    for now in (partial, after):
+        assert (now.st_mode, now.st_uid, now.st_gid) == (
+            before.st_mode, before.st_uid, before.st_gid
+        )  # fmt: skip
+    assert after.st_ino != before.st_ino
+
+
+@pytest.fixture
+def unlistable():
+    """Yield a directory in which files can be made, but which can't be opened."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "folder")
+        folder.mkdir()
+        if os.geteuid() == 0:
+            os.chmod(name, 0o711)
+            os.chown(folder, 12, 34)
+            folder.chmod(0o300)
+            os.seteuid(12)
+            yield folder
+            os.seteuid(0)
+        else:
+            folder.chmod(0o300)
+            yield folder
+            folder.chmod(0o700)
+
+
+async def test_a_directory_that_can_not_be_opened_will_do(unlistable):
+    file = SparseFile(unlistable / "disk", 10)
+    await file.finish()
+    assert (unlistable / "disk").read_bytes() == bytes(10)
+
+
+async def test_a_link_to_itself_is_no_file(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        SparseFile(tmp_path / "link", 10)
+
+
 async def test_a_link_is_followed(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to("real")
@@ -87,6 +165,15 @@ async def test_an_update_needs_a_file_of_the_same_size(tmp_path):
         SparseFile(tmp_path / "none", 200, update=True)
     assert path.read_bytes() == b"x" * 100
     assert os.listdir(tmp_path) == ["disk"]
+
+
+async def test_what_has_got_its_name_is_complete_and_stays(tmp_path):
+    file = SparseFile(tmp_path / "disk", 10)
+    assert not file.complete
+    await file.finish()
+    assert file.complete
+    file.discard()
+    assert (tmp_path / "disk").read_bytes() == bytes(10)
 
 
 async def test_a_directory_is_no_file(tmp_path):
