@@ -60,7 +60,8 @@ class Plan:
 
     Attributes:
         allocation: The export tells which parts are zeroes.
-        bitmap: Copy only what this context calls dirty; everything if empty.
+        bitmap: Copy only what this context calls dirty; everything if empty. The rest is zeroed,
+            unless the file is to be updated.
     """
 
     allocation: bool
@@ -87,7 +88,7 @@ async def copy(source: Source, sink: SparseFile, plan: Plan, progress: Progress)
                 for start in range(offset, offset + length, PIECE):
                     await pieces.put((start, min(PIECE, offset + length - start)))
                 continue
-            if action == _ZERO:
+            if action == _ZERO or not sink.update:
                 await sink.zero(offset, length)
             progress.settled += length
         for _ in range(count):

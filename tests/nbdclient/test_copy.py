@@ -1,5 +1,6 @@
 import asyncio
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -109,6 +110,28 @@ def test_what_is_copied_is_what_the_contexts_say(units, tail, longest, mode):
         progress = asyncio.run(pull(source, path, plan, update=mode == "update"))
         assert path.read_bytes() == expected
     assert progress == Progress(size=length, settled=length, copied=copied)
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A block device of 256 KiB that is full of old data."""
+    (tmp_path / "old").write_bytes(b"\xff" * (4 * UNIT))
+    words = ["losetup", "--find", "--show", tmp_path / "old"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no loop devices here")
+    name = done.stdout.rstrip()
+    yield Path(name)
+    subprocess.run(["losetup", "--detach", name], check=True)
+
+
+@pytest.mark.parametrize(("update", "rest"), [(False, b"\0"), (True, b"\xff")])
+async def test_what_a_bitmap_does_not_mark_is_zeroed_on_a_device_too(device, update, rest):
+    content = bytes(UNIT) + b"\1" * UNIT + b"\2" * (2 * UNIT)
+    contexts = {const.CONTEXT_BASE_ALLOCATION: [ZERO, 0, 0, 0], BITMAP: [1, 1, 0, 0]}
+    source = MemorySource(content, contexts)
+    await pull(source, device, Plan(allocation=True, bitmap=BITMAP), update=update)
+    assert device.read_bytes() == content[: 2 * UNIT] + rest * (2 * UNIT)
 
 
 async def test_requests_are_in_flight_together_and_bounded(tmp_path):
