@@ -58,6 +58,8 @@ class _State(enum.Enum):
 
 #: Longest option reply that a server may send, in bytes.
 _MAX_REPLY: Final = 64 << 10
+#: Longest export, in bytes: what offsets in files can be.
+_MAX_SIZE: Final = (1 << 63) - 1
 _LISTING_LIMIT: Final = 10_000
 
 
@@ -235,6 +237,8 @@ class ClientHandshake:
         return self._finish()
 
     def _finish(self) -> bytes:
+        if self._export.size > _MAX_SIZE:
+            raise NbdProtocolError(f"Server has an export of impossible size {self._export.size}")
         self._state = _State.DONE
         self.result = self._export
         return b""

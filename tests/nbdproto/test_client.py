@@ -82,6 +82,18 @@ BAD_SERVERS = {
     "unexpected reply": (GREETING, reply(8, const.REP_INFO, b"\0\0")),
     "short info": (GREETING, reply(8, 1), reply(7, 3, b"\0")),
     "bad export info": (GREETING, reply(8, 1), reply(7, 3, b"\0\0abc")),
+    "negative size": (
+        GREETING,
+        reply(8, 1),
+        reply(7, 3, bytes(2) + b"\x80" + bytes(9)),
+        reply(7, 1),
+    ),
+    "negative size in short": (
+        GREETING,
+        reply(8, 0x80000001),
+        reply(7, 0x80000001),
+        b"\x80" + bytes(9),
+    ),
     "bad block sizes": (GREETING, reply(8, 1), reply(7, 3, b"\0\3" + struct.pack(">3I", 3, 4, 5))),
 }
 
