@@ -175,20 +175,6 @@ class NbdClient:
         return pending
 
 
-async def list_exports(uri: NbdUri) -> list[tuple[str, str]]:
-    """Return ``(name, description)`` of the exports on offer; the URI's own name is ignored.
-
-    Raises:
-        OSError: There is no server, or it says nothing.
-        NbdRefused: It does not list its exports.
-        NbdProtocolError: It is no NBD server.
-    """
-    machine = ClientHandshake("", listing=True)
-    wire = await _shake_hands(uri, machine)
-    await wire.close()
-    return machine.exports
-
-
 async def _shake_hands(uri: NbdUri, machine: ClientHandshake) -> "_Wire":
     try:
         async with asyncio.timeout(HANDSHAKE_S):
@@ -341,7 +327,7 @@ class _Wire(asyncio.BufferedProtocol):
     def _negotiate(self, data: bytes) -> None:
         machine = self._machine
         if machine is None:
-            return  # the rest of a listing
+            return  # given up
         self.send(machine.feed(data))
         if not machine.done:
             return

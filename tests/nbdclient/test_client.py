@@ -6,7 +6,7 @@ import pytest
 
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.nbdclient import client as client_module
-from qmpfleece.nbdclient.client import NbdClient, list_exports
+from qmpfleece.nbdclient.client import NbdClient
 from qmpfleece.nbdclient.uri import NbdUri, parse
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
@@ -107,12 +107,6 @@ async def test_a_request_past_the_end_fails_alone(tmp_path, image):
         await client.pread(0, buf)
         assert buf == image.read_bytes()[:512]
         await client.close()
-
-
-@needs_qemu
-async def test_exports_are_listed(tmp_path, image):
-    with qemu_nbd(tmp_path / "s", image, "-f", "raw", "-D", "a disk") as uri:
-        assert await list_exports(parse(uri)) == [("disk", "a disk")]
 
 
 @needs_qemu
