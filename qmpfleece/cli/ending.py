@@ -54,27 +54,48 @@ def words(error: BaseException) -> str:
 
 
 class Interrupted:
-    """Tells which signal asked for the end.
+    """Tells which signals asked for the end.
 
     Attributes:
         event: Set when one has.
-        number: Its number, 0 while there is none.
+        number: That of the last one, 0 while there is none.
     """
 
     def __init__(self) -> None:
         self.event: Final = asyncio.Event()
         self.number = 0
+        self._numbers: list[int] = []
 
-    def _take(self, number: int) -> None:
+    def take(self, number: int) -> None:
+        """Note a signal."""
         self.number = number
+        self._numbers.append(number)
         self.event.set()
+
+    def pop(self) -> list[int]:
+        """Return those that have come since the last call; the event waits for the next one."""
+        numbers, self._numbers = self._numbers, []
+        self.event.clear()
+        return numbers
+
+    def failure(self) -> "Failure":
+        """Return the end of a verb that goes no further; the status says why, as shells do."""
+        return Failure("interrupted", 128 + self.number)
+
+
+def ignored() -> set[signal.Signals]:
+    """Return which of the signals that ask for the end were ignored when the process began."""
+    return {number for number in _SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
 
 
 @contextlib.contextmanager
 def catching_signals() -> Iterator[Interrupted]:
-    """Let SIGINT, SIGTERM and SIGHUP set an event instead of ending the process."""
+    """Let SIGINT, SIGTERM and SIGHUP set an event instead of ending the process.
+
+    One that was ignored when the process began, as under nohup, stays so.
+    """
     interrupted = Interrupted()
-    with signals.handled(_SIGNALS, interrupted._take):
+    with signals.handled(sorted(set(_SIGNALS) - ignored()), interrupted.take):
         yield interrupted
 
 
@@ -93,7 +114,7 @@ async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interr
             return
         task.cancel()
         await asyncio.wait({task})
-        raise Failure("interrupted", 128 + interrupted.number)
+        raise interrupted.failure()
     finally:
         task.cancel()
         waiter.cancel()

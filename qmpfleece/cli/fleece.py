@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -100,13 +101,36 @@ def _warn(status: Status, screen: Screen) -> None:
 async def _run(
     command: str, fleece: Fleece, screen: Screen, interrupted: ending.Interrupted
 ) -> int:
-    """Run the user's command; return its exit status, as a shell does."""
+    """Run the user's command; return its exit status, as a shell does.
+
+    Raises:
+        Failure: A signal has come before it could be begun.
+    """
+    if interrupted.number:
+        raise interrupted.failure()
     environment = os.environ | {
         "uri": fleece.uri,
         "guest_uri": fleece.guest_uri,
         "qmp": str(fleece.qmp_path),
     }
-    process = await asyncio.create_subprocess_shell(command, env=environment)
+    if numbers := ending.ignored():  # uvloop would not hand that down
+        command = f"trap '' {' '.join(str(int(number)) for number in numbers)}\n{command}"
+    # At a terminal the command may read from it, and has its Ctrl-C from it. Elsewhere signals are
+    # for all that it starts.
+    alone = not _at_terminal()
+    process = await asyncio.create_subprocess_shell(
+        command, env=environment, start_new_session=alone
+    )
+
+    def tell(number: int) -> None:
+        # It may have ended just now, or belong to somebody else, as sudo does. The process's own
+        # way would take its exit status from who waits for it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if alone:
+                os.killpg(process.pid, number)
+            elif number != signal.SIGINT:
+                os.kill(process.pid, number)
+
     ended = asyncio.create_task(process.wait())
     stop = asyncio.create_task(interrupted.event.wait())
     warned = False
@@ -118,14 +142,22 @@ async def _run(
                 _warn(now, screen)
                 warned = True
             if stop.done() and not ended.done():
-                # On Ctrl-C the terminal has told the command too.
-                if interrupted.number != signal.SIGINT:
-                    process.send_signal(interrupted.number)
-                await ended
+                for number in interrupted.pop():
+                    tell(number)
+                stop = asyncio.create_task(interrupted.event.wait())
     finally:
         stop.cancel()
         if not ended.done():
-            process.kill()
+            tell(signal.SIGKILL)
         await asyncio.wait({ended, stop})
     status = ended.result()
     return status if status >= 0 else 128 - status
+
+
+def _at_terminal() -> bool:
+    """Tell whether what a terminal says is for us."""
+    try:
+        with Path("/dev/tty").open("rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

@@ -2,6 +2,7 @@ import asyncio
 import errno
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 
 from qmpfleece.base.units import MIB
 from qmpfleece.cli.display import Screen
-from qmpfleece.cli.ending import Interrupted
-from qmpfleece.cli.fleece import _watch
+from qmpfleece.cli.ending import Failure, Interrupted
+from qmpfleece.cli.fleece import _run, _watch
 from qmpfleece.cli.fleecing import Fleece, Settings
 from tests.tools.programs import QMPFLEECE, Qmp, needs, run, running
 
@@ -61,6 +62,81 @@ def test_a_signal_is_passed_on_to_the_command(tmp_path, disk):
         program.wait_for(tmp_path / "ready")
         assert program.end(signal.SIGTERM)[0] == 3
     assert sorted(os.listdir(tmp_path)) == ["bye", "disk.raw", "ready"]
+
+
+def away_from_terminals(command, folder):
+    """Run a command under fleece where no terminal tells both of its signals."""
+    return running("setsid", QMPFLEECE, "fleece", "disk.raw", "--run", command, folder=folder)
+
+
+def test_all_that_the_command_has_started_gets_the_signal(tmp_path, disk):
+    # The end of its output is that of the last of them.
+    with away_from_terminals(": >ready; sleep 60; :", tmp_path) as program:
+        program.wait_for(tmp_path / "ready")
+        assert program.end(signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_the_command_outlives_is_not_the_last(tmp_path, disk):
+    command = "trap ': >told' INT; trap 'exit 3' TERM; : >ready; while :; do sleep 0.01; done"
+    with away_from_terminals(command, tmp_path) as program:
+        program.wait_for(tmp_path / "ready")
+        program.process.send_signal(signal.SIGINT)
+        program.wait_for(tmp_path / "told")
+        assert program.end(signal.SIGTERM)[0] == 3
+
+
+def test_at_a_terminal_the_command_reads_it_and_has_ctrl_c_from_it(tmp_path, disk):
+    ours, theirs = os.openpty()
+    command = "trap ': >told' INT; : >ready; while ! read line; do :; done; echo $line >line"
+    shell = f'exec setsid --ctty "$@" <{os.ttyname(theirs)}'
+    words = ("sh", "-c", shell, "sh", QMPFLEECE, "fleece", "disk.raw", "--run", command)
+    try:
+        with running(*words, folder=tmp_path) as program:
+            program.wait_for(tmp_path / "ready")
+            os.write(ours, b"\3")
+            program.wait_for(tmp_path / "told")
+            os.write(ours, b"hello\n")
+            program.wait_for(tmp_path / "line")
+            assert program.process.wait(20) == 0
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert (tmp_path / "line").read_text() == "hello\n"
+
+
+def test_a_command_that_ends_when_the_signal_comes_is_not_told_any_more(tmp_path, disk):
+    statuses = {128 + signal.SIGTERM, 128 + signal.SIGKILL}
+    for _ in range(5):
+        with away_from_terminals("kill -TERM $PPID; kill -9 $$", tmp_path) as program:
+            program.process.wait(30)
+            status, _, errors = program.end()
+        assert status in statuses
+        assert "QMP" in errors.splitlines()[-1]
+
+
+async def test_who_interrupts_before_the_command_is_begun_has_it_not_begun(tmp_path, disk):
+    interrupted = Interrupted()
+    interrupted.take(signal.SIGINT)
+    async with Fleece(Settings(disk=disk)) as fleece:
+        with pytest.raises(Failure, match="interrupted") as caught:
+            await _run(f": >{tmp_path}/begun", fleece, Screen(io.StringIO()), interrupted)
+    assert caught.value.status == 128 + signal.SIGINT
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_at_the_beginning_stays_ignored(tmp_path, disk, number):
+    shell = 'trap "" "$0" && exec "$@"'
+    words = ("sh", "-c", shell, int(number), QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock")
+    with running(*words, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        (line,) = re.findall(
+            r"SigIgn:\t(\w+)", Path(f"/proc/{program.process.pid}/status").read_text()
+        )
+        assert int(line, 16) & 1 << number - 1
+        assert program.end(signal.SIGTERM)[0] == 0
+    done = run(*words, "--run", "grep SigIgn /proc/self/status", folder=tmp_path)
+    assert int(done.stdout.split()[1], 16) & 1 << number - 1
 
 
 @needs("nbdinfo")
