@@ -150,7 +150,7 @@ class Fleece:
             elif path.exists():
                 if path.is_dir():
                     raise Failure(f"cannot write '{path}': it is a directory")
-                if path.stat().st_blocks:
+                if _holds_data(path):
                     raise Failure(f"'{path}' holds data already; give a new or an empty file")
                 return path
             else:
@@ -270,6 +270,24 @@ def _lock_error(settings: Settings, desc: str) -> str:
 
 def _is_regular(path: Path) -> bool:
     return stat.S_ISREG(path.stat().st_mode)
+
+
+def _holds_data(path: Path) -> bool:
+    """Tell whether anything would be lost. Devices are taken for empty: they can't tell."""
+    if not _is_regular(path):
+        return False
+    if path.stat().st_blocks:
+        return True
+    # Some file systems, of FUSE for one, tell of no blocks.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(fd)
 
 
 def _lengthen(path: Path, size: int) -> None:

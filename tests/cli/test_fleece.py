@@ -241,6 +241,39 @@ def test_a_disk_in_use_is_refused(tmp_path, disk):
         assert program.end()[0] == 0
 
 
+@needs("nbdfuse", "nbdkit")
+def test_data_in_a_file_that_takes_no_space_are_not_written_over(tmp_path, disk):
+    temp = tmp_path / "temp"
+    temp.touch()
+    # FUSE tells of no blocks.
+    words = (
+        "nbdfuse",
+        "-P",
+        "pid",
+        temp,
+        "[",
+        "nbdkit",
+        "--exit-with-parent",
+        "data",
+        "1 2 3",
+        "]",
+    )
+    with running(*words, folder=tmp_path) as server:
+        try:
+            server.wait_for(tmp_path / "pid")
+        except AssertionError as error:
+            pytest.skip(f"no FUSE here: {error}")
+        try:
+            assert temp.stat().st_blocks == 0
+            done = fleece(disk, "--temp", temp, "--run", "true", folder=tmp_path)
+            assert done.stderr == (
+                f"qmpfleece fleece: '{temp}' holds data already; give a new or an empty file\n"
+            )
+            assert temp.read_bytes() == b"\1\2\3"
+        finally:
+            run("umount", temp)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
