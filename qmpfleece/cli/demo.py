@@ -7,6 +7,7 @@ pulled image must equal the disk as it was at the start, although the disk has c
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,10 +15,12 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.cli import ending
@@ -30,6 +33,9 @@ from qmpfleece.nbdclient import uri as nbd_uri
 from qmpfleece.nbdclient.client import NbdClient
 from qmpfleece.nbdclient.copy import Plan
 from qmpfleece.nbdproto import const
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PROGRAM: Final = "qmpfleece demo"
 
@@ -69,7 +75,7 @@ def main(given: argparse.Namespace) -> int:
                     if given.stay and demo.proven:
                         _say_lines(screen, fleece.uri, fleece.guest_uri, fleece.qmp_path)
                         screen.say("\nPress Ctrl-C to end.")
-                        await interrupted.event.wait()
+                        await fleece.daemon.unless_ended(interrupted.event.wait())
             if demo.proven and not given.stay:
                 _say_next(screen)
         return 0 if demo.proven else 1
@@ -91,6 +97,7 @@ class _Demo:
         self._pulled: Final = folder / "pulled.raw"
         self._screen: Final = screen
         self._before = ""
+        self._over: Final = threading.Event()
 
     async def prepare(self, own: Path | None) -> None:
         """Make the disk.
@@ -100,12 +107,12 @@ class _Demo:
         """
         say = self._screen.say
         if own is None:
-            await asyncio.to_thread(_make_sample, self.disk)
+            await self._on_thread(_make_sample, self.disk)
             say(f"1. A sample disk of {size_text(SAMPLE_SIZE)} is made.")
         else:
             say(f"1. {own} is only read; the demonstration works on a copy of it.")
-            await asyncio.to_thread(_copy_disk, own, self.disk)
-        self._before = await asyncio.to_thread(_sha256, self.disk)
+            await self._on_thread(_copy_disk, own, self.disk, self._over)
+        self._before = await self._on_thread(_sha256, self.disk, self._over)
         say(f"   SHA-256 {self._before}")
 
     async def show(self, fleece: Fleece) -> None:
@@ -157,8 +164,8 @@ class _Demo:
 
     async def _compare(self, broken: str | None) -> None:
         say = self._screen.say
-        pulled = await asyncio.to_thread(_sha256, self._pulled)
-        after = await asyncio.to_thread(_sha256, self.disk)
+        pulled = await self._on_thread(_sha256, self._pulled, self._over)
+        after = await self._on_thread(_sha256, self.disk, self._over)
         say("\n4. SHA-256 of")
         say(f"   the disk at the start  {self._before}")
         say(f"   the pulled snapshot    {pulled}")
@@ -168,6 +175,14 @@ class _Demo:
             say("\n   What was pulled is the disk as it was, although the disk has changed.")
         else:
             say(f"\n   This is NOT as it must be. {broken or ''}")
+
+    async def _on_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``call`` on a thread, which is told when nobody waits for it any more."""
+        try:
+            return await asyncio.to_thread(call, *args, **kwargs)
+        except asyncio.CancelledError:
+            self._over.set()
+            raise
 
 
 async def _write(guest: NbdClient, written: Written) -> None:
@@ -184,7 +199,7 @@ async def _write(guest: NbdClient, written: Written) -> None:
         await asyncio.sleep(_GUEST_PAUSE_S)
 
 
-# -- files, on worker threads -----------------------------------------------------------------
+# -- files, on worker threads; what takes long ends early when it is ``over`` ------------------
 
 
 def _place(own: Path | None) -> Path:
@@ -203,7 +218,7 @@ def _make_sample(path: Path) -> None:
         file.truncate(SAMPLE_SIZE)
 
 
-def _copy_disk(source: Path, target: Path) -> None:
+def _copy_disk(source: Path, target: Path, over: threading.Event) -> None:
     """Copy a disk, sharing its blocks where the file system can, and leaving holes out.
 
     Its end is filled up with zeroes to a whole sector, as a guest sees it.
@@ -225,33 +240,37 @@ def _copy_disk(source: Path, target: Path) -> None:
                     f"{target.parent.parent} has no room for {size_text(3 * used)}: a copy of "
                     f"'{source}', what is pulled, and what is saved"
                 )
-            _copy_data(reader.fileno(), writer.fileno(), size)
+            _copy_data(reader.fileno(), writer.fileno(), size, over)
             writer.truncate(size + -size % 512)
     except OSError as error:
         raise Failure(f"cannot copy '{source}': {error.strerror}") from error
 
 
-def _copy_data(source: int, target: int, size: int) -> None:
+def _copy_data(source: int, target: int, size: int, over: threading.Event) -> None:
     offset = 0
     while offset < size:
         try:
             offset = os.lseek(source, offset, os.SEEK_DATA)
             end = os.lseek(source, offset, os.SEEK_HOLE)
-        except OSError:  # ENXIO: no more data; else: it can't tell
-            if offset or os.fstat(source).st_blocks == 0:
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no more data
                 return
-            end = size
+            end = size  # it can't tell, as block devices can't
         while offset < end:
             data = os.pread(source, min(MIB, end - offset), offset)
-            if not data:
+            if not data or over.is_set():
                 return
             os.pwrite(target, data, offset)
             offset += len(data)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, over: threading.Event) -> str:
+    digest = hashlib.sha256()
+    buf = memoryview(bytearray(MIB))
+    with path.open("rb", buffering=0) as file:
+        while (length := file.readinto(buf)) and not over.is_set():
+            digest.update(buf[:length])
+    return digest.hexdigest()
 
 
 # -- what to try next -------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 import os
 import re
+import signal
+import subprocess
+from pathlib import Path
+from threading import Event
 
 import pytest
 
 from qmpfleece.base.units import MIB
-from tests.tools.programs import QMPFLEECE, run
+from qmpfleece.cli.demo import _copy_disk
+from tests.tools.programs import QMPFLEECE, Qmp, run, running
 
 
 def test_the_demonstration_proves_itself_and_leaves_nothing(tmp_path):
@@ -28,6 +33,47 @@ def test_one_s_own_disk_is_only_read(tmp_path, size):
     assert "own.raw is only read" in done.stdout
     assert disk.read_bytes() == content
     assert os.listdir(tmp_path) == ["own.raw"]
+
+
+def test_ctrl_c_ends_it_while_a_large_disk_is_read(tmp_path):
+    disk = tmp_path / "own.raw"
+    with disk.open("wb") as file:
+        file.write(b"data")
+        file.truncate(4 << 40)  # hours, all zeroes
+    with running(QMPFLEECE, "demo", disk, folder=tmp_path) as program:
+        counts = Path(f"/proc/{program.process.pid}/io")
+        while int(re.search(r"rchar: (\d+)", counts.read_text())[1]) < 256 * MIB:
+            with pytest.raises(subprocess.TimeoutExpired):
+                program.process.wait(0.005)
+        status, _, errors = program.end(signal.SIGINT)
+    assert (status, errors) == (128 + signal.SIGINT, "qmpfleece demo: interrupted\n")
+    assert os.listdir(tmp_path) == ["own.raw"]
+
+
+def test_a_block_device_is_copied(tmp_path):
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(3 * MIB + 512))
+    done = run("losetup", "--find", "--show", "--read-only", image)
+    if done.returncode:
+        pytest.skip("no loop devices here")
+    device = Path(done.stdout.rstrip())
+    try:
+        _copy_disk(device, tmp_path / "copy", Event())
+    finally:
+        run("losetup", "--detach", device)
+    assert (tmp_path / "copy").read_bytes() == image.read_bytes()
+
+
+def test_quit_over_qmp_ends_it_when_it_stays(tmp_path):
+    words = ("env", f"TMPDIR={tmp_path}", QMPFLEECE, "demo", "--stay")
+    with running(*words, folder=tmp_path) as program:
+        while "qmp-shell" not in (line := program.process.stdout.readline()):
+            assert line
+        path = re.search(r"-p (\S+)", line)[1]
+        with Qmp(Path(path)) as qmp:
+            assert qmp.execute("quit") == {}
+        assert program.process.wait(30) == 0
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
