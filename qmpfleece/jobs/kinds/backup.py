@@ -154,7 +154,10 @@ class BackupJob(BlockJob, kind="backup"):
                 0, self._copier.length, throttle=self.limit, workers=self._settings.max_workers
             )
         except CopyError as error:
-            await self._failed(error)
+            # Source: observed. What fails after it was interrupted is no matter: a job that
+            # goes on copies it again.
+            if not self.limit.stopping:
+                await self._failed(error)
             return False
         return not self.limit.stopping
 

@@ -1,8 +1,10 @@
 """blockdev-backup when requests fail; blkdebug makes them."""
 
+from typing import Any
+
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.backup import nodes
-from tests.oracle.scenarios.jobs import CONCLUDED, NULL, SIZE, backup, jobs
+from tests.oracle.scenarios.jobs import CONCLUDED, NULL, PAUSED, SIZE, backup, jobs, until_copied
 from tests.oracle.session import Session
 
 
@@ -69,3 +71,68 @@ def backup_ignores_an_error(d: Session) -> None:
     backup(d, **ONE, on_source_error="ignore")
     d.event(NULL)
     d.content("target.raw")
+
+
+def failing_late(d: Session, **more: Any) -> None:
+    """Start a job whose second write to the target waits for about a second and then fails."""
+    path = d.file("disk.raw", SIZE, (0x11, 0, SIZE))
+    d.qmp("blockdev-add", driver="file", node_name="disk", filename=path)
+    group = {"qom-type": "throttle-group", "id": "g", "limits": {"iops-write": 1}}
+    d.qmp("object-add", **group)
+    rule = {"event": "none", "iotype": "write", "errno": 5, "once": True, "sector": 2048}
+    image = {"driver": "file", "filename": d.file("target.raw", SIZE)}
+    file = {"driver": "blkdebug", "image": image, "inject-error": [rule]}
+    d.qmp("blockdev-add", driver="throttle", node_name="target", throttle_group="g", file=file)
+    backup(d, **ONE, auto_dismiss=False, **more)
+    until_copied(d, "target.raw")
+
+
+def without_limit(d: Session) -> None:
+    """Let the job go on at full speed, and see how it ended."""
+    d.qmp("qom-set", path="/objects/g", property="limits", value={})
+    d.event(CONCLUDED)
+    jobs(d)
+    d.content("target.raw")
+
+
+@scenario
+def request_fails_when_the_backup_has_been_cancelled(d: Session) -> None:
+    failing_late(d, on_target_error="stop")
+    d.qmp("job-cancel", id="j")
+    d.event(CONCLUDED)
+    jobs(d)
+    d.content("target.raw")
+
+
+@scenario
+def request_fails_when_the_backup_is_to_pause(d: Session) -> None:
+    failing_late(d)
+    d.qmp("job-pause", id="j")
+    d.event(PAUSED)
+    jobs(d)
+    d.qmp("job-resume", id="j")
+    without_limit(d)
+
+
+@scenario
+def request_fails_when_the_backup_is_to_pause_and_would_stop(d: Session) -> None:
+    failing_late(d, on_target_error="stop")
+    d.qmp("job-pause", id="j")
+    d.event(PAUSED)
+    jobs(d)
+    d.qmp("job-resume", id="j")
+    without_limit(d)
+
+
+@scenario
+def request_fails_while_the_backup_is_drained(d: Session) -> None:
+    failing_late(d)
+    add = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "b"}}
+    d.qmp("transaction", actions=[add])
+    without_limit(d)
+
+
+@scenario
+def request_fails_when_the_daemon_ends(d: Session) -> None:
+    failing_late(d)
+    jobs(d)
