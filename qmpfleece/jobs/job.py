@@ -248,6 +248,10 @@ class Job(Pausable):
         if self.error is not None:
             self.move(JobStatus.ABORTING)
 
+    def fail_unexpectedly(self) -> None:
+        """Fail by a bug of ours."""
+        self.error = f"Internal error in job '{self.id}'"
+
     def complete_run(self) -> None:
         """``run`` has ended, or will never be called."""
         self.completed = True
@@ -268,7 +272,7 @@ class Job(Pausable):
             self.error = error.strerror or str(error)
         except Exception:  # the edge of a job: a bug of ours must not harm the others
             log.exception("%r has failed unexpectedly", self)
-            self.error = f"Internal error in job '{self.id}'"
+            self.fail_unexpectedly()
         while self._paused:
             await self._wait(None)
         self.complete_run()

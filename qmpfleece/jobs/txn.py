@@ -72,6 +72,10 @@ class JobTxn:
                 await job.prepare()
             except QmpError as error:
                 job.error = error.desc
+            except Exception:  # the edge of a job, as below
+                log.exception("%r could not be prepared", job)
+                job.fail_unexpectedly()
+            if job.error is not None:
                 await self.abort(job)
                 return
         await self._conclude_all()
@@ -103,13 +107,18 @@ class JobTxn:
     async def _conclude(self, job: Job) -> None:
         """Commit or abort; from ``clean`` on nothing is awaited, so it looks like one step."""
         job.update_error()
-        if job.error is None:
-            job.commit()
-        else:
-            job.abort()
+        try:
+            if job.error is None:
+                job.commit()
+            else:
+                job.abort()
+        except Exception:  # the edge of a job: it ends, and the others of the transaction do
+            log.exception("%r could not be finished", job)
+            job.fail_unexpectedly()
+            job.update_error()
         try:
             await job.clean()
-        except Exception:  # the edge of a job: it ends, and the others of the transaction do
+        except Exception:  # the same edge
             log.exception("cleaning up after job %s has failed unexpectedly", job.id)
         if job.started:
             job.on_ended()

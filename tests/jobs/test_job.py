@@ -321,6 +321,28 @@ async def test_job_that_cannot_clean_up_is_concluded_and_so_is_its_group(stage, 
     assert "cleaning up after job j has failed" in caplog.text
 
 
+@pytest.mark.parametrize("step", ["prepare", "commit", "abort"])
+async def test_job_that_breaks_at_its_end_fails_and_its_group_is_concluded(stage, caplog, step):
+    def breaks():
+        raise AssertionError("a bug")
+
+    txn = JobTxn()
+    kept = {"auto_dismiss": False}
+    broken, other = (stage.add(Puppet(name, **kept), txn) for name in "jk")
+    setattr(broken, step, breaks)
+    if step == "abort":
+        other.fail(errno.EIO)
+    else:
+        other.finish()
+    broken.finish()
+    await settle()
+    assert await stage.manager.find("j") is broken
+    assert [job.status for job in (broken, other)] == [JobStatus.CONCLUDED] * 2
+    assert broken.error == "Internal error in job 'j'"
+    assert broken.log[-1] == other.log[-1] == "clean"
+    assert "a bug" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "1a", "a/b", "ä", "-"])
 async def test_malformed_ids_are_refused(stage, name):
     with pytest.raises(QmpError, match=rf"^Invalid job ID '{name}'$"):
