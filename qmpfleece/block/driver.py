@@ -259,7 +259,10 @@ class BlockDriver(Generic[O]):
         """Undo ``reopen_prepare``, which may have failed half-way."""
 
     async def reopen_finish(self) -> None:
-        """Do what takes I/O, once all nodes have their new options; still drained."""
+        """Do what takes I/O, once all nodes have their new options; still drained.
+
+        What fails is told on stderr, not raised: the options of all stay in force.
+        """
 
     # -- requests -----------------------------------------------------------------------------
 

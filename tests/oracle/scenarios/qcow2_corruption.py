@@ -262,3 +262,25 @@ def qcow2_damaged_subclusters(d: Session) -> None:
             d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
             patch(d, words)
             run(d, requests)
+
+
+@scenario
+def qcow2_beyond_repair_becomes_writable_beside_another(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "b.qcow2", "64M")
+    d.tool("qemu-img", "bitmap", "--add", "b.qcow2", "bitmap")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "a.qcow2", "64M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    patch(d, {72: 1, L2: COPIED | REFTABLE})  # dirty, and data where its refcounts are
+    given = []
+    for name in "ab":
+        file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
+        given.append({"driver": "qcow2", "node-name": name, "file": file})
+        d.qmp("blockdev-add", **given[-1], read_only=True)
+    d.qmp("blockdev-reopen", options=given[::-1])  # the last one is finished first
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="b", name="x", writable=True)
+    ask(d, "x", "write 0 512")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="b")
+    d.tool("sh", "-c", "qemu-img info b.qcow2 | grep -A4 bitmaps:")

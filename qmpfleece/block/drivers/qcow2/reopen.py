@@ -144,6 +144,9 @@ class Reopener:
                 await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
         except OSError as error:
             sys.stderr.write(f"Could not update qcow2 header: {error.strerror}\n")
+        except QmpError as error:
+            # The options are in force: it is as it would be if nobody had looked.
+            sys.stderr.write(f"{image.node.name}: {error.desc}\n")
         await self._claim()
 
     async def _claim(self) -> None:
