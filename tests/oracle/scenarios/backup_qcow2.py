@@ -173,3 +173,50 @@ def backup_compressed_to_where_something_is(d: Session) -> None:
     close(d, "t")
     check(d, "t")
     d.tool("qemu-img", "compare", "-f", "qcow2", "-F", "raw", "t.qcow2", "disk.raw")
+
+
+def working_on_a_stored_bitmap(d: Session) -> None:
+    """Start a job that has copied what is in a persistent bitmap; the disk is written to then."""
+    image(d, "disk")
+    image(d, "t")
+    d.qmp("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+    guest(d)
+    d.io("guest", "write 0 64k")
+    by = {"sync": "bitmap", "bitmap": "b", "bitmap_mode": "on-success", "auto_finalize": False}
+    d.qmp("blockdev-backup", job_id="j", device="disk", target="t", **by)
+    d.event("BLOCK_JOB_PENDING")
+    d.io("guest", "write 1M 64k")
+
+
+def stored_bitmap_at_last(d: Session, *overlays: str) -> None:
+    """End the job; show what the image has kept of its bitmap when it is opened again."""
+    d.qmp("job-finalize", id="j")
+    d.event(NULL)
+    for overlay in overlays:
+        d.qmp("blockdev-del", node_name=overlay)
+    close(d, "disk")
+    file = {"driver": "file", "filename": d.path("disk.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="again", file=file, read_only=True)
+    d.qmp("x-debug-block-dirty-bitmap-sha256", node="again", name="b")
+
+
+@scenario
+def disk_becomes_read_only_while_a_job_works_on_its_bitmap(d: Session) -> None:
+    working_on_a_stored_bitmap(d)
+    d.qmp("block-export-del", id="g")
+    d.event("BLOCK_EXPORT_DELETED")
+    given = {"driver": "qcow2", "node-name": "disk", "file": "disk-file", "read-only": True}
+    d.qmp("blockdev-reopen", options=[given])
+    stored_bitmap_at_last(d)
+
+
+@scenario
+def disk_becomes_a_backing_file_while_a_job_works_on_its_bitmap(d: Session) -> None:
+    working_on_a_stored_bitmap(d)
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "o.qcow2", str(SIZE))
+    file = {"driver": "file", "filename": d.path("o.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="o", file=file, backing=None)
+    d.qmp("blockdev-snapshot", node="disk", overlay="o")
+    d.qmp("block-export-del", id="g")
+    d.event("BLOCK_EXPORT_DELETED")
+    stored_bitmap_at_last(d, "o")

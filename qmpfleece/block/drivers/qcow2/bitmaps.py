@@ -185,13 +185,18 @@ class Bitmaps:
         Nothing is stored in an image that was not opened to the end: its node has no bitmaps.
 
         Raises:
-            QmpError: One can't be stored.
+            QmpError: One can't be stored, or has to be kept while a job works on it.
             OSError: The file can't be written.
         """
         image = self._image
         stored = self._to_store()
         if stored and not image.writable:
             raise QmpError("No write access")
+        if not release:
+            for bitmap in stored:
+                # Differs: QEMU stores what it was when the job began, as if it were valid.
+                if bitmap.successor is not None:
+                    bitmap.check()
         if stored:
             await self._store_all({bitmap.name or "": bitmap for bitmap in stored})
         if not release:
