@@ -227,17 +227,24 @@ async def truncate(child: Child, length: int) -> None:
     """Change a node's size in bytes. Its users hold no requests in what is cut off.
 
     Raises:
-        OSError: EPERM: the node is read-only; ENOTSUP: it can't be resized.
+        OSError: EPERM: the node is read-only; ENOTSUP: it can't be resized; ENOMEM: a bitmap
+            can't be so large. Its length is what it was.
     """
     node = child.node
     if node.options.read_only:
         raise BlockError(errno.EPERM)
     assert child.may_resize, f"{child!r} resizes without the permission"
     node.in_flight += 1
+    before = node.length
     try:
         await node.driver.truncate(length)
         whole = align_down if node.driver.length_is_told else align_up
-        set_length(node, whole(length, SECTOR))
+        try:
+            set_length(node, whole(length, SECTOR))
+        except OSError:  # Differs: QEMU aborts.
+            await node.driver.truncate(before)
+            set_length(node, before)
+            raise
     finally:
         node.write_gen += 1
         node.work_end()
@@ -276,10 +283,19 @@ def _finish_write(
 
 
 def set_length(node: Node, length: int) -> None:
-    """Take note that a node, and so its bitmaps, is of another length; bytes."""
+    """Take note that a node, and so its bitmaps, is of another length; bytes.
+
+    Raises:
+        OSError: ENOMEM: there is no memory for a bitmap; this node has not changed.
+    """
+    try:
+        for bitmap in node.bitmaps:
+            bitmap.bits.resize(length)
+    except OSError:
+        for bitmap in node.bitmaps:
+            bitmap.bits.resize(node.length)
+        raise
     node.length = length
-    for bitmap in node.bitmaps:
-        bitmap.bits.resize(length)
     for edge in node.parents:
         if isinstance(edge.parent, Node):
             edge.parent.driver.child_resized()

@@ -5,7 +5,9 @@ import errno
 
 import pytest
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.base.workers import Workers
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
@@ -44,6 +46,20 @@ async def fleece():
     yield scheme
     await scheme.resizer.detach()
     await scheme.close()
+
+
+async def test_disk_that_grows_beyond_what_its_bitmaps_can_cover_is_as_it_was(tmp_path):
+    path = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, str(SIZE))
+    async with opened(path) as disk:
+        bitmaps = [DirtyBitmap(SIZE, granularity, "b") for granularity in (1 << 30, BLOCK)]
+        disk.node.bitmaps.extend(bitmaps)
+        with pytest.raises(QmpError, match="Cannot allocate memory"):
+            await resize(disk.guest, 1 << 55)
+        assert {disk.node.length, *(bitmap.bits.length for bitmap in bitmaps)} == {SIZE}
+        await disk.write(SIZE - BLOCK, b"x" * BLOCK)
+        assert bitmaps[1].count == BLOCK
+    check(path)
 
 
 async def test_request_that_waits_for_a_resize_is_refused_behind_the_new_end(disk):
