@@ -59,7 +59,7 @@ class SnapshotAction(Action):
         self._below: Node
         self._overlay: Node | None = None
         self._backing: Child | None = None
-        self._moved: list[Child] = []
+        self._before: list[Child] = []
         self._committed = False
 
     async def hold_drained(self, below: Node) -> None:
@@ -84,6 +84,7 @@ class SnapshotAction(Action):
             QmpError: It can't be an overlay; nothing has changed.
         """
         self._overlay = overlay
+        self._before = list(overlay.parents)
         perm, _ = overlay.users_perm()
         if perm & Perm.CONSISTENT_READ or self.system.drives.of(overlay) is not None:
             raise QmpError("The overlay is already in use")
@@ -95,8 +96,8 @@ class SnapshotAction(Action):
             raise QmpError("The overlay does not support backing images")
         graph = self.system.graph
         self._backing = graph.attach_child(overlay, "backing", Role.COW, self._below)
-        self._moved = [edge for edge in self._below.parents if _moves(edge, overlay)]
-        graph.replace_node(self._moved, overlay)
+        moved = [edge for edge in self._below.parents if _moves(edge, overlay)]
+        graph.replace_node(moved, overlay)
 
     async def abort(self) -> None:
         """Take the overlay out again."""
@@ -104,7 +105,8 @@ class SnapshotAction(Action):
         if overlay is None:
             return
         if self._backing is not None:
-            edges = [edge for edge in self._moved if edge.node is overlay]
+            # Not always those that have been moved: a job may have led others here since.
+            edges = [edge for edge in overlay.parents if edge not in self._before]
             graph.replace_node(edges, self._below)
             graph.detach(self._backing)
         self._overlay = None

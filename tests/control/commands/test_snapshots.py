@@ -2,6 +2,7 @@
 
 import pytest
 
+from qmpfleece.control.commands.snapshots import BlockdevSnapshotAction, BlockdevSnapshotData
 from tests.control.commands.test_backup import SIZE
 from tests.control.commands.test_drive_backup import qemu_img
 from tests.tools.fleecing import pattern
@@ -64,6 +65,24 @@ async def test_aborted_snapshot_to_a_new_image_leaves_everything_as_it_was(desk,
     await check_aborted(desk, guest, "blockdev-snapshot-sync", data)
     await guest.pwrite(0, memoryview(b"g" * 512))
     assert disk.read_bytes()[:512] == b"g" * 512
+    await guest.detach()
+
+
+async def test_users_come_back_whom_a_job_has_led_to_the_overlay_before_it_is_aborted(
+    desk, overlay
+):
+    guest = desk.guest("disk")
+    job = {"job-id": "j", "device": "disk", "target": "target", "sync": "none"}
+    assert await desk.say("blockdev-backup", job) == {}
+    action = BlockdevSnapshotAction(desk.system, BlockdevSnapshotData(node="disk", overlay="ov"))
+    await action.prepare()
+    await desk.say("job-cancel", id="j")
+    await desk.until("j null")
+    assert guest.node.name == "ov"
+    await action.abort()
+    await action.clean()
+    assert guest.node.name == "disk"
+    assert desk.graph.find("disk").parents == [guest.root]
     await guest.detach()
 
 
