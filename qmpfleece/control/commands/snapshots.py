@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import pipeline, reopen
-from qmpfleece.block.block_copy import reaches
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
@@ -19,8 +18,8 @@ from qmpfleece.control.command import command
 from qmpfleece.control.describe import filename
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
-from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.jobs.users import movable
 from qmpfleece.qapi.model import Model
 
 
@@ -96,8 +95,7 @@ class SnapshotAction(Action):
             raise QmpError("The overlay does not support backing images")
         graph = self.system.graph
         self._backing = graph.attach_child(overlay, "backing", Role.COW, self._below)
-        moved = [edge for edge in self._below.parents if _moves(edge, overlay)]
-        graph.replace_node(moved, overlay)
+        graph.replace_node(movable(self._below, overlay), overlay)
 
     async def abort(self) -> None:
         """Take the overlay out again."""
@@ -198,11 +196,3 @@ async def blockdev_snapshot_sync(
         mode=mode,
     )
     await transaction.run(system, [BlockdevSnapshotSyncAction(system, data)])
-
-
-def _moves(edge: Child, overlay: Node) -> bool:
-    """Tell whether a user of the node is to be led to the overlay."""
-    user = edge.parent
-    if isinstance(user, Node):
-        return not reaches(overlay, user)
-    return not isinstance(user, Job)

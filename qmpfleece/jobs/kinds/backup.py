@@ -19,8 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.bitmap.dirty import DirtyBitmap
-from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy, reaches
-from qmpfleece.block.child import Child
+from qmpfleece.block.block_copy import MAX_WORKERS, BlockCopy
 from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.drain import drained
 from qmpfleece.block.drivers.copy_before_write import CopyBeforeWrite, CopyBeforeWriteOptions
@@ -31,6 +30,7 @@ from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.manager import JobManager
 from qmpfleece.jobs.ratelimit import SLICE_S, Allowance
 from qmpfleece.jobs.txn import JobTxn
+from qmpfleece.jobs.users import movable
 
 #: What is copied. ``incremental`` of QAPI is ``bitmap`` with bitmap mode ``on-success``.
 SyncMode = Literal["full", "top", "bitmap", "none"]
@@ -366,7 +366,7 @@ async def insert_filter(graph: Graph, settings: BackupSettings) -> Node:
     except QmpError as error:
         raise QmpError(f"Could not create node: {error.desc}") from error
     try:
-        graph.replace_node([edge for edge in source.parents if _moves(edge, node)], node)
+        graph.replace_node(movable(source, node), node)
     except QmpError as error:
         await graph.release(node)
         raise QmpError(f"Could not replace node: {error.desc}") from error
@@ -380,11 +380,3 @@ def remove_filter(graph: Graph, node: Node) -> None:
     """
     users = [edge for edge in node.parents if not isinstance(edge.parent, Job)]
     graph.replace_node(users, node.children["file"].node)
-
-
-def _moves(edge: Child, node: Node) -> bool:
-    """Tell whether a user of the source is to be led to the filter."""
-    user = edge.parent
-    if isinstance(user, Node):
-        return not reaches(node, user)  # the filter itself, and an overlay as the target
-    return not isinstance(user, Job)
