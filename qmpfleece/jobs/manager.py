@@ -28,8 +28,7 @@ class JobManager:
 
     def jobs(self) -> "list[Job]":
         """Return all jobs, newest first."""
-        self._forget_dismissed()
-        return list(reversed(self._jobs.values()))
+        return list(reversed(self._known().values()))
 
     def check_id(self, job_id: str) -> None:
         """Refuse an id that a new job can't have.
@@ -39,8 +38,7 @@ class JobManager:
         """
         if not _WELL_FORMED.fullmatch(job_id):
             raise QmpError(f"Invalid job ID '{job_id}'")
-        self._forget_dismissed()
-        if job_id in self._jobs:
+        if job_id in self._known():
             raise QmpError(f"Job ID '{job_id}' already in use")
 
     def add(self, job: "Job", txn: "JobTxn | None" = None) -> None:
@@ -62,7 +60,7 @@ class JobManager:
         Raises:
             QmpError: There is none.
         """
-        while (job := self._get(job_id)) is not None and job.txn.settling:
+        while (job := self._known().get(job_id)) is not None and job.txn.settling:
             await job.txn.settled()
         if job is None:
             raise QmpError("Job not found")
@@ -104,11 +102,8 @@ class JobManager:
             if job.txn.settling:
                 await job.txn.settled()
 
-    def _get(self, job_id: str) -> "Job | None":
-        job = self._jobs.get(job_id)
-        return job if job is not None and job.status is not JobStatus.NULL else None
-
-    def _forget_dismissed(self) -> None:
-        gone = [job.id for job in self._jobs.values() if job.status is JobStatus.NULL]
-        for job_id in gone:
-            del self._jobs[job_id]
+    def _known(self) -> "dict[str, Job]":
+        """Return the jobs by their ids, and forget those that have been dismissed."""
+        known = self._jobs.items()
+        self._jobs = {key: job for key, job in known if job.status is not JobStatus.NULL}
+        return self._jobs
