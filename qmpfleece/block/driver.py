@@ -144,11 +144,12 @@ class Reopening(Generic[O]):
         graph: Where it lives.
         keep: Only options of every node change; the others stay.
         nested: The node is defined within the definition of the one above it.
+        said: What is said as text from then on, as in the node.
         moves: Other nodes for its children, by the children's names; None: none. To be seen
             by ``reopen_commit``.
     """
 
-    __slots__ = ("given", "graph", "keep", "moves", "nested", "node", "options")
+    __slots__ = ("given", "graph", "keep", "moves", "nested", "node", "options", "said")
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class Reopening(Generic[O]):
         self.graph = graph
         self.keep = keep
         self.nested = nested
+        self.said: dict[str, str] = dict(node.said) if keep else {}
         self.moves: dict[str, Node | None] = {}
 
 

@@ -201,12 +201,11 @@ class Node:
                 return child
         return None
 
-    def take_options(self, given: "BlockdevOptions", options: NodeOptions) -> None:
+    def take_options(
+        self, given: "BlockdevOptions", options: NodeOptions, said: dict[str, str]
+    ) -> None:
         """Put other options in force; the caller sees to it that the driver can."""
-        fields = {name.replace("-", "_") for name in self.said}
-        before, after = self.given.given(fields), given.given(fields)
-        self.said = {key: text for key, text in self.said.items() if before[key] == after.get(key)}
-        self.given, self.options = given, options
+        self.given, self.options, self.said = given, options, said
         self.driver.options = given
 
     def forget_inheritance(self) -> None:

@@ -29,7 +29,7 @@ _COMMON: Final = frozenset(
 )
 #: Children that may be replaced.
 _REPLACEABLE: Final = ("backing", "file")
-_NOWHERE: Final[Mapping[str, Node]] = {}
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 async def reopen(graph: Graph, definitions: Sequence[BlockdevOptions]) -> None:
@@ -55,7 +55,9 @@ async def set_read_only(graph: Graph, node: Node, *, read_only: bool) -> None:
         QmpError: It can't be so; nothing has changed.
     """
     given = node.given.model_copy(update={"read_only": read_only})
-    await _change(graph, node, given)
+    queue: dict[Node, Reopening[Any]] = {}
+    _enqueue(graph, queue, node, given, keep=True, above=None)
+    await _run(graph, queue)
 
 
 def changeable(node: Node) -> frozenset[str]:
@@ -63,7 +65,9 @@ def changeable(node: Node) -> frozenset[str]:
     return _COMMON | (node.driver.mutable_options or frozenset())
 
 
-async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
+async def change(
+    graph: Graph, node: Node, options: Mapping[str, Any], said: Mapping[str, str] = _NOTHING
+) -> None:
     """Change some options of a node and keep the others.
 
     Those that it opened follow, as far as they inherit.
@@ -72,6 +76,7 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
         graph: Where it lives.
         node: The node.
         options: Values by their dotted names.
+        said: Those that were said as text, as they were said.
 
     Raises:
         QmpError: It can't have them; nothing has changed.
@@ -98,15 +103,10 @@ async def change(graph: Graph, node: Node, options: Mapping[str, Any]) -> None:
     given = validate_blockdev(definition)
     if "backing" in node.given.model_fields_set and "backing" not in definition:
         given = given.model_copy(update={"backing": None})
-    await _change(graph, node, given, moves)
-
-
-async def _change(
-    graph: Graph, node: Node, given: BlockdevOptions, moves: Mapping[str, Node] = _NOWHERE
-) -> None:
     queue: dict[Node, Reopening[Any]] = {}
     _enqueue(graph, queue, node, given, keep=True, above=None)
     queue[node].moves |= moves
+    queue[node].said |= said
     await _run(graph, queue)
 
 
@@ -337,20 +337,21 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
     Raises:
         QmpError: Permissions conflict; nothing has changed.
     """
-    before = [(change.node, change.node.given, change.node.options) for change in changes]
-    writable = [node for node, _, options in before if not options.read_only]
+    nodes = [change.node for change in changes]
+    before = [(node, node.given, node.options, node.said) for node in nodes]
+    writable = [node for node in nodes if not node.options.read_only]
     places = [(node, list(node.parents)) for node in graph.nodes()]
     undo: list[tuple[Node, Child, Node | None, Node | None]] = []
     try:
         for change in changes:
-            change.node.take_options(change.given, change.options)
+            change.node.take_options(change.given, change.options, change.said)
             for name, target in change.moves.items():
                 undo.append(_move(graph, change.node, name, target))
         old = [node for _, _, node, _ in undo if node is not None]
-        grants.refresh([*(change.node for change in changes), *old], were_writable=writable)
+        grants.refresh([*nodes, *old], were_writable=writable)
     except BaseException:
-        for node, given, options in before:
-            node.take_options(given, options)
+        for node, given, options, said in before:
+            node.take_options(given, options, said)
         for parent, child, was, now in reversed(undo):
             _put_back(graph, parent, child, was, now)
         for node, parents in places:

@@ -34,11 +34,11 @@ async def _reopen(call: Call) -> str:
     node = backend.node
     assert node is not None, "commands have a node to act on"
     try:
-        options = _given(call, node)
+        options, said = _given(call, node)
         perm, writes = backend.perm, Perm.WRITE | Perm.WRITE_UNCHANGED
         if options.get("read-only") is True and perm & writes:
             backend.set_perm(perm & ~writes, backend.shared)
-        await reopen.change(backend.graph, node, options)
+        await reopen.change(backend.graph, node, options, said)
     except ValidationError as error:
         raise RefusedError(str(error.errors(include_url=False)[0]["msg"])) from error
     except QmpError as error:
@@ -46,8 +46,8 @@ async def _reopen(call: Call) -> str:
     return ""
 
 
-def _given(call: Call, node: Node) -> dict[str, Any]:
-    """Return the options by their dotted names.
+def _given(call: Call, node: Node) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the options by their dotted names, and those that are said as text.
 
     Raises:
         QmpError: They contradict each other.
@@ -57,7 +57,8 @@ def _given(call: Call, node: Node) -> dict[str, Any]:
     if call.has("r") and call.has("w"):
         raise QmpError("Only one -r/-w option may be given")
     options: dict[str, Any] = {}
-    for name, text in _said(call).items():
+    said = _said(call)
+    for name, text in said.items():
         shape = _shape(struct_of(BLOCKDEV_MODELS[node.driver.driver_name]), name.split("."))
         try:
             options[name] = text if shape is None else value_of(shape, name, text)
@@ -74,7 +75,7 @@ def _given(call: Call, node: Node) -> dict[str, Any]:
             raise QmpError("Cannot set both -c and the cache options")
         direct, no_flush = _CACHE_MODES[call.options["c"]]
         options |= {"cache.direct": direct, "cache.no-flush": no_flush}
-    return options
+    return options, said
 
 
 def _said(call: Call) -> dict[str, str]:

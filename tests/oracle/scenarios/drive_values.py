@@ -58,3 +58,32 @@ def drive_with_texts_in_json(d: Session) -> None:
         "overlap-check.active-l1=off,encrypt.nope=x,file.locking=off",
     )  # fmt: skip
     d.qmp("query-named-block-nodes", flat=True)
+
+
+def _names(d: Session) -> None:
+    """Show how the file names of nodes say their options."""
+    nodes = d.qmp("query-named-block-nodes", flat=True) or []
+    d.transcript.entries.pop()
+    for node in nodes:
+        d.transcript.add(f"# {node['image']['filename']}")
+
+
+@system_scenario
+def texts_of_a_drive_that_is_reopened(d: Session) -> None:
+    for name in ("disk.raw", "other.raw"):
+        d.file(name)
+    drive = "if=none,id=d,file=disk.raw,format=raw,node-name=n,offset=4096,size=65536"
+    other = ("-blockdev", "file,node-name=w,filename=other.raw")
+    d.start("-drive", drive, *other, "-device", "virtio-blk-pci,drive=w")
+    file = {"driver": "file", "filename": "disk.raw"}
+    n = {"driver": "raw", "node-name": "n", "offset": 8192, "size": 65536, "file": file}
+    w = {"driver": "file", "node-name": "w", "filename": "other.raw", "read-only": True}
+    d.qmp("blockdev-reopen", options=[n, w])  # which is refused
+    _names(d)
+    lines = ("reopen -r", "reopen -o offset=512", "reopen -o size=64k", "reopen -w")
+    for _ in range(2):
+        for line in lines:
+            d.qmp("human-monitor-command", command_line=f'qemu-io n "{line}"')
+            _names(d)
+        d.qmp("blockdev-reopen", options=[n])
+        _names(d)
