@@ -18,6 +18,7 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
 from qmpfleece.control import describe
+from qmpfleece.control.monitor.output import print_out
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions, validate_blockdev
 
 #: Formats in which an image can be made from nothing but a size and a backing file.
@@ -28,12 +29,6 @@ WARNING: Image format was not specified for '{}' and probing guessed raw.
 write operations on block 0 will be restricted.
          Specify the 'raw' format explicitly to remove the restrictions.
 """
-
-
-def announce(text: str) -> None:
-    """Write a line to stdout at once, as QEMU does before the reply."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 async def create_image(
@@ -66,7 +61,8 @@ async def create_image(
     path = definition["filename"]
     if backing is not None and image_format != "qcow2":
         raise QmpError(f"Backing file not supported for file format '{image_format}'")
-    announce(_announcement(filename, image_format, size, backing))
+    text = _announcement(filename, image_format, size, backing)
+    await print_out(graph.workers, f"{text}\n")  # before the reply, as with QEMU
     if image_format != "qcow2":
         await _create(graph, driver="file", filename=path, size=size)
         return

@@ -102,7 +102,7 @@ class QmpServer:
         """Serve standard input and output; the end of input does not end the session."""
         from qmpfleece.qmp.stdio import open_stdio
 
-        self.serve(await open_stdio(), pretty=pretty, human=human, stays=True)
+        self.serve(await open_stdio(raw=human), pretty=pretty, human=human, stays=True)
 
     def serve(
         self,

@@ -31,7 +31,7 @@ def read_image(path, image_format):
         ("qcow2", " cluster_size=65536 extended_l2=off compression_type=zlib"),
     ],
 )
-async def test_image_is_made_and_filled(desk, tmp_path, capsys, image_format, more):
+async def test_image_is_made_and_filled(desk, tmp_path, capfd, image_format, more):
     path = tmp_path / "image"
     assert await desk.say("drive-backup", format=image_format, target=str(path), **ALL) == {}
     await desk.until("j null")
@@ -39,19 +39,19 @@ async def test_image_is_made_and_filled(desk, tmp_path, capsys, image_format, mo
     await desk.take()
     tail = " lazy_refcounts=off refcount_bits=16" if more else ""
     said = f"Formatting '{path}', fmt={image_format}{more} size={SIZE}{tail}\n"
-    assert capsys.readouterr().out == said
+    assert capfd.readouterr().out == said
     assert read_image(path, "qcow2" if more else "raw") == pattern(SIZE)
     if more:
         qemu_img("check", path)
 
 
-async def test_image_that_exists_is_opened(desk, tmp_path, capsys):
+async def test_image_that_exists_is_opened(desk, tmp_path, capfd):
     path = tmp_path / "image"
     path.write_bytes(bytes(SIZE))
     await desk.say("drive-backup", mode="existing", target=str(path), **ALL)
     await desk.until("j null")
     assert path.read_bytes() == pattern(SIZE)
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
 
 
 async def test_qcow2_image_that_exists_is_recognised(desk, tmp_path):
