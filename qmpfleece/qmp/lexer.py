@@ -4,8 +4,9 @@ It is more lenient than JSON (single quotes) and recovers from errors as QEMU do
 ends the token including the byte at fault, then bytes are skipped up to the next structural
 or control character, or one of the bytes FE and FF, which clients send to resynchronise.
 
-Tokens that lie whole in a piece are found by one regular expression; a table steps through
-the others byte by byte, and through everything that is wrong.
+Tokens that lie whole in a piece are found by one regular expression. A table steps through the
+others byte by byte, and through everything that is wrong; where many bytes don't change the
+state, they are skipped by one expression, too.
 """
 
 import re
@@ -47,9 +48,6 @@ _whole = re.compile(
     rb"|[a-z]++(?=[^a-z]))"
     rb")"
 ).match
-_double_quoted_run = re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*').match
-_single_quoted_run = re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*").match
-_space = re.compile(rb"[ \t\r\n]*+").match
 
 (
     _START,
@@ -119,6 +117,18 @@ _TABLE: Final = {
     _EXPONENT: _row(_ENDED, (_DIGITS, _EXPONENT)),
     _KEYWORD: _row(_ENDED, (_LETTERS, _KEYWORD)),
 }
+_digits: Final = re.compile(rb"[0-9]*+").match
+#: What may come in a state without leaving it, as often as it likes.
+_RUNS: Final = {
+    _START: re.compile(rb"[ \t\r\n]*+").match,
+    _RECOVER: re.compile(rb"[^\x00-\x08\x0a-\x1f{}\[\]:,\xfe\xff]*+").match,
+    _DOUBLE: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+').match,
+    _SINGLE: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*+").match,
+    _INTEGER: _digits,
+    _FRACTION: _digits,
+    _EXPONENT: _digits,
+    _KEYWORD: re.compile(rb"[a-z]*+").match,
+}
 
 
 class Lexer:
@@ -156,20 +166,13 @@ class Lexer:
         self._partial = bytearray()
 
     def _skip_run(self, data: bytes, position: int) -> int:
-        """Take the plain part of a string that is cut into pieces, or space."""
-        if self._state == _START:
-            # Much of it would be looked at again for each of its bytes.
-            space = _space(data, position)
-            return position if space is None else space.end()
-        if self._state == _DOUBLE:
-            run = _double_quoted_run(data, position)
-        elif self._state == _SINGLE:
-            run = _single_quoted_run(data, position)
-        else:
-            return position
+        """Take the bytes that don't change the state."""
+        find = _RUNS.get(self._state)
+        run = None if find is None else find(data, position)
         if run is None:
             return position
-        self._partial += run[0]
+        if self._state > _RECOVER:
+            self._partial += run[0]
         return run.end()
 
     def _step(self, data: bytes, position: int) -> tuple[Token | Stray | None, int]:

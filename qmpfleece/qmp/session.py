@@ -155,9 +155,9 @@ class Session(AsyncProtocol[Any]):
 
     async def _do_recv(self) -> Any:
         assert self._reader is not None
+        for value in self._values:
+            return value
         while True:
-            for value in self._values:
-                return value
             data = await self._reader.read(_READ_BYTES)
             if not data:
                 await self._requests.join()
@@ -166,6 +166,10 @@ class Session(AsyncProtocol[Any]):
                 await self._bh_flush_writer()
                 raise EOFError
             self._values = self._framer.feed(data)
+            for value in self._values:
+                return value
+            # What is no value suspends nobody, nor does a socket that always has some more.
+            await asyncio.sleep(0)
 
     async def _on_message(self, msg: Any) -> None:
         fds: list[int] = []

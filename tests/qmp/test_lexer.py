@@ -36,3 +36,32 @@ def test_much_space_is_looked_at_once():
     machine = Lexer()
     assert list(machine.feed(b" " * 2_000_000)) == []
     assert list(machine.feed(b"{")) == [b"{"]
+
+
+class Counting(Lexer):
+    """Counts the bytes that are looked at one by one."""
+
+    steps = 0
+
+    def _step(self, data, position):
+        self.steps += 1
+        return super()._step(data, position)
+
+
+@pytest.mark.parametrize(
+    ("first", "many"),
+    [
+        (b"?", b"some text"),
+        (b"a", b"a"),
+        (b"1", b"1"),
+        (b"1.", b"1"),
+        (b"1e", b"1"),
+        (b'"', b"\\n"),
+        (b"'", b"\\\\"),
+    ],
+)
+def test_what_goes_on_in_a_second_piece_is_not_looked_at_byte_by_byte(first, many):
+    machine = Counting()
+    list(machine.feed(first))
+    assert list(machine.feed(many * 1000)) == []
+    assert machine.steps < 5

@@ -297,3 +297,25 @@ async def test_no_descriptor_of_a_command_that_never_ran_is_left_open():
         await asyncio.wait({raw.task})
         assert os.read(inner, 1) == b""  # nobody can write any more
         os.close(inner)
+
+
+class Plentiful(asyncio.StreamReader):
+    """A socket that has more whenever it is read, until it ends."""
+
+    pieces = 100
+
+    async def read(self, n: int = -1) -> bytes:
+        self.pieces -= 1
+        return b" " * n if self.pieces else b""
+
+
+async def test_others_have_a_turn_after_each_piece_of_what_is_no_value(dispatcher):
+    turns = 0
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, writer = await asyncio.open_connection(sock=ours)
+        serving = asyncio.create_task(Session(dispatcher).run((Plentiful(), writer)))
+        while not serving.done():
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns > Plentiful.pieces
