@@ -153,3 +153,33 @@ def test_commands_go_on_when_nobody_reads_the_output(daemon, loop, tmp_path):
         process.stdin.flush()
         assert end(process) == (0, b"")
     assert target.read_bytes().startswith(b"QFI\xfb")
+
+
+def say(machine, keys):
+    """Return what a machine's human monitor writes after its prompt."""
+    done = subprocess.run(
+        [str(machine), *MACHINE, "-monitor", "stdio"],
+        input=keys + b"quit\n",
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.partition(b"(qemu) ")[2]
+
+
+@needs("qemu-system-x86_64")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        b"x\xe2\x82\xacy\x7f\x7f\b\n",  # in the middle of a letter
+        b"\b\x7fa\x15\xff\n",
+        b"a\x1b[15~b\x1bOPc\x1bxd\x1b[1;5Ce\x9b3Bf\n",  # what terminals send for other keys
+    ],
+)
+def test_a_line_is_edited_byte_by_byte_as_qemu_does(keys):
+    assert say(QEMU, keys) == say("qemu-system-x86_64", keys)
+
+
+def test_a_persons_line_has_4095_bytes_and_no_more():
+    assert b"unknown command: '%s'\r\n" % (b"x" * 4095) in say(QEMU, b"x" * 5000 + b"\n")
