@@ -59,7 +59,9 @@ async def _qemu_io(system: System, text: str) -> str:
     except QmpError as error:
         return f"Error: {error.desc}\n"
     try:
-        said = await run_line(system.graph, target, words, system.background)
+        holder = system.devices.holder(target) if isinstance(target, Backend) else None
+        tray_open = holder is not None and holder.tray_open
+        said = await run_line(system.graph, target, words, system.background, tray_open=tray_open)
     except QmpError as error:
         return f"{error.desc}\n"
     await print_err(system.graph.workers, said.err)

@@ -1,9 +1,10 @@
 """What a qemu-io command is, and how a line becomes a call of one."""
 
+import errno
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from qmpfleece.base.errors import QmpError
+from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.registry import Registry
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
@@ -37,6 +38,7 @@ class Call:
         background: Takes requests that go on after the command; None if none may, because
             the handle does not outlive it.
         first: The first of the arguments, after C's getopt has moved those with options ahead.
+        tray_open: The medium is out, so that requests can't reach it.
 
     Attributes:
         replies: Takes what is said to whoever asks instead of being output.
@@ -49,13 +51,30 @@ class Call:
         words: list[str],
         background: Background | None = None,
         first: str = "",
+        *,
+        tray_open: bool = False,
     ) -> None:
         self.backend: Final = backend
+        self._tray_open: Final = tray_open
         self.first: Final = first
         self.options: Final = options
         self.words: Final = words
         self.background: Final = background
         self.replies: Final[list[str]] = []
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a medium that requests can reach."""
+        return self.backend.node is not None and not self._tray_open
+
+    def check_available(self) -> None:
+        """Make sure of that.
+
+        Raises:
+            OSError: ENOMEDIUM.
+        """
+        if not self.available:
+            raise BlockError(errno.ENOMEDIUM)
 
     def has(self, letter: str) -> bool:
         """Tell whether the option was given."""
@@ -139,6 +158,8 @@ def call(
     arguments: list[str],
     backend: Backend,
     background: Background | None = None,
+    *,
+    tray_open: bool = False,
 ) -> Call:
     """Read the options; they may also follow the other arguments.
 
@@ -146,7 +167,7 @@ def call(
         QmpError: They are wrong.
     """
     if not command.letters:
-        return Call(backend, {}, arguments, background)
+        return Call(backend, {}, arguments, background, tray_open=tray_open)
     words: list[str] = []
     options: dict[str, str] = {}
     for letter, value in _options(command, arguments, words):
@@ -156,7 +177,8 @@ def call(
     if command.words is not None and not command.words[0] <= len(words) <= command.words[1]:
         raise QmpError(command.line)
     moved = [argument for argument in arguments if argument[:1] == "-" != argument]
-    return Call(backend, options, words, background, (moved or words or [""])[0])
+    first = (moved or words or [""])[0]
+    return Call(backend, options, words, background, first, tray_open=tray_open)
 
 
 def _options(

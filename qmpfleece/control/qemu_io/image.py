@@ -114,7 +114,7 @@ async def _runs(call: Call, offset: int, length: int) -> list[tuple[int, bool]]:
 
 
 async def _map(call: Call) -> str:
-    if call.backend.node is None:
+    if not call.available:
         raise RefusedError(f"Failed to query image length: {os.strerror(errno.ENOMEDIUM)}")
     lines: list[str] = []
     offset = 0
@@ -160,7 +160,7 @@ async def _info(call: Call) -> str:
 
 
 async def _length(call: Call) -> str:
-    if call.backend.node is None:
+    if not call.available:
         raise QmpError(f"getlength: {os.strerror(errno.ENOMEDIUM)}")
     return f"{size_text(call.backend.length)}\n"
 
@@ -173,7 +173,7 @@ def _check_preallocation(_: Backend, mode: str) -> None:
 async def _truncate(call: Call) -> str:
     # Source: QEMU names the first argument, whatever it is.
     length = parse_size(call.words[0], call.first)
-    if call.backend.node is None:
+    if not call.available:
         raise RefusedError("No medium inserted")
     try:
         await resize(call.backend, length, call.options.get("m", "off"))

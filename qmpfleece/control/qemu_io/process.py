@@ -2,22 +2,29 @@
 
 import asyncio
 import os
-import re
 import signal
+import time
 from typing import Final
 
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.qemu_io.command import Call, IoCommand, register
 from qmpfleece.control.qemu_io.numbers import parse_size
 
-_MILLISECONDS: Final = re.compile(r"0x[0-9a-f]+|(?P<octal>0[0-7]*)|[1-9][0-9]*", re.IGNORECASE)
+_INT64_MAX: Final = (1 << 63) - 1
+_UINT64_MAX: Final = (1 << 64) - 1
+_NS_PER_MS: Final = 1_000_000
 
 
 async def _sleep(call: Call) -> str:
-    match = _MILLISECONDS.fullmatch(call.words[0])
-    if match is None:
+    milliseconds = c_number(call.words[0])
+    if milliseconds is None or milliseconds < 0:
         raise QmpError(f"{call.words[0]} is not a valid number")
-    await asyncio.sleep(int(match[0], 8 if match["octal"] else 0) / 1000)
+    # QEMU's clock has 64 bits with a sign: what lies beyond is in the past.
+    now_ns = time.time_ns()
+    end_ns = now_ns + min(milliseconds, _INT64_MAX) * _NS_PER_MS & _UINT64_MAX
+    if end_ns <= _INT64_MAX:
+        await asyncio.sleep(max(end_ns - now_ns, 0) / 1_000_000_000)
     return ""
 
 

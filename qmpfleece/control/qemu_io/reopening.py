@@ -32,7 +32,8 @@ _OPTION: Final = re.compile(r"([^=,]*)(?:=((?:[^,]|,,)*))?(?:,|$)", re.DOTALL)
 async def _reopen(call: Call) -> str:
     backend = call.backend
     node = backend.node
-    assert node is not None, "commands have a node to act on"
+    if node is None:  # QEMU crashes
+        raise QmpError("no medium")
     try:
         options, said = _given(call, node)
         perm, writes = backend.perm, Perm.WRITE | Perm.WRITE_UNCHANGED

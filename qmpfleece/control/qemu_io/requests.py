@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -93,8 +94,7 @@ def _sum(total: int, length: int) -> int:
 
 
 def _check_range(call: Call, offset: int, length: int) -> None:
-    if call.backend.node is None:
-        raise BlockError(errno.ENOMEDIUM)
+    call.check_available()
     if offset + length > call.backend.length:
         raise BlockError(errno.EIO)
 
@@ -130,7 +130,8 @@ async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> st
             raise QmpError("pattern verification range exceeds end of read data")
     if call.has("b"):
         _check_sectors(offset, length)
-        raise QmpError("read failed: Operation not supported")
+        why = errno.ENOTSUP if call.available else errno.ENOMEDIUM
+        raise QmpError(f"read failed: {os.strerror(why)}")
     started = time.monotonic()
     data = bytearray()
     try:
@@ -198,6 +199,7 @@ async def _write_vector(
 async def _write_range(call: Call, offset: int, length: int, source: bytes) -> None:
     """Write ``source``, over and over, in the way that the options say."""
     if call.has("b"):
+        call.check_available()
         raise BlockError(errno.ENOTSUP)
     _check_range(call, offset, length)
     if call.has("z"):
@@ -277,6 +279,7 @@ async def _discard(call: Call) -> str:
     offset, length = parse_size(call.words[0]), _length(call.words[1])
     started = time.monotonic()
     try:
+        call.check_available()
         await call.backend.pdiscard(offset, length)
     except OSError as error:
         raise QmpError(f"discard failed: {error.strerror}") from error

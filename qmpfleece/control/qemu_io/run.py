@@ -37,6 +37,8 @@ async def run_line(
     target: Node | Backend,
     line: str,
     background: Background | None = None,
+    *,
+    tray_open: bool = False,
 ) -> Said:
     """Run a command and return what it says, which may be what went wrong.
 
@@ -47,6 +49,7 @@ async def run_line(
         line: The command with its arguments.
         background: Takes the requests of aio_read and aio_write through a handle that stays:
             they go on after the command. Without it they end before.
+        tray_open: The handle is that of a drive whose medium is out.
 
     Raises:
         QmpError: The node can't be used so, or not resized: to be told to whoever asks.
@@ -61,8 +64,10 @@ async def run_line(
         return Said()
     command, arguments = found
     if isinstance(target, Backend):
-        target.set_perm(target.perm | command.perm, target.shared)
-        return await _run(command, arguments, target, background)
+        # Source: QEMU asks for nothing where no medium can be reached.
+        if target.node is not None and not tray_open:
+            target.set_perm(target.perm | command.perm, target.shared)
+        return await _run(command, arguments, target, background, tray_open=tray_open)
     backend = Backend(graph, perm=command.perm)
     try:
         backend.attach(target)
@@ -76,9 +81,11 @@ async def _run(
     arguments: list[str],
     backend: Backend,
     background: Background | None,
+    *,
+    tray_open: bool = False,
 ) -> Said:
     try:
-        made = call(command, arguments, backend, background)
+        made = call(command, arguments, backend, background, tray_open=tray_open)
         text = await command.handler(made)
     except RefusedError:
         raise

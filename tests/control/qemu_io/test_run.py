@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from qmpfleece.block.backend import Backend
 from qmpfleece.control.qemu_io.run import run_line
 from tests.tools.desk import Desk
 from tests.tools.gate import settle
@@ -95,3 +96,10 @@ async def test_a_cancelled_command_lets_the_node_go(desk, io):
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert desk.graph.find("disk").parents == []
+
+
+async def test_reopen_is_refused_where_there_is_no_medium(desk):
+    """QEMU crashes."""
+    drive = Backend(desk.graph)
+    for line in ("reopen", "reopen -r", "reopen -c none"):
+        assert (await run_line(desk.graph, drive, line)).out == "no medium\n"

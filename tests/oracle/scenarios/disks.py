@@ -271,3 +271,32 @@ def medium_is_changed(d: Session) -> None:
     change(device="dr", filename=two, read_only_mode="read-only")
     change(device="dr", filename=one, format="raw", read_only_mode="read-write")
     change(device="empty", filename=two, format="qcow2")
+
+
+@system_scenario
+def requests_where_no_medium_can_be_reached(d: Session) -> None:
+    """Neither without one nor with an open tray; and no permissions are asked for, either."""
+    d.start(*CONTROLLER, "-drive", "if=none,id=empty")
+    null(d, "n")
+    null(d, "ro", read_only=True)
+    d.qmp("device_add", driver="scsi-cd", id="cd")
+    requests = (
+        *("write 0 512", "write -z 0 512", "write -b 0 512", "write -c 0 512", "write 2M 512"),
+        *("read 0 512", "read -b 0 512", "read -v 2M 512", "writev 0 512", "readv 0 512 512"),
+        *("discard 0 512", "length", "map", "truncate 1M", "flush", "aio_flush"),
+    )
+    for name in ("empty", "-d cd"):
+        hmp(d, *(f'qemu-io {name} "{request}"' for request in requests))
+    d.qmp("blockdev-open-tray", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="n")
+    hmp(d, *(f'qemu-io -d cd "{request}"' for request in requests))
+    hmp(d, "qemu-io -d cd info", 'qemu-io -d cd "alloc 0"', 'qemu-io -d cd "resume a"')
+    d.qmp("blockdev-remove-medium", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="ro")
+    d.qmp("blockdev-remove-medium", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="n")
+    d.qmp("blockdev-close-tray", id="cd")
+    hmp(d, 'qemu-io -d cd "write -q 0 512"')
+    d.qmp("blockdev-open-tray", id="cd")
+    d.qmp("blockdev-remove-medium", id="cd")
+    d.qmp("blockdev-insert-medium", id="cd", node_name="ro")

@@ -37,7 +37,9 @@ def qemu_io_commands_that_are_wrong(d: Session) -> None:
         f"write -s {d.path('empty')} 0 512", f"write -s {d.dir} 0 512", "writev 0 1G 1G",
         "aio_write 0 x", "aio_write -z 0 512 512", "aio_write -u 0 512", "discard 0 2G",
         "discard 1M 512", "alloc 1M", "alloc 2M", "alloc 0 2M", "truncate -m x 1M", "truncate -1",
-        "truncate 1M 2M", "length", "sleep", "sleep x", "sleep 0x1", "sigraise", "sigraise x",
+        "truncate 1M 2M", "length", "sleep", "sleep x", "sleep 0x1", "sleep +1", "sleep -0",
+        "sleep -1", "sleep +0x", "sleep 08", f"sleep {'9' * 400}", "sleep 9223372036855",
+        "sigraise", "sigraise x",
         "sigraise 100", "sigraise 0", "abort 1", "break read_aio A", "resume A",
     ):  # fmt: skip
         io(d, "n", line)
