@@ -15,7 +15,11 @@ from qmpfleece.qapi.order import ordered
 _U32: Final = 0xFFFFFFFF
 _MIN_SHIFT: Final = 3
 #: The largest prime below each power of two; it decides where the search for a place begins.
-_PRIMES: Final = (1, 2, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749)
+_PRIMES: Final = (
+    *(1, 2, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071),
+    *(262139, 524287, 1048573, 2097143, 4194301, 8388593, 16777213, 33554393, 67108859),
+    *(134217689, 268435399, 536870909, 1073741789, 2147483647),
+)
 
 
 def first_unexpected(members: Iterable[str], expected: Collection[str]) -> str | None:
