@@ -12,9 +12,12 @@ import contextlib
 import socket
 from typing import Final
 
+from qmpfleece.base.units import MIB
 from qmpfleece.cli.chardev import Chardev
 
 _CLOCKS: Final = ("clock_step", "clock_set")
+#: The longest line, in bytes. QEMU takes any; clients write data so.
+_MAX_LINE: Final = 64 * MIB
 
 
 class QTest:
@@ -45,9 +48,9 @@ class QTest:
                 await self._answer(connection)
 
     async def _answer(self, connection: socket.socket) -> None:
-        """Answer a client until it hangs up."""
-        with contextlib.suppress(ConnectionError):
-            reader, writer = await asyncio.open_connection(sock=connection)
+        """Answer a client until it hangs up, or sends a line that is too long."""
+        with contextlib.suppress(ConnectionError, ValueError):
+            reader, writer = await asyncio.open_connection(sock=connection, limit=_MAX_LINE)
             try:
                 while line := await reader.readline():
                     writer.write(f"{self.reply(line.decode(errors='replace'))}\n".encode())

@@ -1,5 +1,6 @@
 """Texts are those of the real qemu-system-x86_64 7.2, but for the program's name."""
 
+import asyncio
 import json
 import os
 import socket
@@ -7,7 +8,7 @@ import subprocess
 
 import pytest
 
-from qmpfleece.cli import qemu
+from qmpfleece.cli import chardev, qemu, qtest
 from tests.tools.programs import BIN, Qmp, needs, run, running
 
 QEMU = BIN / "qmpfleece-qemu"
@@ -234,12 +235,30 @@ def test_qtest_steps_the_clock(tmp_path):
                     ("clock_step 1000", "OK 1000"),
                     ("clock_step 234", "OK 1234"),
                     ("bogus 1", "FAIL Unknown command 'bogus'"),
+                    ("x" * 200_000, f"FAIL Unknown command '{'x' * 200_000}'"),
                     ("endianness", "OK little"),
                 ):
                     lines.write(f"{line}\n")
                     lines.flush()
                     assert lines.readline() == f"{answer}\n"
             assert program.end()[0] == 0
+
+
+async def test_a_line_for_qtest_that_is_too_long_ends_its_client_and_no_other(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(qtest, "_MAX_LINE", 100)
+    path = str(tmp_path / "t")
+    device = await chardev.create(
+        {"id": "c", "backend": "socket", "path": path, "server": "on", "wait": "off"}, print
+    )
+    served = qtest.QTest(device)
+    for line, answer in ((b"x" * 1000 + b"\n", b""), (b"endianness\n", b"OK little\n")):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(line)
+        assert await reader.readline() == answer
+        writer.close()
+    await served.close()
 
 
 @pytest.mark.parametrize(
