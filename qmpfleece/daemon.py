@@ -13,13 +13,12 @@ process. At the end no socket, file, thread or task of the daemon is left.
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-from qmpfleece.base import signals
+from qmpfleece.base import fdsets, signals
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
@@ -176,6 +175,5 @@ class Daemon:
             await self.system.graph.close()
             await self.qmp.close()
             self.system.fdsets.close()
-            for fd in self.system.named_fds.values():
-                os.close(fd)
+            fdsets.close(*self.system.named_fds.values())
         self._workers.close()

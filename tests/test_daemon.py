@@ -40,6 +40,19 @@ def test_nothing_is_left_of_a_daemon(tmp_path, factory):
         assert os.listdir("/proc/self/fd") == descriptors
 
 
+async def test_a_descriptor_whose_closing_fails_does_not_keep_the_rest_open():
+    """As that of a file on NFS may: here, somebody has closed it already."""
+    threads = threading.active_count()
+    async with Daemon() as daemon:
+        kept, gone = os.pipe()
+        daemon.system.named_fds |= {"gone": gone, "kept": kept}
+        os.close(gone)
+        daemon.dispatcher.system.graph.workers.queue(1).submit(int)
+    assert threading.active_count() == threads
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(kept)
+
+
 async def start_use_and_end(tmp_path):
     tasks, threads = asyncio.all_tasks(), threading.active_count()
     async with Daemon() as daemon:

@@ -9,6 +9,8 @@ import os
 import socket
 from typing import Any, Final
 
+from qmpfleece.base import fdsets
+
 _MOST: Final = 16
 
 
@@ -78,7 +80,7 @@ class RightsReader(asyncio.StreamReader):
     def drop(self) -> None:
         """Close the descriptors that nobody has taken."""
         while self.received:
-            os.close(self.received.pop())
+            fdsets.close(self.received.pop())
 
     def close(self) -> None:
         """Stop reading."""

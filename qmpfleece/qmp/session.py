@@ -14,7 +14,6 @@ the client does not read what it is sent; a client that lets events pile up is d
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +22,7 @@ from qemu.qmp.error import QMPError
 from qemu.qmp.protocol import AsyncProtocol, Runstate
 from qemu.qmp.util import flush
 
+from qmpfleece.base import fdsets
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.control.dispatch import Client, Dispatcher, error_reply
@@ -100,8 +100,8 @@ class Session(AsyncProtocol[Any]):
         except QMPError:
             return
         unsubscribe = self._dispatcher.system.bus.subscribe(self._on_event)
-        fdsets = self._dispatcher.system.fdsets
-        fdsets.client_came()
+        handed_over = self._dispatcher.system.fdsets
+        handed_over.client_came()
         reader = self._reader
         worker = asyncio.create_task(self._work())
         try:
@@ -123,7 +123,7 @@ class Session(AsyncProtocol[Any]):
             self._take_over([])
             if isinstance(reader, RightsReader):
                 reader.close()
-            fdsets.client_went()
+            handed_over.client_went()
 
     async def _hang_up(self, worker: "asyncio.Task[None]") -> None:
         """Wait for the worker to end, then close the connection."""
@@ -179,7 +179,7 @@ class Session(AsyncProtocol[Any]):
             await self._requests.put((msg, fds))
         except BaseException:  # the queue is full, and the session ends
             while fds:
-                os.close(fds.pop())
+                fdsets.close(fds.pop())
             raise
 
     def _cb_inbound(self, msg: Any) -> Any:
@@ -252,7 +252,7 @@ class Session(AsyncProtocol[Any]):
         """Own descriptors in place of those that no command has taken."""
         received = self._client.received
         while received:
-            os.close(received.pop())
+            fdsets.close(received.pop())
         received += fds
 
     def _send_value(self, value: Any) -> None:

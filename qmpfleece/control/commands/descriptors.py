@@ -3,8 +3,7 @@
 Source: QAPI, misc.json; checks and texts as QEMU 7.2 has them.
 """
 
-import os
-
+from qmpfleece.base import fdsets
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.command import command
 from qmpfleece.control.system import RECEIVED, System
@@ -43,7 +42,7 @@ def _take() -> int:
         raise QmpError("No file descriptor supplied via SCM_RIGHTS")
     fd = received.pop(0)
     while received:
-        os.close(received.pop())
+        fdsets.close(received.pop())
     return fd
 
 
@@ -54,7 +53,7 @@ async def add_fd(
     """Put the descriptor that came with the command into a set."""
     fd = _take()
     if fdset_id is not None and fdset_id < 0:
-        os.close(fd)
+        fdsets.close(fd)
         raise QmpError("Parameter 'fdset-id' expects a non-negative value")
     return AddfdInfo(fdset_id=system.fdsets.add(fd, fdset_id, opaque), fd=fd)
 
@@ -82,11 +81,11 @@ async def getfd(system: System, fdname: str) -> None:
     """Keep the descriptor that came with the command under a name."""
     fd = _take()
     if fdname[:1].isdecimal():
-        os.close(fd)
+        fdsets.close(fd)
         raise QmpError("Parameter 'fdname' expects a name not starting with a digit")
     before = system.named_fds.pop(fdname, None)
     if before is not None:
-        os.close(before)
+        fdsets.close(before)
     system.named_fds[fdname] = fd
 
 
@@ -96,4 +95,4 @@ async def closefd(system: System, fdname: str) -> None:
     fd = system.named_fds.pop(fdname, None)
     if fd is None:
         raise QmpError(f"File descriptor named '{fdname}' not found")
-    os.close(fd)
+    fdsets.close(fd)
