@@ -14,24 +14,23 @@ It knows nothing of guests, snapshots and jobs.
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from qmpfleece.base import together
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.units import KIB, MIB, align_down, align_up
+from qmpfleece.base.units import MIB, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.buffers import Buffers
 from qmpfleece.block.child import Child
 from qmpfleece.block.copy_error import CopyError
+from qmpfleece.block.copy_limits import Halt, Throttle
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.lookahead import Ask, Lookahead
 from qmpfleece.block.node import Node
 from qmpfleece.block.reqlist import Req, ReqList
 
-#: The smallest cluster.
-MIN_CLUSTER_SIZE: Final = 64 * KIB
 #: Bytes that one request of a copy moves at most, unless the cluster is larger.
 MAX_CHUNK: Final = MIB
 #: Requests of one copy at once. Source: QAPI ``BackupPerf``.
@@ -43,46 +42,9 @@ MAX_MEMORY: Final = 128 * MIB
 MAX_FLYING: Final = 8 * MIB
 
 
-class Throttle(Protocol):
-    """What limits the rate of a copy, and may stop it."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no new request is to begin; those in flight are finished."""
-        ...
-
-    def delay_s(self) -> float:
-        """Return the seconds to wait before the next request, 0 to go on."""
-        ...
-
-    def account(self, length: int) -> None:
-        """Count bytes that are about to be copied."""
-        ...
-
-    async def pause(self, seconds: float) -> None:
-        """Wait that long, or less when the limit is changed meanwhile."""
-        ...
-
-
 def reaches(top: Node, below: Node) -> bool:
     """Tell whether ``below`` is ``top`` or is used by it, however indirectly."""
     return top is below or any(reaches(child.node, below) for child in top.children.values())
-
-
-def cluster_size_for(target: Node, min_cluster_size: int = 0) -> int:
-    """Return the cluster size for copies to ``target``, in bytes.
-
-    Args:
-        target: A cluster should not be smaller than its own, or each of its clusters would be
-            written several times.
-        min_cluster_size: What the user asks for at least, 0 for no wish.
-
-    Raises:
-        QmpError: ``min_cluster_size`` is no power of two.
-    """
-    if min_cluster_size & (min_cluster_size - 1):
-        raise QmpError("min-cluster-size needs to be a power of 2")
-    return max(MIN_CLUSTER_SIZE, target.driver.cluster_size, min_cluster_size)
 
 
 class BlockCopy:
@@ -179,6 +141,7 @@ class BlockCopy:
         length: int,
         *,
         throttle: Throttle | None = None,
+        halt: Halt | None = None,
         workers: int = MAX_WORKERS,
     ) -> None:
         """Copy every dirty cluster that the range touches; wait for those in flight.
@@ -190,6 +153,7 @@ class BlockCopy:
             offset: Bytes.
             length: Bytes; what is behind the source's end is not copied.
             throttle: Limits the rate. When it stops the copy, clusters remain dirty on return.
+            halt: Only stops the copy.
             workers: Requests at once.
 
         Raises:
@@ -208,10 +172,11 @@ class BlockCopy:
             else:
                 await self._copy_claimed(req)
             return
+        until = halt if throttle is None else throttle
         while True:
             if self.bitmap.bits.any(start, end - start):
-                await self._copy_dirty(start, end, throttle, workers)
-            if throttle is not None and throttle.stopping:
+                await self._copy_dirty(start, end, throttle, until, workers)
+            if until is not None and until.stopping:
                 return
             conflict = self.in_flight.find_conflict(start, end - start)
             if conflict is not None:
@@ -254,13 +219,15 @@ class BlockCopy:
         return end if whole == end else whole + size  # a cluster partly missing stays
 
     async def _copy_dirty(
-        self, offset: int, end: int, throttle: Throttle | None, workers: int
+        self, offset: int, end: int, throttle: Throttle | None, until: Halt | None, workers: int
     ) -> None:
         """Claim and copy what is dirty now, in order; several requests at once."""
         crew = together.Crew()
         ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
-            while not crew.failed and (req := self._claim(offset, end)) is not None:
+            while not crew.failed and (until is None or not until.stopping):
+                if (req := self._claim(offset, end)) is None:
+                    break
                 zero = await self._settle(req, ahead)
                 if zero is None:
                     self._leave(req)

@@ -13,7 +13,7 @@ SLICE_S: Final = 0.1
 
 
 class RateLimit:
-    """The limit: a ``block_copy.Throttle`` for one user.
+    """The limit: a ``copy_limits.Throttle`` for one user.
 
     Args:
         clock: Returns seconds that never go backwards.
@@ -88,7 +88,7 @@ class RateLimit:
 
 
 class Allowance:
-    """So many requests, none of which waits for the rate: a ``block_copy.Throttle``.
+    """So many requests, none of which waits for the rate: a ``copy_limits.Throttle``.
 
     Args:
         limit: Counts what is copied, and ends the allowance where it would have a request wait.

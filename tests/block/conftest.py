@@ -9,6 +9,8 @@ import uvloop
 
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
+from tests.tools.copy_bench import Bench
+from tests.tools.fleecing import CLUSTER
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -34,6 +36,20 @@ async def graph():
     assert not [thread for thread in threading.enumerate() if thread.name == "disk"]
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert open_files() == files
+
+
+@pytest_asyncio.fixture
+async def bench():
+    """Makes copy engines; afterwards nothing may be left of them."""
+    made = []
+
+    def make(data, cluster_size=CLUSTER, bitmap=None):
+        made.append(Bench(data, {"cluster_size": cluster_size, "bitmap": bitmap}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
 
 
 def open_files() -> set[str]:

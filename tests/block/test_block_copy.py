@@ -6,85 +6,12 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import MIB
-from qmpfleece.base.workers import Workers
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import block_copy
-from qmpfleece.block.block_copy import BlockCopy, cluster_size_for
-from qmpfleece.block.child import Child
 from qmpfleece.block.copy_error import CopyError
-from qmpfleece.block.graph import Graph
-from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.copy_limits import cluster_size_for
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import GateDisk, add_disk, settle
-
-
-class User:
-    """Holds the edges of an engine, as a job does."""
-
-    def describe(self):
-        return "a test"
-
-    def drained_begin(self):
-        pass
-
-    def drained_end(self):
-        pass
-
-    def busy_nodes(self):
-        return []
-
-
-class Bench:
-    """An engine between two gate disks."""
-
-    def __init__(self, data, options) -> None:
-        self.graph = Graph(Workers())
-        self.data = data
-        self.source = add_disk(self.graph, "source", data)
-        self.target = add_disk(self.graph, "target", bytes(len(data)))
-        user = User()
-        self.edges = [
-            Child("source", Role.DATA, user, self.source.node),
-            Child("target", Role.DATA, user, self.target.node),
-        ]
-        for edge in self.edges:
-            self.graph.attach(edge, Perm.CONSISTENT_READ | Perm.WRITE, Perm.ALL)
-        self.engine = BlockCopy(*self.edges, **options)
-        self.copied = []
-        self.engine.on_progress = self.copied.append
-        self.tasks = []
-
-    async def start(self, offset, length, workers=64, throttle=None):
-        copying = self.engine.copy(offset, length, workers=workers, throttle=throttle)
-        task = asyncio.create_task(copying)
-        self.tasks.append(task)
-        await settle()
-        return task
-
-    async def close(self):
-        for disk in (self.source, self.target):
-            disk.release()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.engine.close()
-        for edge in self.edges:
-            self.graph.detach(edge)
-        assert self.source.node.bitmaps == []
-        await self.graph.close()
-        self.graph.workers.close()
-
-
-@pytest.fixture
-async def bench():
-    made = []
-
-    def make(data, cluster_size=CLUSTER, bitmap=None):
-        made.append(Bench(data, {"cluster_size": cluster_size, "bitmap": bitmap}))
-        return made[-1]
-
-    yield make
-    for each in made:
-        await each.close()
-
+from tests.tools.gate import GateDisk, settle
 
 DATA = pattern(8 * MIB)
 
@@ -327,6 +254,40 @@ async def test_throttled_copy_that_has_failed_begins_nothing_after_its_pause(ben
         await task
     assert b.target.seen("write") == [(0, MIB)]
     assert b.engine.remaining == len(DATA)
+
+
+async def test_throttled_copy_that_is_stopped_in_its_pause_asks_for_nothing_more(bench):
+    mixed = (pattern(512) + bytes(512)) * (CLUSTER // 1024)  # all that is asked for at once
+    b = bench(mixed * 4)
+    budget = Budget()
+    budget.left = CLUSTER
+    task = await b.start(0, len(b.data), throttle=budget)
+    assert b.target.seen("write") == [(0, CLUSTER)]
+    await b.engine.copy(CLUSTER, 1)
+    b.source.log.clear()
+    budget.stopping = True
+    budget.more.set()
+    await task
+    assert b.source.log == []
+    assert b.engine.remaining == 2 * CLUSTER
+
+
+class Halt:
+    stopping = False
+
+
+async def test_halted_copy_ends_after_what_is_in_flight(bench):
+    b = bench(DATA)
+    b.target.stop("write")
+    halt = Halt()
+    copying = b.engine.copy(0, 4 * MIB, halt=halt, workers=2)
+    task = asyncio.create_task(copying)
+    await settle()
+    halt.stopping = True
+    b.target.release()
+    await task
+    assert b.target.seen("write") == [(0, MIB), (MIB, MIB)]
+    assert b.engine.remaining == len(DATA) - 2 * MIB
 
 
 async def test_given_bitmap_says_what_is_copied_at_first(bench):

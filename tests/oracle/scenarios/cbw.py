@@ -292,6 +292,34 @@ def timeout_breaks_snapshot(d: Session) -> None:
     d.event("BLOCK_EXPORT_DELETED")
 
 
+def _timeout_of_many_copies(d: Session, policy: str) -> None:
+    """Discard a GiB, which is copied in requests of 1.5 s, not all of which are begun at once."""
+    gib = {"size": 1 << 30, "read-zeroes": True}
+    d.qmp("blockdev-add", **null("disk") | gib)
+    d.qmp("blockdev-add", **null("temp") | gib | {"latency-ns": 1_500_000_000})
+    fleecing_of(d, discard="unmap", **{"cbw-timeout": 1, "on-cbw-error": policy})
+    d.io("guest", "discard 0 1G")
+    d.qmp("transaction", actions=[])  # waits for what is in flight
+    d.until_told("query-named-block-nodes", lambda nodes: _tell_left(d, nodes))
+
+
+def _tell_left(d: Session, nodes: Any) -> bool:
+    """Write down how much is still to be copied, roughly: QEMU begins one request more."""
+    left = next(n for n in nodes if n["node-name"] == "disk")["dirty-bitmaps"][0]["count"]
+    d.transcript.add(f"# to be copied: {'most' if left > 900 << 20 else 'little'}")
+    return True
+
+
+@scenario
+def timeout_of_many_copies_breaks_guest_write(d: Session) -> None:
+    _timeout_of_many_copies(d, "break-guest-write")
+
+
+@scenario
+def timeout_of_many_copies_breaks_snapshot(d: Session) -> None:
+    _timeout_of_many_copies(d, "break-snapshot")
+
+
 @scenario
 def copy_within_the_timeout(d: Session) -> None:
     add_file(d, "disk", FILL)

@@ -28,9 +28,10 @@ from qmpfleece.base.errors import BlockError, QmpError
 from qmpfleece.base.units import SECTOR, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 from qmpfleece.block import pipeline, status
-from qmpfleece.block.block_copy import BlockCopy, cluster_size_for, reaches
+from qmpfleece.block.block_copy import BlockCopy, reaches
 from qmpfleece.block.child import Child
 from qmpfleece.block.copy_error import CopyError
+from qmpfleece.block.copy_limits import cluster_size_for
 from qmpfleece.block.driver import (
     BlockDriver,
     Extent,
@@ -47,6 +48,15 @@ from qmpfleece.block.perm import Perm, Role, default_perms
 from qmpfleece.block.places import Places
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
+
+
+class _TimeLimit:
+    """Stops a copy when it has timed out: a ``copy_limits.Halt``."""
+
+    __slots__ = ("stopping",)
+
+    def __init__(self) -> None:
+        self.stopping = False
 
 
 class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
@@ -275,9 +285,12 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         """Copy the clusters of a range within the time limit.
 
         Raises:
-            OSError: ETIMEDOUT: the copy goes on, in flight on the node; else it has failed.
+            OSError: ETIMEDOUT: what the copy has begun goes on, in flight on the node; else it
+                has failed.
         """
-        task = eager.start(self._copier.copy(offset, length), asyncio.get_running_loop())
+        limit = _TimeLimit()
+        copying = self._copier.copy(offset, length, halt=limit)
+        task = eager.start(copying, asyncio.get_running_loop())
         if task is None:
             return
         self.node.work_begin()
@@ -285,6 +298,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         task.add_done_callback(self._copy_ended)
         await asyncio.wait({task}, timeout=self._timeout_s)
         if not task.done():
+            limit.stopping = True
             raise BlockError(errno.ETIMEDOUT)
         task.result()
 

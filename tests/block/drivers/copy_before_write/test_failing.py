@@ -4,8 +4,10 @@ import errno
 
 import pytest
 
+from qmpfleece.block import block_copy
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER
+from tests.tools.gate import settle
 
 
 @pytest.mark.parametrize("side", ["disk", "temp"])
@@ -114,3 +116,21 @@ async def test_closing_waits_for_a_copy_that_has_timed_out(fleece):
     await fleece.graph.delete("cbw")
     assert fleece.disk.node.bitmaps == []
     await fleece.start()
+
+
+async def test_copy_that_has_timed_out_begins_no_request_any_more(fleece, monkeypatch):
+    monkeypatch.setattr(block_copy, "MAX_FLYING", CLUSTER)
+    await fleece.start(cbw_timeout=5)
+    fleece.cbw._timeout_s = 0.001
+    fleece.cbw.copier.limit_chunk(CLUSTER)
+    fleece.temp.stop("write")
+    with pytest.raises(OSError, match="timed out"):
+        await fleece.write(0, b"x" * 4 * CLUSTER)
+    fleece.temp.waiting[0].go()
+    await settle()
+    assert fleece.temp.seen("write") == [(0, CLUSTER)]
+    assert not fleece.filter.in_flight
+    assert fleece.counts()["copy"] == SIZE - CLUSTER
+    fleece.temp.stop()
+    await fleece.write(0, b"x" * 4 * CLUSTER)
+    assert await fleece.read(0, SIZE) == DATA
