@@ -79,6 +79,8 @@ class BlockCopy:
         self.source: Final = source
         self.target: Final = target
         self.length = source.node.length
+        #: Up to where clusters may be claimed: less than ``length`` while the source is cut.
+        self._limit = self.length
         self.cluster_size: Final = cluster_size
         self.in_flight: Final = ReqList()
         self._claimed = 0
@@ -117,11 +119,34 @@ class BlockCopy:
         self._compresses = True
         self.limit_chunk(self.cluster_size)
 
-    async def cut(self, length: int) -> None:
-        """Copy nothing from there on any more; wait until nothing of it is in flight."""
-        end, self.length = self.length, min(self.length, length)
-        if self.length < end:
-            await self.in_flight.wait_all(self.length, end - self.length)
+    def cut(self, length: int) -> None:
+        """Copy nothing from there on any more; nothing of it is in flight."""
+        self.length = min(self.length, length)
+        self._limit = min(self._limit, length)
+
+    async def truncate_source(self, length: int, whole: int) -> None:
+        """Resize the source to ``length`` bytes, of which ``whole`` are of whole sectors.
+
+        What is cut off is not copied, once nothing of it is in flight. Who wants to copy it waits
+        for what comes of it: the source may refuse.
+
+        Raises:
+            OSError: What ``pipeline.truncate`` raises; everything is still to be copied.
+        """
+        if whole >= self.length:
+            await pipeline.truncate(self.source, length)
+            return
+        self._limit = whole
+        cut = self.in_flight.add(whole, self.length - whole)
+        try:
+            while (req := self.in_flight.find_conflict(whole, cut.length)) is not cut:
+                assert req is not None
+                await req.wait()
+            await pipeline.truncate(self.source, length)
+            self.length = whole
+        finally:
+            self._limit = self.length
+            cut.remove()
 
     def close(self) -> None:
         """Take the bitmap off the source. No copy is in flight."""
@@ -161,12 +186,11 @@ class BlockCopy:
                 in flight have ended.
         """
         start = align_down(offset, self.cluster_size)
-        end = min(align_up(offset + length, self.cluster_size), self.length)
-        if start >= end:
-            return
+        end = align_up(offset + length, self.cluster_size)
+        stop = min(end, self._limit)
         # The cluster that a small write touches needs no more than a claim of its own.
-        alone = end - start <= self.cluster_size and throttle is None
-        if alone and (req := self._claim(start, end)) is not None:
+        alone = stop - start <= self.cluster_size and throttle is None
+        if alone and (req := self._claim(start, stop)) is not None:
             if self.source.node.driver.is_known_data(req.offset, req.length):
                 await self._transfer(req, zero=False)
             else:
@@ -174,15 +198,20 @@ class BlockCopy:
             return
         until = halt if throttle is None else throttle
         while True:
-            if self.bitmap.bits.any(start, end - start):
+            if self._is_dirty(start, end):
                 await self._copy_dirty(start, end, throttle, until, workers)
             if until is not None and until.stopping:
                 return
             conflict = self.in_flight.find_conflict(start, end - start)
             if conflict is not None:
                 await conflict.wait()
-            elif not self.bitmap.bits.any(start, end - start):
+            elif not self._is_dirty(start, end):
                 return
+
+    def _is_dirty(self, start: int, end: int) -> bool:
+        """Tell whether something may be claimed."""
+        end = min(end, self._limit)
+        return start < end and self.bitmap.bits.any(start, end - start)
 
     async def forget(self, offset: int, length: int) -> None:
         """Copy these clusters never again; wait until none is in flight. Cancellation-safe.
@@ -193,7 +222,7 @@ class BlockCopy:
         if self.in_flight:
             await self.in_flight.wait_all(offset, length)
             # One of them may have failed, and its clusters be dirty again.
-            self.bitmap.bits.reset_touched(offset, length)
+            self.bitmap.bits.reset_touched(offset, min(length, self.bitmap.bits.length - offset))
 
     async def drop_unallocated(self, offset: int) -> int:
         """Make the next clusters clean if the top layer of the source does not have them.
@@ -209,7 +238,7 @@ class BlockCopy:
         """
         size = self.cluster_size
         extent = (await status.block_status(self.source.node, offset, self.length - offset, 1))[0]
-        end = offset + extent.length
+        end = min(offset + extent.length, self.length)  # which may have become less
         if extent.flags & Status.ALLOCATED:
             return align_up(end, size)
         whole = end if end == self.length else align_down(end, size)
@@ -226,7 +255,8 @@ class BlockCopy:
         ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
             while not crew.failed and (until is None or not until.stopping):
-                if (req := self._claim(offset, end)) is None:
+                stop = min(end, self._limit)
+                if offset >= stop or (req := self._claim(offset, stop)) is None:
                     break
                 zero = await self._settle(req, ahead)
                 if zero is None:
@@ -244,7 +274,7 @@ class BlockCopy:
                         continue
                     throttle.account(req.length)
                 offset = req.offset + req.length
-                if not crew and (offset >= end or not self.bitmap.bits.any(offset, end - offset)):
+                if not crew and not self._is_dirty(offset, end):
                     await self._transfer(req, zero=zero)
                     break
                 weight = 0 if zero else min(req.length, self._max_piece)

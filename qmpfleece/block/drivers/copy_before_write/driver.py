@@ -83,6 +83,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
     _file: Child
     _target: Child
     _copier: BlockCopy
+    #: Bytes of the disk that the snapshot has, as far as it has any; 0 until it stands.
+    _length: int = 0
     #: Whether reading the target can lead to the source; None until the filter is open.
     _shown: bool | None = None
 
@@ -97,8 +99,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         bitmap = _find_bitmap(opener, options.bitmap) if options.bitmap is not None else None
         self._check_target()
         length = self._file.node.length
-        self.node.length = self._length = length
-        self._is_cut = False
+        self.node.length = length
         cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
         try:
             self._copier = BlockCopy(
@@ -116,6 +117,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         self._copies: set[asyncio.Task[None]] = set()
         self.snapshot_error: OSError | None = None
         self.on_broken: Callable[[], None] | None = None
+        self._is_cut = False
+        self._length = length
 
     def _check_target(self) -> None:
         """Refuse a target that can't hold the disk.
@@ -210,16 +213,26 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
 
     async def truncate(self, length: int) -> None:
         """Resize the active disk. What is cut off is not saved, and can't be read any more."""
-        whole, before = align_down(length, SECTOR), self._copier.length
-        await self._copier.cut(whole)
-        try:
-            await pipeline.truncate(self._file, length)
-        except OSError:
-            self._copier.length = before
-            raise
-        # What was once cut off is not what it was, and does not come back.
-        self._is_cut |= whole < self._length
-        self._length = min(self._length, whole) if self._is_cut else whole
+        whole = align_down(length, SECTOR)
+        await self._copier.truncate_source(length, whole)
+        self._cut(whole)
+        if not self._is_cut:
+            self._length = whole
+
+    def child_resized(self) -> None:
+        """Give up what has been cut off the active disk, in whatever way."""
+        if self._length:
+            self._cut(self._file.node.length)
+
+    def _cut(self, length: int) -> None:
+        """Take what is cut off out of the snapshot, if that reached so far.
+
+        It is no longer what it was, and does not come back.
+        """
+        if length < self._length:
+            self._is_cut = True
+            self._length = length
+            self._copier.cut(length)
 
     def block_status(
         self, offset: int, length: int, limit: int
@@ -402,18 +415,15 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         """
         extents: list[Extent] = []
         end = min(offset + length, self._length)
-        if offset >= end:
-            raise BlockError(errno.EACCES)
         patchwork = Patchwork(self._file.node, self._target.node, self._done.bits, end)
         while offset < end and len(extents) < limit:
             readable, span = self._access.bits.run(offset, end - offset)
             if self.snapshot_error is not None or not readable:
-                if not extents:
-                    raise BlockError(errno.EACCES)
                 break
             found = patchwork.known(offset, span)
             if not found:
                 await patchwork.look(offset, limit - len(extents))
+                end = min(end, self._length)  # the disk may have been cut
             for extent in found:
                 extents.append(
                     extent
@@ -421,6 +431,8 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
                     else extent._replace(flags=extent.flags | Status.ALLOCATED)
                 )
                 offset += extent.length
+        if not extents:
+            raise BlockError(errno.EACCES)
         return extents[:limit]
 
     def snapshot_is_known_data(self, offset: int, length: int) -> bool:
