@@ -37,6 +37,8 @@ MAX_CHUNK: Final = MIB
 MAX_WORKERS: Final = 64
 #: Bytes of buffers of all copies of one engine. Source: QEMU's limit for block-copy.
 MAX_MEMORY: Final = 128 * MIB
+#: Requests of one copy at once, whatever the user asks for: as many as QEMU's memory is for.
+MAX_REQUESTS: Final = MAX_MEMORY // MAX_CHUNK
 #: Bytes of data of one copy on their way: it keeps disks busy, and stays in the processor's
 #: caches between being read and being written.
 MAX_FLYING: Final = 8 * MIB
@@ -252,6 +254,7 @@ class BlockCopy:
     ) -> None:
         """Claim and copy what is dirty now, in order; several requests at once."""
         crew = together.Crew()
+        workers = min(workers, MAX_REQUESTS)
         ahead = Lookahead(self.source.node, self._ask) if throttle is not None else None
         try:
             while not crew.failed and (until is None or not until.stopping):

@@ -110,6 +110,17 @@ async def test_few_bytes_of_data_but_many_requests_for_zeroes_are_in_flight(benc
     await task
 
 
+async def test_no_more_requests_for_zeroes_are_in_flight_than_is_sensible(bench, monkeypatch):
+    monkeypatch.setattr(block_copy, "MAX_REQUESTS", 3)
+    b = bench(bytes(len(DATA)))
+    b.target.stop("zero")
+    task = await b.start(0, len(DATA), workers=2**31 - 1)
+    assert len(b.target.waiting) == 3
+    b.target.release()
+    await task
+    assert b.engine.remaining == 0
+
+
 async def test_buffers_of_all_copies_are_bounded(bench, monkeypatch):
     monkeypatch.setattr(block_copy, "MAX_MEMORY", 2 * MIB)
     b = bench(DATA)
