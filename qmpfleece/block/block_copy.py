@@ -96,7 +96,6 @@ class BlockCopy:
         # are on their way through the target to the source.
         shown = reaches(target.node, source.node)
         self._write_flags = ReqFlags.SERIALISING if shown else ReqFlags.NONE
-        target.node.tracks_reads |= shown
         self.bitmap: Final = DirtyBitmap(self.length, cluster_size, enabled=False)
         if bitmap is None:
             self.bitmap.bits.set_all()
@@ -109,7 +108,9 @@ class BlockCopy:
                     f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
                 ) from error
         self._home = source.node
+        self._shown_by = target.node if shown else None
         self._home.bitmaps.insert(0, self.bitmap)
+        target.node.tracks_reads += shown
 
     def limit_chunk(self, max_chunk: int) -> None:
         """Move at most the clusters that so many bytes touch with one request."""
@@ -151,9 +152,11 @@ class BlockCopy:
             cut.remove()
 
     def close(self) -> None:
-        """Take the bitmap off the source. No copy is in flight."""
+        """Take the bitmap off the source, and let reads of the target go. No copy is in flight."""
         assert not self.in_flight
         self._home.bitmaps.remove(self.bitmap)
+        if self._shown_by is not None:
+            self._shown_by.tracks_reads -= 1
 
     @property
     def remaining(self) -> int:

@@ -98,8 +98,8 @@ class Node:
         serialising: Requests that nothing may overlap.
         tracks: Whether requests are tracked at all: set when unaligned or serialising
             requests can occur.
-        tracks_reads: Whether reads are, too: set where a serialising write moves what lies
-            below to this node, so that it must not meet a read on its way down.
+        tracks_reads: How many want reads to be, too: those whose serialising writes move what
+            lies below to this node, so that they must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
         inherits_from: The node in whose definition this one was nested, while it is its child.
@@ -168,7 +168,7 @@ class Node:
         self.tracked = ReqList()
         self.serialising = ReqList()
         self.tracks = False
-        self.tracks_reads = False
+        self.tracks_reads = 0
         self.quiesced = 0
         self.monitor_owned = False
         self.memo: dict[str, Any] = {}

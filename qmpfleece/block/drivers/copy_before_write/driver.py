@@ -101,14 +101,14 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         length = self._file.node.length
         self.node.length = length
         cluster_size = cluster_size_for(self._target.node, options.min_cluster_size or 0)
+        self._done = DirtyBitmap(length, cluster_size, enabled=False)
+        self._access = DirtyBitmap(length, cluster_size, enabled=False)
         try:
             self._copier = BlockCopy(
                 self._file, self._target, bitmap=bitmap, cluster_size=cluster_size
             )
         except QmpError as error:
             raise QmpError(f"Cannot create block-copy-state: {error.desc}") from error
-        self._done = DirtyBitmap(length, cluster_size, enabled=False)
-        self._access = DirtyBitmap(length, cluster_size, enabled=False)
         self._access.merge(self._copier.bitmap)
         self.node.bitmaps[:0] = [self._access, self._done]
         self._frozen = ReqList()

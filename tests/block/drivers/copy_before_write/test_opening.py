@@ -1,8 +1,13 @@
 """Options, permissions, sizes."""
 
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
@@ -146,3 +151,45 @@ async def test_disk_may_grow_under_a_format_and_the_snapshot_stays_as_large_as_i
     await fleece.write(length - 512, b"z" * CLUSTER)
     assert fleece.temp.allocated.count == 0
     await fleece.close()
+
+
+async def test_reads_of_a_target_above_the_disk_are_tracked_while_there_is_a_filter(fleece):
+    above = await fleece.add(driver="raw", node_name="above", file="disk")
+    tracked = []
+    for name in ("c1", "c2"):
+        await fleece.add(driver="copy-before-write", node_name=name, file="disk", target="above")
+        tracked.append(bool(above.tracks_reads))
+    for name in ("c1", "c2"):
+        await fleece.graph.delete(name)
+        tracked.append(bool(above.tracks_reads))
+    assert tracked == [True, True, True, False]
+    await fleece.graph.delete("above")
+    await fleece.start()
+
+
+@contextmanager
+def memory_left(length):
+    """Let the process map so many bytes more and not all there is."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + length, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+async def test_filter_without_memory_for_its_bitmaps_leaves_no_trace(fleece):
+    size = 1 << 50  # three bitmaps of 2 GiB, which nobody touches
+    names = ("huge", "huge2")
+    for name in names:
+        await fleece.add(driver="null-co", node_name=name, size=size, read_zeroes=True)
+    huge = fleece.graph.find("huge")
+    huge.bitmaps.append(DirtyBitmap(size, 1 << 30, "b"))
+    options = {"file": "huge", "target": "huge2", "bitmap": {"node": "huge", "name": "b"}}
+    with memory_left(5 << 30), pytest.raises(OSError, match="Cannot allocate memory"):
+        await fleece.add(driver="copy-before-write", node_name="c", **options)
+    assert [bitmap.name for bitmap in huge.bitmaps] == ["b"]
+    for name in names:
+        await fleece.graph.delete(name)
+    await fleece.start()
