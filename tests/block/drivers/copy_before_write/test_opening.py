@@ -8,11 +8,13 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
 from tests.tools.gate import add_disk
+from tests.tools.until import until
 
 
 async def test_bitmaps_are_listed_newest_first_and_go_with_the_filter(fleece):
@@ -165,6 +167,19 @@ async def test_reads_of_a_target_above_the_disk_are_tracked_while_there_is_a_fil
     assert tracked == [True, True, True, False]
     await fleece.graph.delete("above")
     await fleece.start()
+
+
+async def test_disk_may_be_cut_while_the_filter_opens_its_temporary_image(fleece, tmp_path):
+    path = tmp_path / "temp"
+    path.write_bytes(bytes(SIZE))
+    target = {"driver": "file", "filename": str(path)}
+    opening = fleece.run(fleece.start(target=target))
+    await until(lambda: fleece.disk.node.parents)
+    assert not opening.done()
+    pipeline.set_length(fleece.disk.node, SIZE - CLUSTER)
+    await opening
+    assert fleece.filter.length == SIZE - CLUSTER
+    assert fleece.counts()["access"] == SIZE - CLUSTER
 
 
 @contextmanager
