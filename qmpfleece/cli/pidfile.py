@@ -1,73 +1,75 @@
 """The file that says which process the daemon is. It is locked as long as the daemon runs."""
 
 import contextlib
-import errno
 import fcntl
 import os
-from pathlib import Path
-from typing import Final
+import stat
+from typing import Final, NoReturn
 
+from qmpfleece.base import fdsets
 from qmpfleece.base.errors import QmpError
+
+_FLAGS: Final = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC
 
 
 class PidFile:
     """A process ID in a file; made at once.
 
     Args:
-        path: The file; an existing one is taken over unless a process holds it.
+        path: The file; one that exists is written over in place, unless a process holds it.
 
     Raises:
         QmpError: It can't be made, or is in use; QEMU's words.
     """
 
     def __init__(self, path: str) -> None:
-        self._path: Final = Path(path).absolute()
+        self._fd: Final = _open_locked(path)
+        # The directory may change before it is to be removed.
+        self._path: Final = os.path.realpath(path)
+        what = "truncate"
         try:
-            if not path:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._fd = self._make()
+            os.ftruncate(self._fd, 0)
+            what = "write"
+            os.write(self._fd, b"%d\n" % os.getpid())
         except OSError as error:
-            raise QmpError(
-                f"cannot create PID file: Could not create '{path}': {error.strerror}"
-            ) from error
-
-    def _make(self) -> int:
-        """Put a locked, written file in place in one step: nobody sees it empty."""
-        held = _lock_existing(self._path)
-        import tempfile
-
-        fd, name = tempfile.mkstemp(prefix=".pid-", dir=self._path.parent)
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(fd, b"%d\n" % os.getpid())
-            os.rename(name, self._path)
-        except OSError:
-            os.close(fd)
-            os.unlink(name)
-            raise
-        finally:
-            if held is not None:
-                os.close(held)
-        return fd
+            self.remove()
+            _fail(f"Failed to {what} pid file: {error.strerror}", error)
 
     def remove(self) -> None:
-        """Remove the file, unless somebody else already has."""
+        """Remove the file, unless somebody else already has.
+
+        Differs: QEMU removes what has its name, be it another file, or a device.
+        """
         with contextlib.suppress(OSError):
-            if os.stat(self._path).st_ino == os.fstat(self._fd).st_ino:
-                self._path.unlink()
-        os.close(self._fd)
+            own = os.fstat(self._fd)
+            if stat.S_ISREG(own.st_mode) and os.path.samestat(os.stat(self._path), own):
+                os.unlink(self._path)
+        fdsets.close(self._fd)
 
 
-def _lock_existing(path: Path) -> int | None:
-    """Return a locked descriptor of the file that is there, None if there is none."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        reason = os.strerror(errno.EAGAIN)
-        raise QmpError(f"cannot create PID file: Cannot lock pid file: {reason}") from error
-    return fd
+def _open_locked(path: str) -> int:
+    """Return a locked descriptor of the file, which is made if there is none.
+
+    Raises:
+        QmpError: It can't be made, or another process holds it.
+    """
+    while True:
+        try:
+            # A pipe that nobody reads is refused: there would be no end of waiting.
+            fd = os.open(path, _FLAGS | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            _fail(f"Could not create '{path}': {error.strerror}", error)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            fdsets.close(fd)
+            _fail(f"Cannot lock pid file: {error.strerror}", error)
+        # Until it was locked, whoever had it may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(fd)):
+                return fd
+        fdsets.close(fd)
+
+
+def _fail(text: str, error: OSError) -> NoReturn:
+    raise QmpError(f"cannot create PID file: {text}") from error

@@ -328,6 +328,21 @@ def pidfile_option(d: Session) -> None:
 
 
 @scenario
+def pidfile_over_a_file_that_is_there(d: Session) -> None:
+    """It is written in place, with all its names; one of them goes in the end."""
+    d.file("target", 100)
+    d.tool("ln", "target", "other")
+    d.tool("ln", "-s", "target", "link")
+    d.start("--pidfile", d.path("link"), monitor=False)
+    d.pidfile("link")
+    d.pidfile("other")
+    d.kill(signal.SIGTERM)
+    d.tool("ls")
+    d.tool("ln", "-s", "loop", "loop")
+    fails(d, "--pidfile", d.path("loop"))
+
+
+@scenario
 def interrupted(d: Session) -> None:
     d.start("--pidfile", d.path("pid"), monitor=False)
     d.wait_for_file("pid")
