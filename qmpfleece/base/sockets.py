@@ -16,6 +16,7 @@ from qmpfleece.base.files import c_string
 #: The kernel's limit for the path of a unix socket, its final zero included.
 UNIX_PATH_BYTES: Final = 108
 BACKLOG: Final = 128
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _DESCRIPTOR: Final = re.compile(r"\s*([+-]?)([0-9]+)", re.ASCII)
 _LARGEST_INT: Final = (1 << 31) - 1
 
@@ -164,11 +165,11 @@ async def resolve(
     return [(socket.AddressFamily(family), where) for family, _, _, _, where in found]
 
 
-def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.socket:
+def _listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.socket:
     """Return a non-blocking socket that listens at a resolved address.
 
     Raises:
-        OSError: It can't be had; ``tcp_failure`` words it.
+        OSError: It can't be had.
     """
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -184,7 +185,58 @@ def listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.s
     return sock
 
 
-def tcp_failure(error: OSError) -> str:
-    """Return QEMU's words for why ``listen_tcp`` has failed."""
-    what = "find an available port" if error.errno == errno.EADDRINUSE else "bind socket"
-    return f"Failed to {what}: {error.strerror}"
+async def listen_inet(
+    host: str,
+    port: str,
+    *,
+    to: int | None = None,
+    family: socket.AddressFamily = socket.AF_UNSPEC,
+    numeric: bool = False,
+) -> list[socket.socket]:
+    """Return non-blocking sockets that listen at all addresses of a host that can be had.
+
+    Args:
+        host: A name or number; ``""`` for all interfaces.
+        port: A number or service name; "0" lets the system choose one, the same for all addresses.
+        to: The last port that is tried if others listen at the first ones.
+        family: Restricts what the host may stand for.
+        numeric: It is a number, and so is the port.
+
+    Raises:
+        QmpError: None can be had; QEMU's words.
+    """
+    flags = socket.AI_PASSIVE | (_NUMERIC if numeric else 0)
+    listening: list[socket.socket] = []
+    failure = f"address resolution failed for {host}:{port}"
+    for found, where in await resolve(host, port, family=family, flags=flags):
+        number, last = where[1], to
+        if listening and not number:
+            number, last = listening[0].getsockname()[1], None
+        try:
+            listening.append(_bind(found, (where[0], number, *where[2:]), last))
+        except OSError as error:
+            what = "find an available port" if error.errno == errno.EADDRINUSE else "bind socket"
+            failure = f"Failed to {what}: {error.strerror}"
+    if not listening:
+        raise QmpError(failure)
+    return listening
+
+
+def _bind(family: socket.AddressFamily, where: tuple[Any, ...], to: int | None) -> socket.socket:
+    """Return a socket that listens at the first free port, from that of ``where`` up to ``to``."""
+    last = where[1] if to is None else to
+    for port in range(where[1], last + 1):
+        try:
+            return _listen_tcp(family, (where[0], port, *where[2:]))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == last:
+                raise
+    raise QmpError("Failed to create a socket")
+
+
+def peer_of(sock: socket.socket) -> Any:
+    """Return the address of who is at the other end, None once he has gone."""
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None

@@ -6,7 +6,6 @@ there; clients are served once all options are.
 Source: QEMU's behaviour, observed on qemu-storage-daemon 7.2.
 """
 
-import asyncio
 import os
 import re
 import socket
@@ -14,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.sockets import family_of
+from qmpfleece.base.sockets import family_of, peer_of
 from qmpfleece.cli import qemuopts
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.words import Informed
+from qmpfleece.control.option_text import number_of
 from qmpfleece.qmp import sockets
 from qmpfleece.qmp.listener import Monitor, QmpServer
 from qmpfleece.qmp.sockets import Address, TcpAddress, UnixAddress
@@ -53,14 +53,14 @@ class Chardev:
 
     Args:
         name: Its id.
-        listening: The socket that listens, with its file.
+        listening: The sockets that listen, with their file.
         connections: Sockets that are connected already.
         stdio: It is standard input and output.
         shown: What it is called where nothing more is known of it.
 
     Attributes:
         taken: A monitor has it.
-        place: The socket that listens, also once a monitor has taken it.
+        place: The sockets that listen, also once a monitor has taken them.
     """
 
     def __init__(
@@ -99,8 +99,9 @@ class Chardev:
         if isinstance(place.address, UnixAddress):
             name = f"unix:{self.shown},server=on"
             return name if place.clients or self.connections else f"disconnected:{name}"
-        name = f"tcp:{_host_port(place.sock.getsockname())},server=on"
-        peers = place.clients or [sock.getpeername() for sock in self.connections]
+        name = f"tcp:{_host_port(place.sockets[0].getsockname())},server=on"
+        waiting = (peer_of(sock) for sock in self.connections)
+        peers = place.clients or [peer for peer in waiting if peer is not None]
         return f"{name} <-> {_host_port(peers[0])}" if peers else f"disconnected:{name}"
 
     async def serve(self, server: QmpServer, *, pretty: bool, human: bool) -> None:
@@ -209,23 +210,24 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
         connection = await sockets.connect(address, family)
         return Chardev(name, connections=[connection], shown=_client_name(connection))
     wait = switch(options, "wait", default=True)
-    sock = await sockets.listen(address, family)
+    # Of the number QEMU keeps 16 bits.
+    to = number_of("to", options["to"]) & 0xFFFF if "to" in options else None
+    listening_at = await sockets.listen(address, family, to=to)
     kept = address
     if isinstance(address, UnixAddress):
         # The directory may change before the file is to be removed.
         kept = UnixAddress(absolute(address.path))
-    listening = Monitor(kept, sock, pretty=False)
+    listening = Monitor(kept, listening_at, pretty=False)
     device = Chardev(name, listening=listening, shown=str(address))
     if wait:
         # Users know this text, QEMU's name included.
         kind = "unix" if isinstance(address, UnixAddress) else "tcp"
         report(f"info: QEMU waiting for connection on: disconnected:{kind}:{address},server=on")
         try:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listening.sock)
+            device.connections.extend(await sockets.first_clients(listening_at))
         except BaseException:
             device.close()
             raise
-        device.connections.append(connection)
     return device
 
 
@@ -255,13 +257,16 @@ def _client_name(connection: socket.socket) -> str:
     own = connection.getsockname()
     if connection.family == socket.AF_UNIX:
         return f"unix:{own}"
-    return f"tcp:{_host_port(own)} <-> {_host_port(connection.getpeername())}"
+    peer = peer_of(connection)
+    return f"tcp:{_host_port(own)}" + (f" <-> {_host_port(peer)}" if peer is not None else "")
 
 
 def absolute(path: str) -> str:
     """Return the name of a socket file for ever after."""
-    # The directory may be gone, and matters only to others.
-    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    try:
+        return os.path.join(os.getcwd(), path)
+    except FileNotFoundError:  # the working directory is gone, and so is all that was in it
+        return path
 
 
 def _address(options: dict[str, str]) -> Address:

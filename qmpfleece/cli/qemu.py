@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     except Informed as told:
         print(told.text, end="", flush=True)
         return told.status
-    except (QmpError, OptionError, ValueError) as error:
+    except (QmpError, OptionError, OSError, ValueError) as error:
         return fail(program, error)
     except KeyboardInterrupt:
         return 0

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     except NoFileError as error:
         print(f"{program}:{error}", file=sys.stderr)
         return 1
-    except (QmpError, OptionError, ValueError) as error:
+    except (QmpError, OptionError, OSError, ValueError) as error:
         return fail(program, error)
     except KeyboardInterrupt:
         return 0

@@ -12,8 +12,10 @@ import contextlib
 import socket
 from typing import Final
 
+from qmpfleece.base.digits import c_number
 from qmpfleece.base.units import MIB
 from qmpfleece.cli.chardev import Chardev
+from qmpfleece.qmp.sockets import first_clients
 
 _CLOCKS: Final = ("clock_step", "clock_set")
 #: The longest line, in bytes. QEMU takes any; clients write data so.
@@ -43,13 +45,12 @@ class QTest:
             await self._answer(connection)
         if self._device.listening is not None:
             while True:
-                loop = asyncio.get_running_loop()
-                connection, _ = await loop.sock_accept(self._device.listening.sock)
-                await self._answer(connection)
+                for connection in await first_clients(self._device.listening.sockets):
+                    await self._answer(connection)
 
     async def _answer(self, connection: socket.socket) -> None:
         """Answer a client until it hangs up, or sends a line that is too long."""
-        with contextlib.suppress(ConnectionError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
             reader, writer = await asyncio.open_connection(sock=connection, limit=_MAX_LINE)
             try:
                 while line := await reader.readline():
@@ -65,9 +66,8 @@ class QTest:
             return "OK little"
         if name not in _CLOCKS:
             return f"FAIL Unknown command '{name}'"
-        try:
-            value = int(words[0], 0) if words else 0
-        except ValueError:
+        value = c_number(words[0]) if words else 0
+        if value is None or abs(value) >> 63:
             return "FAIL invalid number"
         self._now_ns = max(self._now_ns, value if name == "clock_set" else self._now_ns + value)
         return f"OK {self._now_ns}"

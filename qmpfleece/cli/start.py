@@ -44,12 +44,12 @@ def at(option: Option) -> Iterator[None]:
     """Let an error name the option, as it was written.
 
     Raises:
-        OptionError: In place of a ``QmpError``.
+        OptionError: In place of a ``QmpError`` or an ``OSError``.
     """
     try:
         yield
-    except QmpError as error:
-        raise OptionError(f"{option.where}: {error.desc}") from error
+    except (QmpError, OSError) as error:
+        raise OptionError(f"{option.where}: {_words(error)}") from error
 
 
 class Start(ABC):
@@ -176,9 +176,15 @@ class Start(ABC):
 
 def fail(program: str, error: Exception) -> int:
     """Tell why the start has failed and return the exit status."""
-    for text in error.texts if isinstance(error, OptionError) else (str(error),):
+    for text in error.texts if isinstance(error, OptionError) else (_words(error),):
         complain(program, text)
     return 1
+
+
+def _words(error: Exception) -> str:
+    from qmpfleece.cli.ending import words  # it imports what no start needs
+
+    return words(error)
 
 
 def run(

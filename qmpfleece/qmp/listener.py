@@ -5,13 +5,12 @@ all in ``close``. A socket file of ours is removed there, unless somebody has re
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from qmpfleece.base.sockets import SocketFile
+from qmpfleece.base.sockets import SocketFile, peer_of
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.session import Session, Streams
 from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
@@ -30,27 +29,28 @@ class Monitor:
 
     Args:
         address: What was asked for.
-        sock: The listening socket; its name tells the port that was chosen.
+        sockets: They listen; the name of the first one tells the port that was chosen.
         pretty: Indent what is sent to its clients.
 
     Attributes:
         human: It is for people, not for programs.
-        connected: Set when the first client has come, for ``wait=on``.
         clients: The addresses of those who are there, as ``getpeername`` tells them.
     """
 
-    def __init__(self, address: Address, sock: socket.socket, *, pretty: bool) -> None:
+    def __init__(
+        self, address: Address, sockets: Iterable[socket.socket], *, pretty: bool
+    ) -> None:
         self.address: Final = address
-        self.sock: Final = sock
+        self.sockets: Final = tuple(sockets)
         self.pretty = pretty
         self.human = False
-        self.connected: Final = asyncio.Event()
         self.clients: Final[list[Any]] = []
         self._file: Final = SocketFile(address.path) if isinstance(address, UnixAddress) else None
 
     def close(self) -> None:
         """Stop listening and remove the socket file."""
-        self.sock.close()
+        for sock in self.sockets:
+            sock.close()
         if self._file is not None:
             self._file.remove()
 
@@ -88,7 +88,8 @@ class QmpServer:
 
     def accept(self, monitor: Monitor) -> None:
         """Serve the clients of a socket that listens already; the server owns it now."""
-        self._acceptors[asyncio.create_task(self._accept(monitor))] = monitor
+        for sock in monitor.sockets:
+            self._acceptors[asyncio.create_task(self._accept(monitor, sock))] = monitor
 
     async def connect(self, address: Address, *, pretty: bool = False) -> None:
         """Connect to a client that listens, and serve it.
@@ -127,9 +128,10 @@ class QmpServer:
         self._sessions.add(task)
         task.add_done_callback(self._ended)
         if monitor is not None and isinstance(connection, socket.socket):
-            clients, peer = monitor.clients, connection.getpeername()
-            clients.append(peer)
-            task.add_done_callback(lambda _: clients.remove(peer))
+            clients, peer = monitor.clients, peer_of(connection)
+            if peer is not None:
+                clients.append(peer)
+                task.add_done_callback(lambda _: clients.remove(peer))
 
     def _session(self, *, pretty: bool, human: bool, stays: bool) -> "Session | HumanSession":
         if human:
@@ -152,17 +154,15 @@ class QmpServer:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a QMP session has failed unexpectedly", exc_info=error)
 
-    async def _accept(self, monitor: Monitor) -> None:
+    async def _accept(self, monitor: Monitor, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(monitor.sock)
+                sock, _ = await loop.sock_accept(listening)
             except ConnectionError:
                 continue  # gone before it was accepted
             except OSError as error:
                 log.warning("can't accept a QMP client: %s", error.strerror)
                 await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
                 continue
-            with contextlib.suppress(OSError):  # gone again
-                self.serve(sock, pretty=monitor.pretty, human=monitor.human, monitor=monitor)
-            monitor.connected.set()
+            self.serve(sock, pretty=monitor.pretty, human=monitor.human, monitor=monitor)

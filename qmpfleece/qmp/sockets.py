@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from qmpfleece.base import sockets
@@ -45,30 +46,42 @@ def check_path(path: str) -> None:
 
 
 async def listen(
-    address: Address, family: socket.AddressFamily = socket.AF_UNSPEC
-) -> socket.socket:
-    """Return a listening, non-blocking socket.
+    address: Address,
+    family: socket.AddressFamily = socket.AF_UNSPEC,
+    *,
+    to: int | None = None,
+) -> list[socket.socket]:
+    """Return listening, non-blocking sockets: at least one, of a host one for each address.
 
     Args:
         address: Where.
         family: Restricts what its host may stand for.
+        to: The last port that is tried.
 
     Raises:
         QmpError: The address can't be used; QEMU's text.
     """
     if isinstance(address, UnixAddress):
         check_path(address.path)
-        return sockets.listen_unix(address.path, address.path)
-    failure = f"address resolution failed for {address}"
-    found = await sockets.resolve(
-        address.host, address.port, family=family, flags=socket.AI_PASSIVE
-    )
-    for where in found:
-        try:
-            return sockets.listen_tcp(*where)
-        except OSError as error:
-            failure = sockets.tcp_failure(error)
-    raise QmpError(failure)
+        return [sockets.listen_unix(address.path, address.path)]
+    return await sockets.listen_inet(address.host, address.port, to=to, family=family)
+
+
+async def first_clients(listening: Iterable[socket.socket]) -> list[socket.socket]:
+    """Wait for a client of any socket; return all that have come until then.
+
+    Raises:
+        OSError: One can't be accepted.
+    """
+    loop = asyncio.get_running_loop()
+    accepting = [asyncio.ensure_future(loop.sock_accept(sock)) for sock in listening]
+    try:
+        await asyncio.wait(accepting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in accepting:
+            task.cancel()
+        await asyncio.wait(accepting)
+    return [task.result()[0] for task in accepting if not task.cancelled()]
 
 
 async def connect(
@@ -86,25 +99,27 @@ async def connect(
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixAddress):
         check_path(address.path)
-        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        targets: list[tuple[socket.socket, Any]] = [(unix, address.path)]
+        targets: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_UNIX, address.path)]
     else:
-        targets = [
-            (socket.socket(family, socket.SOCK_STREAM), where)
-            for family, where in await sockets.resolve(address.host, address.port, family=family)
-        ]
+        targets = [*await sockets.resolve(address.host, address.port, family=family)]
     failure = ""
-    for index, (sock, where) in enumerate(targets):
+    for family_of_target, where in targets:
+        try:
+            # The system need not know the family: a host may stand for what it can't reach.
+            sock = socket.socket(family_of_target, socket.SOCK_STREAM)
+        except OSError as error:
+            failure = f"Failed to create socket: {error.strerror}"
+            continue
         sock.setblocking(False)
         try:
             await loop.sock_connect(sock, where)
-        except OSError as error:
+        except BaseException as error:
             sock.close()
+            if not isinstance(error, OSError):
+                raise
             # asyncio has words of its own for strerror.
             reason = os.strerror(error.errno or 0)
             failure = f"Failed to connect to '{address}': {reason}"
         else:
-            for spare, _ in targets[index + 1 :]:
-                spare.close()
             return sock
     raise QmpError(failure)

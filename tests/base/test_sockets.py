@@ -37,13 +37,27 @@ def test_path_of_108_bytes_does_not_fit() -> None:
 
 
 async def test_taken_port_is_worded_as_qemu_does() -> None:
-    [where] = await sockets.resolve("127.0.0.1", "0", flags=socket.AI_PASSIVE)
-    with sockets.listen_tcp(*where) as first:
-        with pytest.raises(OSError, match="in use") as caught:
-            sockets.listen_tcp(where[0], first.getsockname())
-        assert sockets.tcp_failure(caught.value) == (
-            "Failed to find an available port: Address already in use"
-        )
+    [first] = await sockets.listen_inet("127.0.0.1", "0")
+    with first, pytest.raises(QmpError) as caught:
+        await sockets.listen_inet("127.0.0.1", str(first.getsockname()[1]))
+    assert caught.value.desc == "Failed to find an available port: Address already in use"
+
+
+async def test_the_first_free_port_up_to_the_last_one_is_taken() -> None:
+    [first] = await sockets.listen_inet("127.0.0.1", "0")
+    with first:
+        port = first.getsockname()[1]
+        [second] = await sockets.listen_inet("127.0.0.1", str(port), to=65535)
+        with second:
+            assert second.getsockname()[1] > port
+
+
+async def test_a_port_of_the_systems_choice_is_the_same_for_all_addresses() -> None:
+    listening = await sockets.listen_inet("", "0", to=5)
+    assert len(listening) == len(await sockets.resolve("", "0", flags=socket.AI_PASSIVE))
+    assert len({sock.getsockname()[1] for sock in listening}) == 1
+    for sock in listening:
+        sock.close()
 
 
 async def test_unknown_service_is_an_address_failure() -> None:

@@ -11,6 +11,8 @@ import subprocess
 import pytest
 
 from qmpfleece.cli import qsd
+from qmpfleece.cli.scan import Option
+from qmpfleece.cli.start import OptionError, at
 from tests.tools.programs import QMPFLEECE, QSD, Qmp, needs, run, running
 
 NULL = "null-co,node-name=n,size=1048576"
@@ -224,6 +226,22 @@ def test_a_socket_with_a_whole_name_needs_no_working_directory(tmp_path):
             assert qmp.execute("query-status")["status"] == "running"
         assert daemon.end()[0] == 0
     assert os.listdir(tmp_path) == []
+
+
+def test_in_a_directory_that_is_gone_no_socket_can_be_made(tmp_path):
+    (tmp_path / "gone").mkdir()
+    option = "--nbd-server addr.type=unix,addr.path=s"
+    command = ("sh", "-c", f"rmdir ../gone && exec {QSD} --daemonize {option}")
+    done = run(*command, folder=tmp_path / "gone")
+    reason = "Failed to bind socket to s: No such file or directory"
+    assert (done.returncode, done.stderr) == (1, f"qmpfleece-qsd: {option}: {reason}\n")
+
+
+def test_what_the_system_refuses_while_an_option_is_processed_is_told_with_it():
+    option = Option("chardev", "null,id=c", "--chardev null,id=c")
+    with pytest.raises(OptionError) as caught, at(option):
+        os.dup(-1)
+    assert caught.value.texts == ("--chardev null,id=c: Bad file descriptor",)
 
 
 def test_a_socket_with_wait_lets_the_start_wait_for_its_client(tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 from tests.oracle.monitor import PATIENCE_S, Monitor, StoppedError, UnsettledError
 from tests.oracle.workspace import Workspace
+from tests.tools.dial import dial
 
 
 class Session(Workspace):
@@ -306,14 +308,19 @@ class Session(Workspace):
         self._monitor.send(data.encode())
         self.transcript.add(f"-> {data}")
 
-    def tcp_client(self, port: int, *commands: str) -> None:
+    def tcp_client(self, port: int, *commands: str, host: str = "127.0.0.1") -> None:
         """Execute commands as a client of a monitor on a TCP port."""
-        monitor = Monitor(("127.0.0.1", port))
+        monitor = Monitor((host, port))
         self.transcript.add(f"<- {monitor.receive()}")
         for command in commands:
             monitor.send(command.encode())
             self.transcript.add(f"-> {command}\n<- {monitor.receive()}")
         monitor.close()
+
+    def resetting_client(self, port: int) -> None:
+        """Connect to a TCP port, and reset the connection at once."""
+        with dial(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def watch(self, name: str) -> None:
         """Connect to a second monitor, on the scenario's socket ``name``."""

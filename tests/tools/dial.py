@@ -13,7 +13,10 @@ def dial(address: str | tuple[str, int]) -> socket.socket:
     Raises:
         ConnectionRefusedError: Nobody does in time.
     """
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    if isinstance(address, str):
+        family = socket.AF_UNIX
+    else:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         connection = socket.socket(family)

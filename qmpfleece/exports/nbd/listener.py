@@ -4,10 +4,9 @@ A name that stands for several addresses, such as localhost, is listened on at a
 Texts are QEMU's.
 """
 
-import errno
 import os
 import socket
-from typing import Any, Final
+from typing import Final
 
 from qmpfleece.base import sockets
 from qmpfleece.base.errors import QmpError
@@ -17,8 +16,6 @@ from qmpfleece.exports.options import (
     ListenAddress,
     UnixSocketAddress,
 )
-
-_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 class Listener:
@@ -75,42 +72,14 @@ def _listen_unix(address: UnixSocketAddress) -> Listener:
 
 
 async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
-    shown = f"{address.host}:{address.port}"
-    listeners: list[Listener] = []
-    failure = f"address resolution failed for {shown}"
-    for family, where in await _resolve(address):
-        port = where[1]
-        if listeners and not port:
-            # A port of the system's choice: the same one for all addresses.
-            port = listeners[0].sock.getsockname()[1]
-        try:
-            sock = _bind(address, family, (where[0], port, *where[2:]))
-            listeners.append(Listener(sock))
-        except OSError as error:
-            failure = sockets.tcp_failure(error)
-    if not listeners:
-        raise QmpError(failure)
-    return listeners
-
-
-def _bind(
-    address: InetSocketAddress, family: socket.AddressFamily, where: tuple[Any, ...]
-) -> socket.socket:
-    """Return a socket that listens at the first free port from ``port`` up to ``to``."""
-    last = where[1] if address.to is None else address.to
-    for port in range(where[1], last + 1):
-        try:
-            return sockets.listen_tcp(family, (where[0], port, *where[2:]))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or port == last:
-                raise
-    raise QmpError("Failed to create a socket")
-
-
-async def _resolve(address: InetSocketAddress) -> list[sockets.Where]:
-    flags = socket.AI_PASSIVE | (_NUMERIC if address.numeric else 0)
-    family = sockets.family_of(ipv4=address.ipv4, ipv6=address.ipv6)
-    return await sockets.resolve(address.host, address.port, family=family, flags=flags)
+    listening = await sockets.listen_inet(
+        address.host,
+        address.port,
+        to=address.to,
+        family=sockets.family_of(ipv4=address.ipv4, ipv6=address.ipv6),
+        numeric=bool(address.numeric),
+    )
+    return [Listener(sock) for sock in listening]
 
 
 def _take_descriptor(number: int) -> Listener:

@@ -37,6 +37,47 @@ def tcp_monitor(d: Session) -> None:
 
 
 @scenario
+def tcp_monitor_at_all_addresses(d: Session) -> None:
+    port = d.free_port()
+    d.start("--chardev", f"socket,id=t,host=,port={port},server=on,wait=off", "--monitor", "t")
+    for host in ("127.0.0.1", "::1"):
+        d.tcp_client(port, '{"execute": "qmp_capabilities"}', host=host)
+
+
+@scenario
+def tcp_monitor_on_one_of_several_ports(d: Session) -> None:
+    port = d.hold_port()
+    for last, shown in ((port, "SAME"), (0, "NONE"), (65536, "WRAPPED"), (1 << 32, "WRAPPED")):
+        d.transcript.masks[f"to={last}"] = f"to={shown}"
+        where = f"host=127.0.0.1,port={port},to={last}"
+        d.start("--chardev", f"socket,id=t,{where},server=on,wait=off", monitor=False)
+        d.exited()
+
+
+def start_with_client_that_resets(d: Session, *more: str) -> None:
+    """Start with two chardevs that wait for a client; the first one is gone by then."""
+    port = d.free_port()
+    waiting = f"socket,id=t,host=127.0.0.1,port={port},server=on"
+    other = f"socket,id=u,path={d.path('u.sock')},server=on"
+    d.start("--chardev", waiting, "--chardev", other, *more, "--monitor", "u", monitor=False)
+    d.resetting_client(port)
+    d.wait_for_file("u.sock")
+    d.watch("u.sock")
+    d.watcher_sends('{"execute": "qmp_capabilities"}')
+    d.watcher_sends('{"execute": "query-chardev"}')
+
+
+@scenario
+def client_of_a_monitor_resets_while_the_daemon_starts(d: Session) -> None:
+    start_with_client_that_resets(d, "--monitor", "t")
+
+
+@scenario
+def client_of_a_character_device_resets_while_the_daemon_starts(d: Session) -> None:
+    start_with_client_that_resets(d)
+
+
+@scenario
 def monitor_client_comes_again(d: Session) -> None:
     d.qmp("blockdev-add", driver="null-co", node_name="a")
     d.reconnect()
