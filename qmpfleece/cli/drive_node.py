@@ -21,7 +21,7 @@ from qmpfleece.cli.typed import typed
 from qmpfleece.control import describe, images
 from qmpfleece.control.option_text import value_of
 from qmpfleece.control.shape import Alternate, Shape, Struct, struct_of
-from qmpfleece.control.visitor import visit
+from qmpfleece.control.visitor import MAX_DEPTH, visit
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions
 
 _JSON: Final = "json:"
@@ -192,7 +192,13 @@ def texts_of(filename: str | None) -> dict[str, Tree]:
 
 
 def _flatten(value: Any, path: str, flat: dict[str, str], *, only_texts: bool = False) -> None:
-    """Write JSON down as options have it."""
+    """Write JSON down as options have it.
+
+    Raises:
+        QmpError: It is nested too deeply.
+    """
+    if path.count(".") > MAX_DEPTH:
+        raise QmpError("JSON nesting depth limit exceeded")
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:

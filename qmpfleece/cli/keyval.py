@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.control.visitor import MAX_DEPTH
 from qmpfleece.qapi.order import ordered
 
 #: A tree of parsed options.
@@ -123,6 +124,8 @@ def _fragments(key: str) -> list[str]:
             whole = fragment == key
             raise QmpError(f"Parameter{'' if whole else ' fragment'} '{fragment}' is too long")
         fragments.append(fragment)
+        if len(fragments) > MAX_DEPTH + 1:
+            raise QmpError("JSON nesting depth limit exceeded")
         if match.end() == len(key):
             return fragments
         start = match.end() + 1

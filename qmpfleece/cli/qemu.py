@@ -103,10 +103,10 @@ class _Start(Start):
             with at(option):
                 await execute("blockdev-add", given)
         drives = await self._make_drives(machine)
-        devices = [*wanted.devices, *drives.devices]
+        devices = [*wanted.devices, *drives.devices, *wanted.json_devices]
         wanted.board.check_processors(machine)
         check_accels(wanted.accels)
-        extras = wanted.board.extras(given["driver"] for _, given in wanted.devices)
+        extras = wanted.board.extras(wanted.models())
         extras.floppies = "floppy-bus" in drives.disks
         system.devices.set_machine(machine, extras, drives.disks)
         drives.check_homes()
@@ -121,6 +121,8 @@ class _Start(Start):
                 self.make_monitor(given["chardev"], pretty=pretty, human=mode == "readline")
         for option, given in devices:
             with at(option):
+                if not isinstance(given.get("driver"), str):
+                    raise QmpError("Parameter 'driver' is missing")
                 await execute("device_add", given)
         check_incoming(wanted.incoming)
         system.devices.running = True
@@ -132,8 +134,7 @@ class _Start(Start):
         for option, given in wanted.drives:
             with at(option):
                 await drives.make(given, option)
-        models = [given["driver"] for _, given in wanted.devices]
-        for given in wanted.board.drives(machine, models):
+        for given in wanted.board.drives(machine, wanted.models()):
             if not drives.taken(given):
                 await drives.make(given, None)
         return drives

@@ -81,14 +81,49 @@ class Chosen:
         Raises:
             QmpError: There are more.
         """
-        topology = self.topology
-        count = signed(topology.get("maxcpus") or topology.get("cpus", 0), 32)
-        if not 0 <= count <= _MOST_PROCESSORS[machine]:
+        most = self._processors()[1]
+        if most > _MOST_PROCESSORS[machine]:
             name = _MACHINE_NAMES.get(machine, machine)
             raise QmpError(
-                f"Invalid SMP CPUs {count}. The max CPUs supported by machine '{name}'"
+                f"Invalid SMP CPUs {signed(most, 32)}. The max CPUs supported by machine '{name}'"
                 f" is {_MOST_PROCESSORS[machine]}"
             )
+
+    def _processors(self) -> tuple[int, int]:
+        """Return how many processors there are, and how many there may be.
+
+        Raises:
+            QmpError: What is said about them is contradictory.
+        """
+        # Of each number QEMU keeps 32 bits; 0 leaves it open.
+        given = {key: count & 0xFFFFFFFF for key, count in self.topology.items()}
+        cpus, most = given.get("cpus", 0), given.get("maxcpus", 0) or given.get("cpus", 0)
+        sockets, cores, threads = (given.get(key, 0) for key in ("sockets", "cores", "threads"))
+        dies, clusters = given.get("dies", 0) or 1, given.get("clusters", 0) or 1
+        if not most:
+            sockets, cores, threads = sockets or 1, cores or 1, threads or 1
+        elif not cores:
+            sockets, threads = sockets or 1, threads or 1
+            cores = most // (sockets * dies * clusters * threads)
+        elif not sockets:
+            threads = threads or 1
+            sockets = most // (dies * clusters * cores * threads)
+        threads = threads or most // (sockets * dies * clusters * cores)
+        product = sockets * dies * clusters * cores * threads & 0xFFFFFFFF
+        most = most or product
+        cpus = cpus or most
+        shown = f"sockets ({sockets}) * dies ({dies}) * cores ({cores}) * threads ({threads})"
+        if product != most:
+            raise QmpError(
+                "Invalid CPU topology: product of the hierarchy must match maxcpus: "
+                f"{shown} != maxcpus ({most})"
+            )
+        if most < cpus:
+            raise QmpError(
+                "Invalid CPU topology: maxcpus must be equal to or greater than smp: "
+                f"{shown} == maxcpus ({most}) < smp_cpus ({cpus})"
+            )
+        return cpus, most
 
     def add(self, option: Option) -> None:
         """Take note of an option."""
@@ -105,7 +140,7 @@ class Chosen:
         return Extras(
             vga=self._has("vga", instead),
             nic=any(self._is_card(name) for name in nets) if nets else not self.bare,
-            processors=self.topology.get("cpus") or 1,
+            processors=self._processors()[0],
             serial=self._count("serial", instead),
             parallel=self._count("parallel", instead),
         )

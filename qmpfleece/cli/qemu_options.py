@@ -97,6 +97,8 @@ class Wanted:
         fds: Descriptors that were handed over, with where they go.
         objects, chardevs, monitors, blockdevs, drives, devices: What is to be made of each
             kind, in the order given, and the option that says so.
+        json_devices: The devices that are described in JSON: made after all others, and whatever
+            the JSON holds.
     """
 
     def __init__(self) -> None:
@@ -118,6 +120,12 @@ class Wanted:
         self.blockdevs: list[tuple[Option, Given]] = []
         self.drives: list[tuple[Option, Given]] = []
         self.devices: list[tuple[Option, Given]] = []
+        self.json_devices: list[tuple[Option, Given]] = []
+
+    def models(self) -> list[str]:
+        """Return what the models of devices are called that are asked for."""
+        given = (device.get("driver") for _, device in (*self.devices, *self.json_devices))
+        return [model for model in given if isinstance(model, str)]
 
 
 class Reader:
@@ -266,9 +274,10 @@ class Reader:
 
     def _device(self, option: Option) -> None:
         if option.value.startswith("{"):
-            given: dict[str, Any] = options.json_object(option.value)
-        else:
-            given = dict(qemuopts.parse(option.value, "driver", None))
+            # What is wrong with it is found out when it is made.
+            self.wanted.json_devices.append((option, options.json_object(option.value)))
+            return
+        given = qemuopts.parse(option.value, "driver", None)
         if "driver" not in given:
             raise QmpError("Parameter 'driver' is missing")
         self._unique("device", given)

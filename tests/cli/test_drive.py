@@ -90,3 +90,11 @@ def test_what_is_not_supported_is_refused(tmp_path, option):
     assert done.returncode == 1
     name = option.partition("=")[0]
     assert done.stderr == f"qmpfleece-qemu: -drive {drive}: '{name}' is not supported\n"
+
+
+def test_a_name_in_json_of_too_many_levels_is_refused(tmp_path):
+    layers = '{"driver":"raw",,"file":' * 1000
+    name = f'json:{layers}{{"driver":"null-co"}}{"}" * 1000}'
+    done = run(QEMU, *QUIET, "-drive", f"if=none,file={name}", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith(": JSON nesting depth limit exceeded\n")

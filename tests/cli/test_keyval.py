@@ -111,3 +111,10 @@ def test_every_tree_that_is_spelled_out_is_read_back(tree):
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(QmpError):
         assert isinstance(keyval.parse(text, "driver"), dict)
+
+
+def test_keys_of_too_many_levels_are_refused():
+    assert keyval.parse("a." * 100 + "a=1")
+    for levels in (101, 5000):
+        with pytest.raises(QmpError, match="JSON nesting depth limit exceeded"):
+            keyval.parse("a." * levels + "a=1")

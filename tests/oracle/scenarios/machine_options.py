@@ -23,8 +23,33 @@ def processors(d: Session) -> None:
         d, "-smp", "foo=1", "foo", "1k", "300", "-1", "maxcpus=300", LONG,
         "cpus=9223372036854775808", "cpus=-9223372036854775809", "2,cores=0x", "cores=x,foo=1",
         "1 -smp cores=x", "foo=1 -accel foo", "foo=1 -drive if=none,file=none",
-        "2 -machine none", "300 -machine q35",
+        "2 -machine none", "300 -machine q35", "4294967297", "4294967297,maxcpus=1", "maxcpus=2",
+        "1000000000,maxcpus=1", "2,maxcpus=1", "2,maxcpus=4294967297", "cpus=-1,maxcpus=2",
+        "4,sockets=3", "4,cores=3", "6,threads=4", "4,dies=3", "4,dies=2,cores=2",
+        "4,sockets=2,cores=2,threads=2", "sockets=2,cores=4", "sockets=20,cores=20",
+        "5,sockets=2,maxcpus=4", "3,maxcpus=2,cores=1", "4,sockets=9", "sockets=3,maxcpus=5",
     )  # fmt: skip
+
+
+@system_scenario
+def devices_in_json(d: Session) -> None:
+    """They are made after the others; what is wrong with one is found out then."""
+    for name in ("{}", "[]", "5", "null"):
+        _starts(d, "-device", f'{{"driver":"virtio-scsi","id":{name}}}')
+    for driver in ("[]", "{}", "null", "5", "true", '"foo"'):
+        _starts(d, "-device", f'{{"driver":{driver}}}')
+        d.start("-device", f'{{"driver":{driver}}}', monitor=False)
+        d.exited()
+    first, bus, last = '{"driver":"virtio-scsi","id":"a"}', "virtio-scsi,id=a", '{"driver":"zzz"}'
+    for devices in (
+        (first, first),
+        (first, bus),
+        (first, "scsi-cd"),
+        ('{"driver":"scsi-cd"}', bus),
+    ):
+        words = [word for device in (*devices, last) for word in ("-device", device)]
+        d.start(*words, monitor=False)
+        d.exited()
 
 
 @system_scenario
