@@ -222,7 +222,7 @@ class Drives:
     ) -> Node:
         """Open a temporary image over the drive's node; its file has no name any more."""
         graph = self.system.graph
-        read_only = options.get("read-only") == "on"
+        read_only = switch(options, "read-only", default=False)
         base = await self._open_node(options | {"read-only": "on"}, filename, aio)
         remember(base, keyval.tree_of(with_template(options).items()))
         try:

@@ -92,6 +92,16 @@ def test_what_is_not_supported_is_refused(tmp_path, option):
     assert done.stderr == f"qmpfleece-qemu: -drive {drive}: '{name}' is not supported\n"
 
 
+@pytest.mark.parametrize(
+    ("value", "read_only"), [("on", True), ("yes", True), ("y", True), ("no", False)]
+)
+def test_a_snapshot_of_a_disk_for_reading_can_only_be_read(tmp_path, value, read_only):
+    (tmp_path / "d.raw").write_bytes(bytes(1 << 20))
+    drive = f"if=none,id=x,format=raw,file=d.raw,snapshot=on,readonly={value}"
+    output = asked(tmp_path, "-drive", drive, commands=[{"execute": "query-block"}])
+    assert returned(output)[-1][0]["inserted"]["ro"] is read_only
+
+
 def test_a_name_in_json_of_too_many_levels_is_refused(tmp_path):
     layers = '{"driver":"raw",,"file":' * 1000
     name = f'json:{layers}{{"driver":"null-co"}}{"}" * 1000}'
