@@ -2,47 +2,35 @@
 
 import os
 import sys
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
+
+_UMASK: Final = 0o027
 
 
 class Background:
-    """A context in which the process is the daemon; the parent never enters it.
+    """Made in one process and returned to another, the daemon; the first one never gets it.
 
-    Enter it before there are threads or an event loop.
+    Make it before there are threads or an event loop. If the daemon does not get ``ready``, the
+    first process ends with status 1 once the daemon has ended: by then it has said why.
 
     Args:
-        wanted: Without it nothing is done.
+        wanted: Without it there is one process, and nothing is done.
     """
 
     def __init__(self, *, wanted: bool) -> None:
-        self.wanted: Final = wanted
         self._pipe = -1
-
-    def __enter__(self) -> Self:
-        if not self.wanted:
-            return self
-        reading, writing = os.pipe()
+        if not wanted:
+            return
+        reading, self._pipe = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         if os.fork():
-            os.close(writing)
+            os.close(self._pipe)
             ready = os.read(reading, 1)
             os._exit(0 if ready else 1)  # nothing of this process is to be cleaned up
         os.close(reading)
         os.setsid()
-        self._pipe = writing
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
+        os.umask(_UMASK)
 
     def ready(self) -> None:
         """Let the parent end, and let go of its terminal and directory."""

@@ -223,8 +223,6 @@ def run(
                 if begun is not None:
                     begun.remove_pid_file()
 
-    with (
-        Background(wanted=daemonize) as background,
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
-    ):
+    background = Background(wanted=daemonize)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -226,6 +227,25 @@ def test_a_socket_with_a_whole_name_needs_no_working_directory(tmp_path):
             assert qmp.execute("query-status")["status"] == "running"
         assert daemon.end()[0] == 0
     assert os.listdir(tmp_path) == []
+
+
+def test_who_starts_a_background_daemon_is_told_why_it_fails_before_its_command_ends(tmp_path):
+    # The parent lives as long as its pipe to the daemon, which must not end before the message.
+    option = ("--daemonize", "--blockdev", "driver=zzz")
+    script = (
+        "import os, sys\n"
+        "from qmpfleece.cli import qsd, start\n"
+        "def complain(program, text):\n"
+        "    links = [os.readlink(f'/proc/self/fd/{n}') for n in range(3, 64)\n"
+        "             if os.path.exists(f'/proc/self/fd/{n}')]\n"
+        "    print(sum(link.startswith('pipe:') for link in links), text, flush=True)\n"
+        "start.complain = complain\n"
+        f"sys.exit(qsd.main({option!r}, program='qsd'))\n"
+    )
+    own = {"QMPFLEECE_LOOP": "asyncio"}  # it leaves no pipes of its own open
+    done = run(sys.executable, "-c", script, folder=tmp_path, environment=own)
+    assert done.returncode == 1
+    assert done.stdout.startswith("1 --blockdev driver=zzz: ")
 
 
 def test_in_a_directory_that_is_gone_no_socket_can_be_made(tmp_path):

@@ -361,6 +361,10 @@ def daemonized(d: Session) -> None:
     )
     d.adopt("pid")
     d.qmp("query-jobs")
+    create = {"driver": "file", "filename": d.path("image"), "size": 512}
+    d.qmp("blockdev-create", job_id="j", options=create)
+    d.event('"status": "concluded"')
+    d.tool("stat", "-c", "%A", "image", "qmp.sock", "pid")
 
 
 @scenario
