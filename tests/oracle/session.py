@@ -6,6 +6,7 @@ with a monitor on a unix socket, and is told to quit when the scenario ends.
 
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -180,9 +181,13 @@ class Session(Workspace):
     def finish(self) -> None:
         """Tell the daemon to quit, if it still runs, and write down its end."""
         if self._adopted is not None and self._monitor is not None:
+            ended = os.pidfd_open(self._adopted)
             self._monitor.send(b'{"execute": "quit"}')
             self._drain_monitor("quit")
-            self._adopted = None
+            # Its files go after its monitors.
+            if select.select([ended], [], [], PATIENCE_S)[0]:
+                self._adopted = None
+            os.close(ended)
         if self._process is None:
             return
         if self._monitor is None or not self._monitor.negotiated:
