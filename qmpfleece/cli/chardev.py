@@ -18,7 +18,7 @@ from qmpfleece.cli import qemuopts
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.qemuopts import switch
 from qmpfleece.cli.words import Informed
-from qmpfleece.control.option_text import number_of
+from qmpfleece.control.option_text import number_of, signed
 from qmpfleece.qmp import sockets
 from qmpfleece.qmp.listener import Monitor, QmpServer
 from qmpfleece.qmp.sockets import Address, TcpAddress, UnixAddress
@@ -197,6 +197,8 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
     for key in options.keys() & _REFUSED:
         if options[key] not in {"off", "no", "false", "n"}:
             raise QmpError(f"chardev: socket: '{key}' is not supported")
+    if signed(number_of("reconnect", options.get("reconnect", "0")), 64) > 0:
+        raise QmpError("chardev: socket: 'reconnect' is not supported")
     address = _address(options)
     family = socket.AF_UNSPEC
     if isinstance(address, TcpAddress):

@@ -56,13 +56,13 @@ def parse_or_ask(text: str, implied: str | None = None) -> tuple[dict[str, Tree]
     root: dict[str, Tree] = {}
     asked = False
     while text:
-        pair, text = _split(text, implied)
+        pair, text = _split(root, text, implied)
         if pair is None:
             asked = True
         else:
-            _put(root, _fragments(pair[0]), pair[1])
+            _put(root, *pair)
         implied = None
-    return {key: _listed(value, f"{key}.") for key, value in root.items()}, asked
+    return _below(root, ""), asked
 
 
 def tree_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Tree]:
@@ -73,8 +73,8 @@ def tree_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Tree]:
     """
     root: dict[str, Tree] = {}
     for key, value in pairs:
-        _put(root, _fragments(key), value)
-    return {key: _listed(value, f"{key}.") for key, value in root.items()}
+        _put(root, key, value)
+    return _below(root, "")
 
 
 def is_help(text: str) -> bool:
@@ -82,7 +82,9 @@ def is_help(text: str) -> bool:
     return text in {"help", "?"}
 
 
-def _split(text: str, implied: str | None) -> tuple[tuple[str, str] | None, str]:
+def _split(
+    root: dict[str, Tree], text: str, implied: str | None
+) -> tuple[tuple[str, str] | None, str]:
     """Split off the first pair of key and value, None if it asks for help; and what follows."""
     match = re.match(r"[^=,]*", text)
     assert match is not None
@@ -92,9 +94,8 @@ def _split(text: str, implied: str | None) -> tuple[tuple[str, str] | None, str]
             return None, rest[1:]
         if implied is not None and key:
             return (implied, key), rest[1:]
-        _fragments(key)
+        _descend(root, key)
         raise QmpError(f"Expected '=' after parameter '{key}'")
-    _fragments(key)
     value, rest = split_value(rest[1:])
     return (key, value), rest
 
@@ -106,14 +107,15 @@ def split_value(text: str) -> tuple[str, str]:
     return match.group().replace(",,", ","), text[match.end() + 1 :]
 
 
-def _fragments(key: str) -> list[str]:
-    """Return the parts of a dotted key.
+def _descend(root: dict[str, Tree], key: str) -> tuple[dict[str, Tree], str]:
+    """Return the object that a dotted key leads to, made if need be, and the key's last part.
 
     Raises:
-        QmpError: It is no key.
+        QmpError: It is no key, or leads through a value.
     """
-    fragments = []
-    start = 0
+    node = root
+    name = ""
+    start = depth = 0
     while True:
         # An index can't come first; names may themselves hold dots only in a ``__domain_``.
         match = (start > 0 and _INDEX.match(key, start)) or _FRAGMENT.match(key, start)
@@ -123,28 +125,35 @@ def _fragments(key: str) -> list[str]:
         if len(fragment) > _MAX_FRAGMENT:
             whole = fragment == key
             raise QmpError(f"Parameter{'' if whole else ' fragment'} '{fragment}' is too long")
-        fragments.append(fragment)
-        if len(fragments) > MAX_DEPTH + 1:
+        depth += 1
+        if depth > MAX_DEPTH + 1:
             raise QmpError("JSON nesting depth limit exceeded")
+        if start:
+            below = node.setdefault(name, {})
+            if not isinstance(below, dict):
+                raise _inconsistent(key[:start])
+            node = below
+        name = fragment
         if match.end() == len(key):
-            return fragments
+            return node, name
         start = match.end() + 1
 
 
-def _put(root: dict[str, Tree], fragments: list[str], value: str) -> None:
-    node = root
-    for depth, fragment in enumerate(fragments[:-1], 1):
-        below = node.setdefault(fragment, {})
-        if not isinstance(below, dict):
-            raise _inconsistent(".".join(fragments[:depth]) + ".")
-        node = below
-    if isinstance(node.get(fragments[-1]), dict):
-        raise _inconsistent(".".join(fragments) + ".")
-    node[fragments[-1]] = value  # the last one of several wins
+def _put(root: dict[str, Tree], key: str, value: str) -> None:
+    node, name = _descend(root, key)
+    if isinstance(node.get(name), dict):
+        raise _inconsistent(f"{key}.")
+    node[name] = value  # the last one of several wins
 
 
 def _inconsistent(prefix: str) -> QmpError:
     return QmpError(f"Parameters '{prefix}*' used inconsistently")
+
+
+def _below(tree: dict[str, Tree], prefix: str) -> dict[str, Tree]:
+    """Turn what is in an object into lists, in QEMU's order; its own order stays."""
+    listed = {key: _listed(tree[key], f"{prefix}{key}.") for key in ordered(tree)}
+    return {key: listed[key] for key in tree}
 
 
 def _listed(tree: Tree, prefix: str) -> Tree:
@@ -155,7 +164,7 @@ def _listed(tree: Tree, prefix: str) -> Tree:
     """
     if not isinstance(tree, dict):
         return tree
-    below = {key: _listed(value, f"{prefix}{key}.") for key, value in tree.items()}
+    below = _below(tree, prefix)
     indexes = [key for key in below if _INDEX.fullmatch(key)]
     if not indexes:
         return below

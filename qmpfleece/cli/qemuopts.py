@@ -43,9 +43,9 @@ def parse(
         Informed: It asks for help.
     """
     pairs = list(_pairs(text, implied))
-    for key, value in pairs:
-        if key == "id" and value is not None:
-            check_id(value)
+    ids = [value for key, value in pairs if key == "id" and value is not None]
+    if ids:
+        check_id(ids[0])
     found: dict[str, str] = {}
     for key, value in pairs:
         if value is not None:
@@ -58,6 +58,8 @@ def parse(
             flag, state = (key[2:], "off") if key.startswith("no") else (key, "on")
             _check(flag, state, known)
             found[flag] = state
+    if ids:
+        found["id"] = ids[0]  # of others the last value counts
     return found
 
 

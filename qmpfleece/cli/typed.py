@@ -12,6 +12,7 @@ from typing import Any, Final
 from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
 from qmpfleece.cli.keyval import Tree
+from qmpfleece.control.leftover import first_unexpected
 from qmpfleece.control.shape import (
     Alternate,
     Array,
@@ -72,9 +73,8 @@ def _struct(shape: Struct, tree: Tree, path: str) -> dict[str, Any]:
             found[member.wire] = typed(member.shape, tree[member.wire], prefix + member.wire)
         elif member.required:
             raise QmpError(f"Parameter '{prefix}{member.wire}' is missing")
-    for key in tree:
-        if key not in found:
-            raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
+    if (key := first_unexpected(tree, shape.by_wire)) is not None:
+        raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
     return found
 
 

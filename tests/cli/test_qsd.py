@@ -79,6 +79,8 @@ def test_a_wrong_command_line_gets_qemus_words(refused, arguments, message):
          "Failed to connect to '/no/such/x': No such file or directory"),
         ("chardev", "socket,id=c,path=q,server=on,telnet=on",
          "chardev: socket: 'telnet' is not supported"),
+        ("chardev", "socket,id=c,path=q,reconnect=1",
+         "chardev: socket: 'reconnect' is not supported"),
         ("monitor", "", "Parameter 'chardev' is missing"),
         ("monitor", "c", 'chardev "c" not found'),
         ("object", "secret,id=x", "Either 'file' or 'data' must be provided"),

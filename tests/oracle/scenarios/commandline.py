@@ -101,6 +101,37 @@ def blockdev_option_nested(d: Session) -> None:
 
 
 @scenario
+def blockdev_option_with_two_errors(d: Session) -> None:
+    """Which one is told depends on QEMU's hash tables, or on what is read first."""
+    all_fail(
+        d,
+        "--blockdev",
+        "null-co,node-name=a,zzz=1,yyy=2",
+        "null-co,node-name=a,yyy=1,zzz=2",
+        "null-co,node-name=a,zb=1,za=2,zc=3,zd=4",
+        "raw,node-name=a,file.driver=null-co,file.zz=1,file.yy=2",
+        "null-co,node-name=a,yy.1=x,yy.a=1,zz.1=x,zz.b=2",
+        "null-co,node-name=a,zz.1=x,zz.b=2,yy.1=x,yy.a=1",
+        "null-co,node-name=a,yy.1=x,zz.1=x",
+        "a=1,a.b",
+        "a=1,a.$=1",
+        "a=1,a.b.$=1",
+        "a.b=1,a",
+        "a.b=1,a.b.c.d",
+        "a.b=1,a.b.c.=1",
+        "a=1,a.b.%=1,c",
+    )
+
+
+@scenario
+def chardev_option_with_two_ids(d: Session) -> None:
+    """The first one counts."""
+    fails(d, "--chardev", "null,id=a,id=b", "--monitor", "b")
+    fails(d, "--chardev", "null,id=a,id=1", "--monitor", "b")
+    fails(d, "--chardev", "null,id=1,id=a")
+
+
+@scenario
 def blockdev_option_json_errors(d: Session) -> None:
     all_fail(
         d,
