@@ -55,6 +55,13 @@ def fits_unix(path: str) -> bool:
     return len(c_string(path)) < UNIX_PATH_BYTES
 
 
+def invented_path() -> str:
+    """Return where to listen if nobody has said it: a path as QEMU makes one up."""
+    import tempfile
+
+    return tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
+
+
 def listen_unix(path: str | bytes, shown: str) -> socket.socket:
     """Return a non-blocking socket that listens at a path, or at an abstract name (bytes).
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.sockets import family_of, peer_of
+from qmpfleece.base.sockets import family_of, invented_path, peer_of
 from qmpfleece.cli import qemuopts
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.qemuopts import switch
@@ -212,6 +212,8 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
         connection = await sockets.connect(address, family)
         return Chardev(name, connections=[connection], shown=_client_name(connection))
     wait = switch(options, "wait", default=True)
+    if isinstance(address, UnixAddress):
+        address = UnixAddress(address.path or invented_path())
     # Of the number QEMU keeps 16 bits.
     to = number_of("to", options["to"]) & 0xFFFF if "to" in options else None
     listening_at = await sockets.listen(address, family, to=to)

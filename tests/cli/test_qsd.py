@@ -266,6 +266,16 @@ def test_what_the_system_refuses_while_an_option_is_processed_is_told_with_it():
     assert caught.value.texts == ("--chardev null,id=c: Bad file descriptor",)
 
 
+def test_a_monitor_whose_socket_has_no_name_gets_one(tmp_path):
+    chardevs = ("--chardev", "socket,id=c,path=,server=on,wait=off", "--chardev", "stdio,id=s")
+    said = "".join(f'{{"execute":"{word}"}}' for word in ("qmp_capabilities", "query-chardev"))
+    folder = {"TMPDIR": str(tmp_path)}
+    words = (*chardevs, "--monitor", "c", "--monitor", "s")
+    done = run(QSD, *words, stdin=f'{said}{{"execute":"quit"}}', environment=folder)
+    assert f"disconnected:unix:{tmp_path}/qemu-socket-" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_socket_with_wait_lets_the_start_wait_for_its_client(tmp_path):
     command = (
         QSD,

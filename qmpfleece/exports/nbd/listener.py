@@ -54,11 +54,7 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
 
 
 def _listen_unix(address: UnixSocketAddress) -> Listener:
-    path = address.path
-    if not path:  # QEMU makes a name up
-        import tempfile
-
-        path = tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
+    path = address.path or sockets.invented_path()
     if address.abstract:
         name = b"\0" + os.fsencode(path)
         if not address.tight and address.tight is not None:
