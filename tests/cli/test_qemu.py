@@ -237,7 +237,6 @@ def test_qtest_steps_the_clock(tmp_path):
                     ("bogus 1", "FAIL Unknown command 'bogus'"),
                     ("x" * 200_000, f"FAIL Unknown command '{'x' * 200_000}'"),
                     ("endianness", "OK little"),
-                    (f"{'x' * (1 << 17)} 1", f"FAIL Unknown command '{'x' * (1 << 17)}'"),
                     (f"clock_step 0x{'f' * 5000}", "FAIL invalid number"),
                     ("clock_step", "OK 1234"),
                 ):
