@@ -195,6 +195,9 @@ class BlockDriver(Generic[O]):
     is_protocol: ClassVar[bool] = False
     #: A flush is one of the children, written to or not; ``Node.debug`` is not told of it.
     passes_flush: ClassVar[bool] = False
+    #: Its flush gives the system metadata that it alone has, so ``cache.no-flush`` skips only the
+    #: flushes of its children.
+    holds_metadata: ClassVar[bool] = False
     #: A flush goes on to all children that are written to, except these.
     unflushed_children: ClassVar[tuple[str, ...]] = ()
     #: Wire names of the options that decide what data the node shows; they make up its

@@ -309,10 +309,11 @@ async def flush_node(node: Node) -> None:
     debug = node.debug if writable and not passes else None
     if debug is not None:
         await debug("flush_to_os")
-    is_due = not node.options.cache_no_flush and node.flushed_gen != generation
+    no_flush = node.options.cache_no_flush
+    is_due = node.flushed_gen != generation and (not no_flush or node.driver.holds_metadata)
     if is_due:
         await node.driver.flush()
-        if debug is not None:  # of a node with a child, that was for its metadata
+        if debug is not None and not no_flush:  # the driver has flushed its metadata alone
             await debug("flush_to_disk")
     unflushed = node.driver.unflushed_children
     for child in tuple(node.children.values()):

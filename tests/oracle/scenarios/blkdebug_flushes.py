@@ -45,3 +45,21 @@ def blkdebug_flush_through_filters(d: Session) -> None:
         d.qmp("block-export-del", id=name, mode="hard")
         d.event("BLOCK_EXPORT_DELETED")
         d.qmp("blockdev-reopen", options=[{**options, "node-name": name, "file": below}])
+
+
+@scenario
+def blkdebug_events_of_a_flush_that_goes_no_further(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "q.qcow2", "1M")
+    images = {"raw": d.file("r.raw", SIZE), "qcow2": d.path("q.qcow2")}
+    d.nbd_server()
+    for driver, filename in images.items():
+        rules = [
+            rule("flush_to_os", errno=5, iotype="read", once=True),
+            rule("flush_to_disk", errno=28, iotype="read"),
+        ]
+        add(d, {"driver": "file", "filename": filename}, name=f"b{driver}", inject_error=rules)
+        cache = {"no-flush": True}
+        d.qmp("blockdev-add", driver=driver, node_name=driver, file=f"b{driver}", cache=cache)
+        d.qmp("block-export-add", id=driver, type="nbd", node_name=driver, writable=True)
+        ask(d, driver, "write 0 512", "flush", "read 0 512", "read 0 512", "write 0 512")
+        ask(d, driver, "flush", "read 0 512")

@@ -56,6 +56,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     zero_flags = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
     supports_backing = True
     compresses = True
+    holds_metadata = True
 
     image: Image
     _loaded = False
