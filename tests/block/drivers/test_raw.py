@@ -67,10 +67,11 @@ async def test_end_of_a_window_of_odd_length_reads_as_zeroes(graph, disk):
     edge = hold(graph, node, Perm.CONSISTENT_READ)
     assert await read(edge, SIZE - 110, 110) == DATA[-10:] + bytes(100)
     assert await read(edge, SIZE - 100, 100) == bytes(100)
-    extents = await status.block_status(node, SIZE - 100, 100, 9)
-    assert [(extent.length, extent.flags & Status.ZERO) for extent in extents] == [
-        (100, Status.ZERO)
-    ]
+    for start, length in ((100, 100), (76, 10), (1, 1)):
+        extents = await status.block_status(node, SIZE - start, length, 9)
+        assert [(extent.length, extent.flags & Status.ZERO) for extent in extents] == [
+            (length, Status.ZERO)
+        ]
 
 
 async def test_windows_outside_the_file_are_refused_in_qemus_words(graph, disk):

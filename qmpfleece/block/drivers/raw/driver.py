@@ -169,15 +169,14 @@ class Raw(BlockDriver[RawOptions]):
 
         Differs: QEMU says neither data nor zero where only a backing file of ``file`` has it.
         """
-        length = min(length, self._size - offset)
-        if length <= 0:
-            return self._tail_status(offset)
-        return status.status_above(self._file.node, self._offset + offset, length, limit)
+        inside = min(length, self._size - offset)
+        if inside <= 0:
+            return self._tail_status(length)
+        return status.status_above(self._file.node, self._offset + offset, inside, limit)
 
-    async def _tail_status(self, offset: int) -> list[Extent]:
+    async def _tail_status(self, length: int) -> list[Extent]:
         """Tell what the last sector has past a window of odd length."""
-        flags = Status.ZERO | Status.ALLOCATED
-        return [Extent(self.node.length - offset, flags, node=self.node)]
+        return [Extent(length, Status.ZERO | Status.ALLOCATED, node=self.node)]
 
     @property
     def cluster_size(self) -> int:
