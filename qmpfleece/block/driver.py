@@ -209,6 +209,8 @@ class BlockDriver(Generic[O]):
     zero_flags: ClassVar[int] = ReqFlags.NONE
     #: Whether a child ``backing`` may be attached and detached while the node is open.
     supports_backing: ClassVar[bool] = False
+    #: Whether a discard is a request at all.
+    discards: ClassVar[bool] = True
     #: Whether ``pwrite_compressed`` is there.
     compresses: ClassVar[bool] = False
 

@@ -165,7 +165,8 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
     """Make a range read as zeroes.
 
     Raises:
-        OSError: As ``pwrite``; ENOTSUP under NO_FALLBACK: there is no fast way.
+        OSError: As ``pwrite``; ENOTSUP under NO_FALLBACK: there is no fast way, as there never
+            is for parts of blocks.
     """
     node = child.node
     _check_write(child, offset, length)
@@ -174,6 +175,8 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
         flags &= ~ReqFlags.MAY_UNMAP
     if not length:
         return
+    if flags & ReqFlags.NO_FALLBACK and (offset | length) % node.request_alignment:
+        raise BlockError(errno.ENOTSUP)
     node.in_flight += 1
     request: Req | None = None
     try:
@@ -189,28 +192,41 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
 async def pdiscard(child: Child, offset: int, length: int) -> None:
     """Say that a range is no longer needed. What it reads as afterwards is undefined.
 
-    Does nothing unless the node was opened with ``discard: unmap``. Parts that the driver
-    can't discard for their alignment are left alone.
+    Does nothing unless the node was opened with ``discard: unmap``. Parts of blocks are left to
+    the driver, apart from whole ones, which it can do something with at least.
     """
     node = child.node
     _check_write(child, offset, length)
-    if not node.options.unmap:
-        return
-    align = node.request_alignment
-    start, end = align_up(offset, align), align_down(offset + length, align)
-    if start >= end:
+    if not node.options.unmap or not node.driver.discards or length <= 0:
         return
     node.in_flight += 1
     request: Req | None = None
     try:
         if node.tracks:
-            request = await _track(node, start, end - start, ReqFlags.NONE)
-        await node.driver.pdiscard(start, end - start)
+            request = await _enter(node, offset, length)
+        if (offset | length) % node.request_alignment:
+            await _discard_parts(node, offset, length)
+        else:
+            await _discard(node, offset, length)
+    finally:
+        _finish_write(node, offset, length, request, discard=True)
+
+
+async def _discard_parts(node: Node, offset: int, length: int) -> None:
+    align = node.request_alignment
+    end = offset + length
+    first, last = min(align_up(offset, align), end), max(align_down(end, align), offset)
+    for start, stop in ((offset, first), (first, last), (max(first, last), end)):
+        if start < stop:
+            await _discard(node, start, stop - start)
+
+
+async def _discard(node: Node, offset: int, length: int) -> None:
+    try:
+        await node.driver.pdiscard(offset, length)
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise
-    finally:
-        _finish_write(node, offset, length, request, discard=True)
 
 
 async def flush(child: Child) -> None:
@@ -326,21 +342,16 @@ async def flush_node(node: Node) -> None:
 async def _zero_aligned_and_edges(node: Node, offset: int, length: int, flags: int) -> None:
     align = node.request_alignment
     start, end = align_up(offset, align), align_down(offset + length, align)
+    zeroes = memoryview(_ZEROES)
     if start > end:  # inside one block
-        await _zero_edge(node, offset, length, flags)
+        await _pwrite_unaligned(node, offset, zeroes[:length], flags)
         return
     if offset < start:
-        await _zero_edge(node, offset, start - offset, flags)
+        await _pwrite_unaligned(node, offset, zeroes[: start - offset], flags)
     if start < end:
         await _zero_aligned(node, start, end - start, flags)
     if end < offset + length:
-        await _zero_edge(node, end, offset + length - end, flags)
-
-
-async def _zero_edge(node: Node, offset: int, length: int, flags: int) -> None:
-    if flags & ReqFlags.NO_FALLBACK:
-        raise BlockError(errno.ENOTSUP)
-    await _pwrite_unaligned(node, offset, memoryview(_ZEROES)[:length], flags)
+        await _pwrite_unaligned(node, end, zeroes[: offset + length - end], flags)
 
 
 async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> None:
@@ -415,6 +426,10 @@ async def _track(node: Node, offset: int, length: int, flags: int) -> Req:
     """Enter a write, after the serialising requests that overlap it have ended."""
     if flags & ReqFlags.SERIALISING or (offset | length) % node.request_alignment:
         return await _serialise(node, offset, length)
+    return await _enter(node, offset, length)
+
+
+async def _enter(node: Node, offset: int, length: int) -> Req:
     await node.serialising.wait_all(offset, length)
     if node.on_write is not None:
         node.on_write(offset + length)

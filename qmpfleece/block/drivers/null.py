@@ -43,6 +43,7 @@ class NullCo(BlockDriver[NullCoOptions]):
     is_protocol = True
     strong_options: ClassVar[tuple[str, ...]] = ("size", "read-zeroes")
     write_flags = ReqFlags.FUA
+    discards = False
     mutable_options: ClassVar[frozenset[str] | None] = frozenset()
     #: Not NO_FALLBACK: in QEMU it has no way to zero that is faster than to write.
     zero_flags = ReqFlags.FUA | ReqFlags.MAY_UNMAP
@@ -69,10 +70,6 @@ class NullCo(BlockDriver[NullCoOptions]):
         await self._delay()
 
     async def pwrite_zeroes(self, offset: int, length: int, flags: int) -> None:
-        """Do nothing."""
-        await self._delay()
-
-    async def pdiscard(self, offset: int, length: int) -> None:
         """Do nothing."""
         await self._delay()
 

@@ -54,12 +54,12 @@ def discard(fd: int, offset: int, length: int) -> None:
     """Deallocate a range of a file or block device.
 
     Raises:
-        OSError: ENOTSUP where it can't be done.
+        OSError: ENOTSUP where it can't be done; EINVAL for parts of a device's blocks.
     """
     if stat.S_ISREG(os.fstat(fd).st_mode):
         fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
     else:
-        _device(fd, _BLKDISCARD, offset, length)
+        _device(fd, _BLKDISCARD, offset, length, _NOT_SUPPORTED - {errno.EINVAL})
 
 
 def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool = False) -> None:
@@ -109,13 +109,13 @@ def _zero_device(fd: int, offset: int, length: int, *, unmap: bool, fast: bool) 
         return
     if fast:
         raise BlockError(errno.ENOTSUP)
-    _device(fd, _BLKZEROOUT, offset, length)
+    _device(fd, _BLKZEROOUT, offset, length, _NOT_SUPPORTED)
 
 
-def _device(fd: int, request: int, offset: int, length: int) -> None:
+def _device(fd: int, request: int, offset: int, length: int, not_supported: set[int]) -> None:
     try:
         fcntl.ioctl(fd, request, struct.pack("QQ", offset, length))
     except OSError as error:
-        if error.errno in _NOT_SUPPORTED:
+        if error.errno in not_supported:
             raise BlockError(errno.ENOTSUP) from error
         raise

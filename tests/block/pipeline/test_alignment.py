@@ -1,6 +1,7 @@
 """Unaligned requests, and those that nothing may overlap."""
 
 import asyncio
+import errno
 import random
 
 import pytest
@@ -64,12 +65,20 @@ async def test_empty_unaligned_write_touches_nothing(graph):
     assert not disk.seen("write", "zero")
 
 
-async def test_discard_leaves_partial_blocks_alone(graph):
+async def test_discard_leaves_parts_of_blocks_to_the_driver_apart_from_whole_ones(graph):
     disk = add_memory(graph, "disk", b"x" * SIZE, alignment=4096, discard="unmap")
     edge = hold(graph, disk.node)
-    await pipeline.pdiscard(edge, 100, 4000)
-    await pipeline.pdiscard(edge, 1, 12287)
-    assert disk.seen() == [("discard", 4096, 8192, 0)]
+    disk.errors["discard"] = errno.ENOTSUP
+    for offset, length, expected in (
+        (100, 3000, [(100, 3000)]),
+        (100, 4000, [(100, 3996), (4096, 4)]),
+        (1, 12287, [(1, 4095), (4096, 8192)]),
+        (1, 12288, [(1, 4095), (4096, 8192), (12288, 1)]),
+        (4096, 8193, [(4096, 8192), (12288, 1)]),
+        (8192, 1, [(8192, 1)]),
+    ):
+        await pipeline.pdiscard(edge, offset, length)
+        assert [call[1:3] for call in disk.seen("discard")] == expected
 
 
 @settings(max_examples=60)

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.perm import Perm
@@ -68,6 +69,22 @@ async def test_block_device_is_read_and_written_like_a_file(graph, device, direc
     await backend.detach()
     await graph.delete("n")
     assert path.read_bytes() == model
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_device_says_that_it_discards_no_parts_of_sectors(graph, device, direct):
+    """As QEMU has it; found by asking it, since it would take a device of the system's."""
+    sector, path, name = device
+    before = path.read_bytes()
+    given = {"driver": "host_device", "node-name": "n", "filename": name, "discard": "unmap"}
+    node = await graph.add(validate_blockdev({**given, "cache": {"direct": direct}}))
+    edge = hold(graph, node, W)
+    for offset, length in ((0, 100), (sector + 1, 4 * sector), (8 * sector - 1, sector)):
+        with pytest.raises(OSError, match="Invalid argument"):
+            await pipeline.pdiscard(edge, offset, length)
+    assert path.read_bytes() == before
+    await pipeline.pdiscard(edge, 0, 2 * sector)
+    assert path.read_bytes() == bytes(2 * sector) + before[2 * sector :]
 
 
 # -- with QEMU -----------------------------------------------------------------------------
