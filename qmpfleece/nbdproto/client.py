@@ -87,6 +87,7 @@ class ClientHandshake:
         self._contexts = tuple(contexts)
         self._listing = listing
         self._export = ServerExport(export)
+        self._sized = False
         self._state = _State.GREETING
         self._zeroes = codec.EXPORT_ZEROES
         self._data = bytearray()
@@ -196,6 +197,8 @@ class ClientHandshake:
         if self._state is _State.LIST:
             self._state = _State.DONE
             return codec.pack_option(const.OPT_ABORT)
+        if not self._sized:
+            raise NbdProtocolError("broken server omitted NBD_INFO_EXPORT")
         return self._finish()
 
     def _refused(self, error: NbdRefused) -> bytes:
@@ -217,6 +220,7 @@ class ClientHandshake:
             if len(rest) != codec.EXPORT.size:
                 raise NbdProtocolError("NBD_INFO_EXPORT of wrong length")
             export.size, export.flags = codec.EXPORT.unpack(rest)
+            self._sized = True
         elif kind == const.INFO_NAME:
             export.name = codec.decode(rest)
         elif kind == const.INFO_DESCRIPTION:

@@ -94,6 +94,7 @@ BAD_SERVERS = {
         reply(7, 0x80000001),
         b"\x80" + bytes(9),
     ),
+    "no export info": (GREETING, reply(8, 1), reply(7, 1)),
     "bad block sizes": (GREETING, reply(8, 1), reply(7, 3, b"\0\3" + struct.pack(">3I", 3, 4, 5))),
 }
 
