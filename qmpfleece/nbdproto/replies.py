@@ -12,7 +12,9 @@ set; only a server that breaks the protocol makes the parser raise.
 Source: NBD protocol, "Transmission phase", "Structured replies".
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 from qmpfleece.base.units import KIB
@@ -44,7 +46,8 @@ class Pending:
     """
 
     __slots__ = (
-        "_covered", "buffer", "cookie", "error", "extents", "length", "message", "offset", "type",
+        "_end", "_gaps", "buffer", "cookie", "error", "extents", "length", "message", "offset",
+        "type",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +66,9 @@ class Pending:
         self.error = 0
         self.message = ""
         self.extents: dict[int, extents.Extents] = {}
-        self._covered = 0
+        #: Where the read data ends that has come, and the (start, end) that are missing before.
+        self._end = 0
+        self._gaps: list[tuple[int, int]] = []
 
     def _claim(self, offset: int, length: int) -> memoryview:
         """Return the part of the buffer that a chunk describes."""
@@ -72,8 +77,21 @@ class Pending:
             raise NbdProtocolError("read data for a request that is no read")
         if start < 0 or not length or start + length > self.length:
             raise NbdProtocolError("read data outside of what was asked for")
-        self._covered += length
-        return self.buffer[start : start + length]
+        end = start + length
+        if start >= self._end:
+            if start > self._end:
+                self._gaps.append((self._end, start))
+            self._end = end
+        else:
+            self._fill_gap(start, end)
+        return self.buffer[start:end]
+
+    def _fill_gap(self, start: int, end: int) -> None:
+        at = bisect_right(self._gaps, start, key=itemgetter(0)) - 1
+        if at < 0 or end > self._gaps[at][1]:
+            raise NbdProtocolError("read data sent twice")
+        rest = ((self._gaps[at][0], start), (end, self._gaps[at][1]))
+        self._gaps[at : at + 1] = [gap for gap in rest if gap[0] < gap[1]]
 
     def _fail(self, error: int, message: str) -> None:
         if not self.error:
@@ -84,7 +102,7 @@ class Pending:
         """Check that the reply was whole."""
         if self.error:
             return
-        if self.type == const.CMD_READ and self._covered != self.length:
+        if self.type == const.CMD_READ and (self._gaps or self._end != self.length):
             raise NbdProtocolError("read reply does not cover the request")
         if self.type == const.CMD_BLOCK_STATUS and not self.extents:
             raise NbdProtocolError("block status reply without extents")

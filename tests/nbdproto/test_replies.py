@@ -1,6 +1,9 @@
 import struct
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qmpfleece.nbdproto import const, extents, transmission
 from qmpfleece.nbdproto.codec import NbdProtocolError
@@ -109,6 +112,14 @@ BROKEN = {
     "hole past the request": transmission.pack_hole(1, SIZE, SIZE, 1),
     "empty hole": transmission.pack_hole(1, 512, 0, 1),
     "too little data": data_chunk(512, b"12345", 1),
+    "no data in between": data_chunk(512, CONTENT[:-10], 0)
+    + data_chunk(512 + SIZE - 5, b"12345", 1),
+    "first half twice": 2 * data_chunk(512, CONTENT[: SIZE // 2], 0) + transmission.pack_none(1),
+    "second half twice": 2 * data_chunk(512 + SIZE // 2, CONTENT[: SIZE // 2], 0)
+    + transmission.pack_none(1),
+    "overlap at the end of a gap": data_chunk(512 + 1000, CONTENT[1000:], 0)
+    + data_chunk(512 + 500, CONTENT[500:1001], 0),
+    "hole over data": data_chunk(512, CONTENT, 0) + transmission.pack_hole(1, 600, 10, 1),
     "data chunk without data": chunk(1, bytes(8)),
     "none without done": chunk(0, b"", 0),
     "none with content": chunk(0, b"x"),
@@ -143,3 +154,21 @@ def test_handshake_leftover_is_fed():
     parser = ReplyParser({1: request}.get)
     assert parser.feed(data_chunk(0, CONTENT, 1)) == [request]
     assert request.buffer == CONTENT
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_reads_are_whole_exactly_when_each_byte_has_come_once(dice, repeats):
+    cuts = sorted({0, 200, *(dice.randrange(200) for _ in range(dice.randrange(12)))})
+    pieces = list(pairwise(cuts))
+    dice.shuffle(pieces)
+    request = pending_read(length=200)
+    stream = b"".join(data_chunk(start, CONTENT[start:end], 0) for start, end in pieces)
+    if repeats:
+        start = dice.randrange(200)
+        end = dice.randrange(start + 1, 201)
+        stream += data_chunk(start, CONTENT[start:end], 0)
+        with pytest.raises(NbdProtocolError, match="twice"):
+            parse(stream, request)
+        return
+    assert parse(stream + transmission.pack_none(1), request) == [request]
+    assert request.buffer == CONTENT[:200]
