@@ -64,6 +64,7 @@ class Export(Generic[O]):
     Attributes:
         id: Unique among the exports.
         backend: The handle on the node.
+        drive: The drive whose name was given for the node, None: it was the node's own.
         borrowed: Whether it is a device's.
         shutting_down: Takes no new users any more.
         users: How many clients are connected.
@@ -84,6 +85,7 @@ class Export(Generic[O]):
         self.writable: Final = bool(options.writable)
         self.shutting_down = False
         self.users = 0
+        self.drive: Backend | None = None
         self._unused = asyncio.Event()
         perm = Perm.CONSISTENT_READ | (Perm.WRITE if self.writable else Perm.NONE)
         self.borrowed: Final = backend is not None

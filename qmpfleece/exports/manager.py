@@ -103,7 +103,11 @@ class ExportManager:
         return export
 
     async def add_nbd(
-        self, options: "NbdServerAddOptions", node: Node, backend: Backend | None = None
+        self,
+        options: "NbdServerAddOptions",
+        node: Node,
+        backend: Backend | None = None,
+        drive: Backend | None = None,
     ) -> "Export[Any]":
         """Export a node over NBD, its name being the id. Source: QAPI ``nbd-server-add``.
 
@@ -113,6 +117,7 @@ class ExportManager:
             options: How.
             node: Which.
             backend: The handle of a device on the node, to export what the device has.
+            drive: The drive that the node was named by; see ``delete_of_medium``.
 
         Raises:
             QmpError: It can't be done; nothing has changed.
@@ -123,7 +128,7 @@ class ExportManager:
         if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
             raise QmpError(f"export name '{name}' too long")
         writable = not node.read_only and (backend is None or bool(backend.perm & Perm.WRITE))
-        return await self.add(
+        export = await self.add(
             NbdExportOptions(
                 type="nbd",
                 id=name,
@@ -135,6 +140,8 @@ class ExportManager:
             ),
             backend,
         )
+        export.drive = drive
+        return export
 
     def begin_delete(self, export_id: str, mode: "RemoveMode" = "safe") -> "Export[Any]":
         """Start to remove an export; ``finish_delete`` is what follows the reply.
@@ -189,6 +196,10 @@ class ExportManager:
     async def delete_of(self, backend: Backend) -> None:
         """Delete the exports of a device's handle; clients are thrown out, requests end."""
         await self._delete([e for e in self._exports.values() if e.backend is backend])
+
+    async def delete_of_medium(self, drive: Backend) -> None:
+        """Do the same with those that the drive's name stood for, as its medium goes."""
+        await self._delete([e for e in self._exports.values() if e.drive is drive])
 
     async def _delete(self, exports: "list[Export[Any]]") -> None:
         """Delete exports; wait for their requests."""

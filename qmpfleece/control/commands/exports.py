@@ -70,8 +70,9 @@ async def nbd_server_add(system: System, options: Annotated[NbdServerAddOptions,
     name = options.device
     device = system.devices.find(name)
     backend = device.backend if device is not None else None
-    if backend is None or system.drives.get(name) or system.graph.get(name):
-        await system.exports.add_nbd(options, system.drives.find_node(name))
+    drive = system.drives.get(name)
+    if backend is None or drive is not None or system.graph.get(name):
+        await system.exports.add_nbd(options, system.drives.find_node(name), drive=drive)
         return
     if backend.node is None:
         raise QmpError(f"Device '{name}' has no medium")

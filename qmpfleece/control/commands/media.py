@@ -106,7 +106,9 @@ async def blockdev_close_tray(
 @command("blockdev-remove-medium", machine=True)
 async def blockdev_remove_medium(system: System, id: str) -> None:  # noqa: A002 - its name
     """Take the medium out of an open tray."""
-    await _remove(_removable(system, None, id), id)
+    disk = _removable(system, None, id)
+    await _remove(disk, id)
+    await system.exports.delete_of_medium(disk.backend)
 
 
 @command("blockdev-insert-medium", machine=True)
@@ -159,6 +161,7 @@ async def blockdev_change_medium(
         await _remove(_removable(system, device, id), device or id)
         disk.backend.attach(node)
         await blockdev_close_tray(system, device, id)
+        await system.exports.delete_of_medium(disk.backend)
     finally:
         await graph.release(node)
 
@@ -175,3 +178,4 @@ async def eject(
     disk = _removable(system, device, id)
     _move_tray(system, disk, to_open=True)
     await _remove(disk, device or id)
+    await system.exports.delete_of_medium(disk.backend)
