@@ -41,8 +41,11 @@ def select(
 
 
 def _listed(context: str, asked: set[str]) -> bool:
-    """A query lists a context by its name, or by a leading part that ends in a colon."""
-    parts = context.split(":")
+    """A query lists a context by its name, or by a leading part that ends in a colon.
+
+    Colons in a bitmap's name end no such part.
+    """
+    parts = context.split(":", 2)
     prefixes = {":".join(parts[:n]) + ":" for n in range(1, len(parts))}
     return context in asked or not asked.isdisjoint(prefixes)
 

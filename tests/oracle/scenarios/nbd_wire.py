@@ -121,6 +121,24 @@ def wire_meta_contexts(d: Session) -> None:
 
 
 @scenario
+def wire_meta_contexts_of_bitmaps_with_colons(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="f", size=1 << 20)
+    names = ["b", "b:c", "b:", ":", "", "dirty-bitmap:b"]
+    for name in names:
+        d.qmp("block-dirty-bitmap-add", node="f", name=name, disabled=True)
+    d.nbd_server()
+    names.remove("")
+    d.qmp("block-export-add", type="nbd", id="e", node_name="f", name="e", bitmaps=names)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    for name in (*names, "", "b:c:", "::", "dirty-bitmap:"):
+        client.option(LIST_META, meta("e", f"qemu:dirty-bitmap:{name}"))
+        client.option(SET_META, meta("e", f"qemu:dirty-bitmap:{name}"))
+    for query in ("qemu:dirty-bitmap", "qemu:", ":", "qemu::", "base:", "base::"):
+        client.option(LIST_META, meta("e", query))
+
+
+@scenario
 def wire_export_name(d: Session) -> None:
     serve(d)
     for flags in (1, 3):
