@@ -7,8 +7,6 @@ from qmpfleece.nbdproto.option import Session, option
 @option(const.OPT_EXPORT_NAME, "export name")
 def export_name(session: Session, data: bytes) -> None:
     """Enter the export, or close the connection: there is no error reply."""
-    if len(data) > const.MAX_STRING:
-        return session.close("Bad length received")
     # QEMU takes the name as a C string: what follows a NUL is not part of it.
     export = session.directory.find_export(codec.decode(data.split(b"\0", 1)[0]))
     if export is None:
