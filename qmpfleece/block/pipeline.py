@@ -118,9 +118,7 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
         _check_write(child, offset, length)
     assert child.may_write, f"{child!r} writes without the permission"
     if node.options.detect_zeroes != "off" and length and is_zero(buf):
-        if node.options.detect_zeroes == "unmap":
-            flags |= ReqFlags.MAY_UNMAP
-        await pwrite_zeroes(child, offset, length, flags)
+        await _pwrite_detected(child, offset, length, flags)
         return
     node.in_flight += 1
     request: Req | None = None
@@ -144,6 +142,12 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
         _finish_write(node, offset, length, request)
 
 
+async def _pwrite_detected(child: Child, offset: int, length: int, flags: int) -> None:
+    if child.node.options.detect_zeroes == "unmap":
+        flags |= ReqFlags.MAY_UNMAP
+    await pwrite_zeroes(child, offset, length, flags)
+
+
 async def pwrite_compressed(child: Child, offset: int, buf: memoryview) -> None:
     """Write whole clusters, which hold no data yet, compressed.
 
@@ -152,6 +156,9 @@ async def pwrite_compressed(child: Child, offset: int, buf: memoryview) -> None:
     """
     node = child.node
     _check_write(child, offset, len(buf))
+    if node.options.detect_zeroes != "off" and buf and is_zero(buf):
+        await _pwrite_detected(child, offset, len(buf), ReqFlags.NONE)
+        return
     node.in_flight += 1
     request: Req | None = None
     try:
