@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from qmpfleece.base.eager import DONE
-from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.fdsets import FdSets, close, is_in_a_set
 from qmpfleece.base.files import c_string, pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
@@ -238,14 +238,14 @@ class File(BlockDriver[FileOptions]):
         await self._making_holes(self._discards.count(length, call), offset, length)
 
     async def flush(self) -> None:
-        """Call fdatasync. After a failed one the page cache is unreliable: all later ones fail."""
+        """Call fdatasync. After a failed one the page cache is unreliable: later ones fail too."""
         if self._flush_error:
             raise BlockError(self._flush_error)
         try:
             await self._queue.submit(os.fdatasync, self._fd)
         except OSError as error:
-            if not self._direct and error.errno in {errno.EIO, errno.ENOSPC, errno.EDQUOT}:
-                self._flush_error = errno.EIO
+            if not self._direct:
+                self._flush_error = errno_of(error)
             raise
 
     async def truncate(self, length: int) -> None:
