@@ -31,9 +31,7 @@ def compressed_backup_to_what_detects_zeroes(d: Session) -> None:
     d.qmp("blockdev-add", driver="file", node_name="d", filename=filename)
     for detect, discard in (("on", "ignore"), ("unmap", "unmap")):
         _detecting(d, detect, discard)
-        d.qmp(
-            "blockdev-backup", job_id="j", device="d", target=detect, sync="full", compress=True
-        )
+        d.qmp("blockdev-backup", job_id="j", device="d", target=detect, sync="full", compress=True)
         d.event("BLOCK_JOB_COMPLETED")
         d.qmp("blockdev-del", node_name=detect)
         d.tool("qemu-img", "map", "--output=json", f"{detect}.qcow2")

@@ -136,3 +136,11 @@ def names_of_files_with_a_zero(d: Session) -> None:
     d.qmp("nbd-server-stop")
     d.transcript.add(f"# {sorted(os.listdir(os.fsencode(d.dir)))}")
     d.qmp("nbd-server-start", addr={"type": "unix", "data": {"path": "/" + "\0" * 54}})
+
+
+@scenario
+def server_on_any_port_of_all_interfaces(d: Session) -> None:
+    for more in ({}, {"to": 0}, {"to": 10}, {"to": 65535}):
+        data = {"host": "", "port": "0", **more}
+        d.qmp("nbd-server-start", addr={"type": "inet", "data": data})
+        d.qmp("nbd-server-stop")
