@@ -9,6 +9,7 @@ then as many as need not wait.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 from qmpfleece.base.clock import Clock, Timer
@@ -51,6 +52,7 @@ class ThrottleGroup:
         name: The id of its object.
         limits: The first limits.
         clock: The event loop, but for tests.
+        on_empty: Called when the last member has left.
 
     Attributes:
         limited: Whether there are limits at all; if not, nobody needs to ask.
@@ -58,8 +60,15 @@ class ThrottleGroup:
         members: The nodes, newest first.
     """
 
-    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        clock: Clock,
+        on_empty: Callable[[], object] | None = None,
+    ) -> None:
         self.name = name
+        self._on_empty = on_empty
         self.members: list[Member] = []
         self._clock = clock
         self._timers: list[Timer | None] = [None, None]
@@ -100,6 +109,8 @@ class ThrottleGroup:
             if len(self.members) == 1:
                 self._disarm(write=write)
         del self.members[index]
+        if not self.members and self._on_empty is not None:
+            self._on_empty()
 
     async def admit(self, member: Member, length: int, *, write: bool) -> None:
         """Wait until a request of ``length`` bytes may go. Cancellation-safe.

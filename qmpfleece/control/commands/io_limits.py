@@ -4,6 +4,7 @@ Source: QAPI ``BlockIOThrottle``; checks and texts as QEMU 7.2 has them.
 """
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 from qmpfleece.base.errors import QmpError
@@ -78,7 +79,6 @@ def move(system: System, backend: Backend, name: str | None) -> None:
     if old is not None and old.name == name:
         return
     if name is not None and name not in groups:
-        groups[name] = ThrottleGroup(name, Limits(), asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        groups[name] = ThrottleGroup(name, Limits(), loop, partial(groups.pop, name))
     backend.join(groups[name] if name is not None else None)
-    if old is not None and not old.members and system.objects.get(old.name) is None:
-        del groups[old.name]

@@ -132,3 +132,31 @@ def io_limits_of_a_virtio_disk_are_those_of_the_device_inside(d: Session) -> Non
         _limit(d, id=which, bps=1000)
         d.qmp("eject", id=which)
     d.qmp("query-block")
+
+
+@system_scenario
+def io_limits_of_a_group_whose_last_member_is_a_node(d: Session) -> None:
+    _start(d)
+    throttle = {"driver": "throttle", "node-name": "t", "file": "f", "throttle-group": "g"}
+    null(d, "f")
+    _limit(d, id="sda", group="g", iops=100)
+    d.qmp("blockdev-add", **throttle)
+    _limit(d, id="sda")
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-del", node_name="t")
+    d.qmp("blockdev-add", **throttle)
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-add", **throttle)
+    d.qmp("blockdev-del", node_name="t")
+    d.qmp("object-del", id="g")
+    d.qmp("object-add", qom_type="throttle-group", id="other")
+    _limit(d, id="sda", group="g", iops=100)
+    d.qmp("blockdev-add", **throttle)
+    _limit(d, id="sda", group="h", iops=100)
+    d.qmp("blockdev-reopen", options=[throttle | {"throttle-group": "other"}])
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-reopen", options=[throttle | {"throttle-group": "h"}])
+    unplug(d, "sda")
+    d.qmp("object-add", qom_type="throttle-group", id="h")
+    d.qmp("blockdev-reopen", options=[throttle])
+    d.qmp("object-add", qom_type="throttle-group", id="h")
