@@ -387,6 +387,12 @@ class BlockDriver(Generic[O]):
         return child.node.exact_filename if child is not None else ""
 
     @property
+    def keeps_length(self) -> bool:
+        """Whether whoever makes it shorter, as formats do with files, leaves it as it is."""
+        child = self.filtered_child
+        return child is not None and child.node.driver.keeps_length
+
+    @property
     def cluster_size(self) -> int:
         """The allocation unit in bytes, 0 if there is none (``bdi.cluster_size``)."""
         child = self.filtered_child

@@ -249,6 +249,8 @@ async def flush(child: Child) -> None:
 async def truncate(child: Child, length: int) -> None:
     """Change a node's size in bytes. Its users hold no requests in what is cut off.
 
+    A device that is longer stays so.
+
     Raises:
         OSError: EPERM: the node is read-only; ENOTSUP: it can't be resized; ENOMEM: a bitmap
             can't be so large. Its length is what it was.
@@ -257,10 +259,14 @@ async def truncate(child: Child, length: int) -> None:
     if node.options.read_only:
         raise BlockError(errno.EPERM)
     assert child.may_resize, f"{child!r} resizes without the permission"
+    if length <= node.length and node.driver.keeps_length:
+        return
     node.in_flight += 1
     before = node.length
     try:
         await node.driver.truncate(length)
+        if node.driver.keeps_length:
+            length = max(length, node.length)
         whole = align_down if node.driver.length_is_told else align_up
         try:
             set_length(node, whole(length, SECTOR))

@@ -1,6 +1,7 @@
 """Resizing a node through a user's handle, with the words of ``block_resize``."""
 
 import errno
+import os
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -42,7 +43,8 @@ async def resize(backend: Backend, length: int, preallocation: str = "off") -> N
             await pipeline.truncate(root, length)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            raise QmpError("Image format driver does not support resize") from error
+            told = error.strerror != os.strerror(errno.ENOTSUP) and error.strerror
+            raise QmpError(told or "Image format driver does not support resize") from error
         text = error.strerror or "Failed to resize"
         at_file = not _is_image(node)
         raise QmpError(f"Could not resize file: {text}" if at_file else text) from error

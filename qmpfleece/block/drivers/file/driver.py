@@ -22,6 +22,7 @@ from qmpfleece.base.files import c_string, pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring.writes import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
+from qmpfleece.block import pipeline
 from qmpfleece.block.driver import (
     BlockDriver,
     Extent,
@@ -390,6 +391,22 @@ class HostDevice(File):
                 f"'{self.driver_name}' driver requires '{self.options.filename}' to be either a"
                 " character or block device"
             )
+
+    @property
+    def keeps_length(self) -> bool:
+        """It does."""
+        return True
+
+    async def truncate(self, length: int) -> None:
+        """Take note of how far the device has grown.
+
+        Raises:
+            OSError: ENOTSUP: not as far as that.
+        """
+        size = await self._queue.submit(os.lseek, self._fd, 0, os.SEEK_END)
+        if length > size:
+            raise BlockError(errno.ENOTSUP, "Cannot grow device files")
+        pipeline.set_length(self.node, align_up(size, SECTOR))
 
 
 register(File, __name__)

@@ -154,7 +154,8 @@ class Raw(BlockDriver[RawOptions]):
 
     async def _truncate(self, length: int) -> None:
         await pipeline.truncate(self._file, self._offset + length)
-        self._size = length
+        if not self.keeps_length:
+            self._size = length
 
     def is_known_data(self, offset: int, length: int) -> bool:
         """Tell what the file knows of the window."""
@@ -177,6 +178,11 @@ class Raw(BlockDriver[RawOptions]):
     async def _tail_status(self, length: int) -> list[Extent]:
         """Tell what the last sector has past a window of odd length."""
         return [Extent(length, Status.ZERO | Status.ALLOCATED, node=self.node)]
+
+    @property
+    def keeps_length(self) -> bool:
+        """Whether the file does."""
+        return self._file.node.driver.keeps_length
 
     @property
     def cluster_size(self) -> int:

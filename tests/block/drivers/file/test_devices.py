@@ -11,6 +11,7 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.perm import Perm
+from qmpfleece.control.resize import resize
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.drivers.file.conftest import R, W, locks_of, read
 from tests.tools.hostfile import add_file, needs_qemu, qemu_holds
@@ -105,3 +106,30 @@ async def test_locks_are_on_a_descriptor_of_their_own(graph, image):
     hold(graph, node, R | W)
     assert not locks_of(node.driver._fd)
     assert locks_of(node.driver._lock_fd)
+
+
+def _grow(path, name, length):
+    os.truncate(path, length)
+    subprocess.run(["losetup", "-c", name], check=True)
+
+
+@pytest.mark.parametrize("above", [None, "raw"])
+async def test_device_can_not_be_made_longer_and_need_not_be_made_shorter(graph, device, above):
+    """As QEMU has it; found by asking it. So a format can shrink its disk on a device."""
+    _, path, name = device
+    given = {"driver": "host_device", "node-name": "n", "filename": name}
+    node = await graph.add(validate_blockdev(given))
+    if above is not None:
+        given = {"driver": above, "node-name": "above", "file": "n"}
+        node = await graph.add(validate_blockdev(given))
+    backend = Backend(graph, "guest", R | W | Perm.RESIZE)
+    backend.attach(node)
+    for length in (1 << 20, 1 << 19, (1 << 20) - 100, 0):
+        await resize(backend, length)
+        assert node.length == 1 << 20
+    with pytest.raises(QmpError, match="Cannot grow device files"):
+        await resize(backend, (1 << 20) + 512)
+    _grow(path, name, 1 << 22)
+    await resize(backend, 1 << 21)
+    assert node.length == 1 << 22
+    assert await read(backend, (1 << 22) - 10, 10) == bytes(10)
