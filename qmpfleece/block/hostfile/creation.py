@@ -10,6 +10,7 @@ import struct
 from typing import Final, Literal
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import MIB, SECTOR
 from qmpfleece.block.hostfile import locks
 from qmpfleece.block.perm import Perm
@@ -81,9 +82,8 @@ def _extend(fd: int, size: int, preallocation: Preallocation) -> None:
 
 def _write_zeroes(fd: int, size: int) -> None:
     zeroes = memoryview(bytes(MIB))
-    offset = 0
-    while offset < size:
-        offset += os.pwrite(fd, zeroes[: min(MIB, size - offset)], offset)
+    for offset in range(0, size, MIB):
+        pwrite_all(fd, zeroes[: size - offset], offset)
     os.fsync(fd)
 
 

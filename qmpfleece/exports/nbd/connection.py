@@ -36,7 +36,7 @@ MAX_IN_FLIGHT: Final = 32
 #: No more requests are begun while those in flight have this much payload, in bytes.
 MAX_BYTES_IN_FLIGHT: Final = 64 * MIB
 #: Above this much unsent data a client gets no more requests begun, in bytes. Besides, uvloop
-#: sends more than that at once, and less at the end of the loop's turn.
+#: before 0.23 sends more than that at once, and less at the end of the loop's turn.
 _HIGH_WATER: Final = 64 * KIB
 #: What makes a reply so large that sending it takes longer than waking up, in bytes.
 _LARGE: Final = 64 * KIB
