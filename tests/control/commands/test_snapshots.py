@@ -86,14 +86,14 @@ async def test_users_come_back_whom_a_job_has_led_to_the_overlay_before_it_is_ab
     await guest.detach()
 
 
-async def test_image_of_a_snapshot_is_made_with_its_backing_file(desk, tmp_path, capsys):
+async def test_image_of_a_snapshot_is_made_with_its_backing_file(desk, tmp_path, capfd):
     disk, new = tmp_path / "disk", tmp_path / "new"
     disk.write_bytes(pattern(SIZE))
     await desk.say("blockdev-add", driver="file", node_name="f", filename=str(disk))
     guest = desk.guest("f")
     given = {"node-name": "f", "snapshot-file": str(new), "snapshot-node-name": "n"}
     assert await desk.say("blockdev-snapshot-sync", given) == {}
-    assert f"backing_file={disk} backing_fmt=file" in capsys.readouterr().out
+    assert f"backing_file={disk} backing_fmt=file" in capfd.readouterr().out
     await guest.pwrite(0, memoryview(b"g" * 65536))
     await guest.detach()
     await desk.say("blockdev-del", node_name="f")

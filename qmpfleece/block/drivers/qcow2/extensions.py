@@ -1,6 +1,7 @@
 """Header extensions: type, length, data, padded to 8 bytes; unknown ones are kept as they are."""
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
@@ -82,13 +83,12 @@ def feature_names(data: bytes) -> dict[int, str]:
     return names
 
 
-def parse(data: bytes) -> list[Extension]:
-    """Return the extensions in ``data``, which ends where they must end.
+def parse(data: bytes) -> Iterator[Extension]:
+    """Yield the extensions in ``data``, which ends where they must end.
 
     Raises:
         QmpError: One reaches past the end.
     """
-    found: list[Extension] = []
     offset = 0
     while offset < len(data):
         magic = length = 0
@@ -99,9 +99,8 @@ def parse(data: bytes) -> list[Extension]:
             raise QmpError("Header extension too large")
         if not magic:
             break
-        found.append(Extension(magic, data[offset : offset + length]))
+        yield Extension(magic, data[offset : offset + length])
         offset += length + 7 & ~7
-    return found
 
 
 def encode(items: list[Extension]) -> bytes:

@@ -76,8 +76,9 @@ async def read_header(file: Child, *, writable: bool) -> Header:
         header.compression = compression.DEFLATE
     _check_compression(header)
     _check_modes(header, writable=writable)
-    header.extensions = extensions.parse(bytes(first[header.header_length : end]))
-    _check_extensions(header, end - header.header_length)
+    for item in extensions.parse(bytes(first[header.header_length : end])):
+        if _is_kept(header, item, end - header.header_length):
+            header.extensions.append(item)
     if header.backing_offset:
         if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
             raise QmpError("Backing file name too long")
@@ -128,23 +129,22 @@ def _check_modes(header: Header, *, writable: bool) -> None:
         raise QmpError("Encrypted images are not supported")
 
 
-def _check_extensions(header: Header, room: int) -> None:
-    """Check the extensions that we know; drop bitmaps that somebody did not keep up to date."""
-    backing_format = header.extension(extensions.BACKING_FORMAT)
+def _is_kept(header: Header, item: extensions.Extension, room: int) -> bool:
+    """Check an extension that we know; False for bitmaps that somebody did not keep up to date."""
+    magic, data = item
     most = min(room, _FORMAT_SIZE)
-    if backing_format is not None and len(backing_format) >= most:
-        raise QmpError(
-            f"ERROR: ext_backing_format: len={len(backing_format)} too large (>={most})"
-        )
-    raw = header.extension(extensions.BITMAPS)
-    if raw is not None and not check_extension(header.autoclear, raw, 1 << header.cluster_bits):
+    if magic == extensions.BACKING_FORMAT and len(data) >= most:
+        raise QmpError(f"ERROR: ext_backing_format: len={len(data)} too large (>={most})")
+    cluster = 1 << header.cluster_bits
+    if magic == extensions.BITMAPS and not check_extension(header.autoclear, data, cluster):
         sys.stderr.write(
             "warning: a program lacking bitmap support modified this file, so all bitmaps are"
             " now considered inconsistent\n"
             "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.\n"
         )
-        header.set_extension(extensions.BITMAPS, None)
         header.autoclear |= STALE
+        return False
+    return True
 
 
 def check_tables(header: Header) -> None:
