@@ -139,10 +139,11 @@ class BlockCopy:
         if whole >= self.length:
             await pipeline.truncate(self.source, length)
             return
-        self._limit = whole
-        cut = self.in_flight.add(whole, self.length - whole)
+        # No cluster is taken in part: its rest would be lost if the source refuses.
+        self._limit = first = align_down(whole, self.cluster_size)
+        cut = self.in_flight.add(first, self.length - first)
         try:
-            while (req := self.in_flight.find_conflict(whole, cut.length)) is not cut:
+            while (req := self.in_flight.find_conflict(first, cut.length)) is not cut:
                 assert req is not None
                 await req.wait()
             await pipeline.truncate(self.source, length)
@@ -194,7 +195,7 @@ class BlockCopy:
         end = align_up(offset + length, self.cluster_size)
         stop = min(end, self._limit)
         # The cluster that a small write touches needs no more than a claim of its own.
-        alone = stop - start <= self.cluster_size and throttle is None
+        alone = end - start <= self.cluster_size and throttle is None
         if alone and (req := self._claim(start, stop)) is not None:
             if self.source.node.driver.is_known_data(req.offset, req.length):
                 await self._transfer(req, zero=False)

@@ -157,7 +157,7 @@ async def pwrite_compressed(child: Child, offset: int, buf: memoryview) -> None:
     node = child.node
     _check_write(child, offset, len(buf))
     if node.options.detect_zeroes != "off" and buf and is_zero(buf):
-        await _pwrite_detected(child, offset, len(buf), ReqFlags.NONE)
+        await _pwrite_detected(child, offset, len(buf), SERIALISING)
         return
     node.in_flight += 1
     request: Req | None = None
@@ -355,16 +355,19 @@ async def flush_node(node: Node) -> None:
 async def _zero_aligned_and_edges(node: Node, offset: int, length: int, flags: int) -> None:
     align = node.request_alignment
     start, end = align_up(offset, align), align_down(offset + length, align)
-    zeroes = memoryview(_ZEROES)
     if start > end:  # inside one block
-        await _pwrite_unaligned(node, offset, zeroes[:length], flags)
+        await _pwrite_unaligned(node, offset, _zeroes(length), flags)
         return
     if offset < start:
-        await _pwrite_unaligned(node, offset, zeroes[: start - offset], flags)
+        await _pwrite_unaligned(node, offset, _zeroes(start - offset), flags)
     if start < end:
         await _zero_aligned(node, start, end - start, flags)
     if end < offset + length:
-        await _pwrite_unaligned(node, end, zeroes[: offset + length - end], flags)
+        await _pwrite_unaligned(node, end, _zeroes(offset + length - end), flags)
+
+
+def _zeroes(length: int) -> memoryview:
+    return memoryview(_ZEROES if length <= len(_ZEROES) else bytes(length))[:length]
 
 
 async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> None:

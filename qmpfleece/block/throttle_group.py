@@ -52,7 +52,7 @@ class ThrottleGroup:
         name: The id of its object.
         limits: The first limits.
         clock: The event loop, but for tests.
-        on_empty: Called when the last member has left.
+        on_empty: Called with the group when the last member has left.
 
     Attributes:
         limited: Whether there are limits at all; if not, nobody needs to ask.
@@ -65,7 +65,7 @@ class ThrottleGroup:
         name: str,
         limits: Limits,
         clock: Clock,
-        on_empty: Callable[[], object] | None = None,
+        on_empty: Callable[["ThrottleGroup"], object] | None = None,
     ) -> None:
         self.name = name
         self._on_empty = on_empty
@@ -110,7 +110,7 @@ class ThrottleGroup:
                 self._disarm(write=write)
         del self.members[index]
         if not self.members and self._on_empty is not None:
-            self._on_empty()
+            self._on_empty(self)
 
     async def admit(self, member: Member, length: int, *, write: bool) -> None:
         """Wait until a request of ``length`` bytes may go. Cancellation-safe.

@@ -24,16 +24,20 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self._fd: Final = _open_locked(path)
-        # The directory may change before it is to be removed.
-        self._path: Final = os.path.realpath(path)
+        # At once: whoever waits for the file reads it as soon as it is there.
+        failure: OSError | None = None
         what = "truncate"
         try:
             os.ftruncate(self._fd, 0)
             what = "write"
             os.write(self._fd, b"%d\n" % os.getpid())
         except OSError as error:
+            failure = error
+        # The directory may change before it is to be removed.
+        self._path: Final = os.path.realpath(path)
+        if failure is not None:
             self.remove()
-            _fail(f"Failed to {what} pid file: {error.strerror}", error)
+            _fail(f"Failed to {what} pid file: {failure.strerror}", failure)
 
     def remove(self) -> None:
         """Remove the file, unless somebody else already has.

@@ -90,17 +90,26 @@ async def pull_into(
         Failure: The file is not complete.
     """
     with contextlib.ExitStack() as stack:
+        claim = stack.enter_context(contextlib.ExitStack())
         try:
-            stack.enter_context(claimed(path, update=update))
+            claim.enter_context(claimed(path, update=update))
             sink = SparseFile(path, client.size, update=update)
         except OSError as error:
             raise Failure(f"cannot write '{path}': {error.strerror}") from error
         stack.callback(sink.discard)
-        return await _fill(sink, client, plan, screen, sha256=sha256)
+        if sink.in_place:
+            claim = contextlib.ExitStack()  # to be kept to the end
+        return await _fill(sink, client, plan, screen, claim, sha256=sha256)
 
 
 async def _fill(
-    sink: SparseFile, client: NbdClient, plan: Plan, screen: Screen, *, sha256: bool
+    sink: SparseFile,
+    client: NbdClient,
+    plan: Plan,
+    screen: Screen,
+    claim: contextlib.ExitStack,
+    *,
+    sha256: bool,
 ) -> str:
     progress = Progress(size=client.size)
     started = time.monotonic()
@@ -121,6 +130,8 @@ async def _fill(
         if sha256:
             screen.say(f"reading {sink.path} back for its SHA-256")
             digest = await sink.sha256()
+        # On NFS and FUSE a file that is open is not replaced in one step.
+        claim.close()
         await sink.finish()
     except NbdProtocolError as error:
         raise Failure(f"{client.uri.where}: {error}; {_left(sink)}") from error

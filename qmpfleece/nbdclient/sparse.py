@@ -24,7 +24,7 @@ from qmpfleece.base.workers import Workers
 GRAIN: Final = 64 * KIB
 _THREADS: Final = 4
 #: What a file system answers that has no locks.
-_NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOTSUP})
+_NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 _ZEROES: Final = bytes(GRAIN)
 _PROBE: Final = 64
 
@@ -93,7 +93,11 @@ class SparseFile:
             if self.name.is_symlink():
                 self.name.unlink()
                 return
-            fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fd = os.open(self.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except PermissionError:  # should a pull write it, that sees it gone when it is done
+                self.name.unlink()
+                return
             try:
                 self._lock(fd)
                 self.name.unlink()
@@ -187,8 +191,9 @@ class SparseFile:
         if self._fd < 0:
             return
         self._workers.close()
-        if self._fresh and not self.complete and self._is_name_of(self._fd):
-            self.name.unlink()
+        with contextlib.suppress(OSError):
+            if self._fresh and not self.complete and self._is_name_of(self._fd):
+                self.name.unlink()
         self._close()
 
     def _close(self) -> None:

@@ -60,6 +60,9 @@ class HumanSession:
                 await asyncio.get_running_loop().create_future()
         except ConnectionError:
             return  # what somebody who leaves looks like
+        except asyncio.CancelledError:
+            writer.transport.abort()  # what they have not read must not keep a terminal raw
+            raise
         finally:
             writer.close()
 

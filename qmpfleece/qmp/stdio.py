@@ -48,15 +48,23 @@ class _Settings:
         for fd, flags in self._flags:
             fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         if self._terminal is not None:
-            termios.tcsetattr(_STDIN, termios.TCSANOW, _raw(self._terminal))
+            _set_terminal(_raw(self._terminal))
 
     def restore(self) -> None:
         """Set everything back."""
         if self._terminal is not None:
-            with contextlib.suppress(termios.error):  # it has hung up
-                termios.tcsetattr(_STDIN, termios.TCSANOW, self._terminal)
+            _set_terminal(self._terminal)
         for fd, flags in self._flags:
             fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+
+
+def _set_terminal(attributes: list[Any]) -> None:
+    """Set the terminal, unless another has it: who does that in the background is stopped."""
+    with contextlib.suppress(OSError):  # it controls nobody's jobs, or not ours
+        if os.tcgetpgrp(_STDIN) != os.getpgrp():
+            return
+    with contextlib.suppress(termios.error):  # it has hung up
+        termios.tcsetattr(_STDIN, termios.TCSANOW, attributes)
 
 
 def _raw(attributes: list[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from qmpfleece.base.units import MIB
 from tests.tools.fleecing import pattern
 from tests.tools.gate import settle
 
+CLUSTER = 65536
 DATA = pattern(8 * MIB)
 
 
@@ -33,14 +34,17 @@ async def test_source_is_cut_when_what_was_being_copied_there_has_been(bench):
     assert b.engine.remaining == 0
 
 
-async def test_everything_is_copied_if_the_source_refuses_to_be_cut(bench):
+@pytest.mark.parametrize("whole", [MIB, MIB + 512, MIB - 512])
+async def test_everything_is_copied_if_the_source_refuses_to_be_cut(bench, whole):
     b = bench(DATA)
+    first = whole - whole % CLUSTER
     b.source.stop("truncate")
     b.source.errors["truncate"] = errno.ENOTSUP
-    cut = asyncio.create_task(b.engine.truncate_source(MIB, MIB))
+    cut = asyncio.create_task(b.engine.truncate_source(whole, whole))
     await settle()
-    tasks = [await b.start(*range_) for range_ in ((0, len(DATA)), (4 * MIB, 1))]
-    assert b.target.seen("write") == [(0, MIB)]
+    ranges = ((first - CLUSTER, 2 * CLUSTER), (0, len(DATA)), (4 * MIB, 1))
+    tasks = [await b.start(*range_) for range_ in ranges]
+    assert sorted(b.target.seen("write")) == [(0, first - CLUSTER), (first - CLUSTER, CLUSTER)]
     assert not any(task.done() for task in tasks)
     b.source.release()
     with pytest.raises(OSError, match="not supported"):

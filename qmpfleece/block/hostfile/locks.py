@@ -64,7 +64,7 @@ def _lock(fd: int, byte: int, kind: int) -> None:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
     except OSError as error:
-        if error.errno in {errno.EINVAL, errno.ENOLCK, errno.ENOTSUP}:
+        if error.errno in {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}:
             return  # this file system has no locks
         if kind == fcntl.F_RDLCK:
             raise QmpError(f"Failed to lock byte {byte}") from error

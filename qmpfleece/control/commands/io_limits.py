@@ -80,5 +80,11 @@ def move(system: System, backend: Backend, name: str | None) -> None:
         return
     if name is not None and name not in groups:
         loop = asyncio.get_running_loop()
-        groups[name] = ThrottleGroup(name, Limits(), loop, partial(groups.pop, name))
+        groups[name] = ThrottleGroup(name, Limits(), loop, partial(_forget, groups))
     backend.join(groups[name] if name is not None else None)
+
+
+def _forget(groups: dict[str, ThrottleGroup], group: ThrottleGroup) -> None:
+    """Drop a group that is empty, unless its name is another's by now."""
+    if groups.get(group.name) is group:
+        del groups[group.name]

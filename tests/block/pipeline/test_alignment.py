@@ -186,3 +186,25 @@ async def test_serialising_write_holds_back_later_ones_on_a_node_that_tracked_no
     barrier.release()
     await asyncio.gather(first, second)
     assert disk.data[50:150] == b"2" * 100
+
+
+async def test_compressed_write_of_zeroes_waits_for_overlapping_ones(graph):
+    disk = add_memory(graph, "disk", detect_zeroes="on")
+    disk.node.tracks = True
+    edge = hold(graph, disk.node)
+    disk.pause = barrier = Barrier()
+    first = asyncio.ensure_future(write(edge, 0, b"1" * 512))
+    second = asyncio.ensure_future(pipeline.pwrite_compressed(edge, 0, memoryview(bytes(512))))
+    await settle()
+    assert [entry[:2] for entry in barrier.waiting] == [("write", 0)]
+    barrier.release()
+    await asyncio.gather(first, second)
+    assert disk.data[:512] == bytes(512)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(1000, 200_000), (1000, 2_000_000)])
+async def test_parts_of_blocks_of_any_size_are_zeroed(graph, offset, length):
+    size = 4 << 20
+    disk = add_memory(graph, "disk", b"x" * size, alignment=1 << 20)
+    await pipeline.pwrite_zeroes(hold(graph, disk.node), offset, length)
+    assert disk.data == b"x" * offset + bytes(length) + b"x" * (size - offset - length)

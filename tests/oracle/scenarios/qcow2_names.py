@@ -105,3 +105,15 @@ def qcow2_extensions_that_reach_too_far(d: Session) -> None:
             (d.dir / "a.qcow2").write_bytes(data[:8] + at.to_bytes(8, "big") + data[16:])
             opened(d)
             close(d)
+
+
+@scenario
+def qcow2_directory_is_not_written_in_place_when_its_names_have_become_shorter(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    for name in ("long_er_than_eight_bytes", "other"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    _cut(d, b"long_er_than_eight_bytes")
+    for read_only in (True, False):
+        opened(d, read_only=read_only)
+        seen(d)
+        close(d)

@@ -233,7 +233,9 @@ class Blkdebug(BlockDriver[BlkdebugOptions]):
             await self._pwrite(start, part, flags & self.write_flags)
 
     async def pdiscard(self, offset: int, length: int) -> None:
-        """Discard."""
+        """Discard, unless it is less than a block."""
+        if length < self.node.request_alignment:
+            return
         for start, size in _fragments(offset, length, self._discard_unit, self._max_discard):
             try:
                 await self.rules.check(start, size, "discard")

@@ -289,7 +289,9 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
                     if self.on_broken is not None:
                         self.on_broken()
             else:
-                self._done.bits.set(offset, length)
+                inside = min(length, self._length - offset)  # it may have been cut meanwhile
+                if inside > 0:
+                    self._done.bits.set(offset, inside)
         if self._frozen:
             # Reads that have begun before the snapshot broke are served well, too.
             await self._frozen.wait_all(offset, length)

@@ -62,13 +62,17 @@ class Bitmaps:
         """Give the node its bitmaps, marked in use if the image is writable.
 
         Raises:
-            OSError: That can't be written.
+            QmpError: That can't be written.
         """
         image = self._image
         if image.writable:
             for entry in self.entries:
                 entry.flags |= IN_USE
-            await self._write_in_place()
+            try:
+                await self._write_in_place()
+            except OSError as error:
+                text = f"Can't update bitmap directory: {error.strerror}"
+                raise QmpError(text) from error
         for bitmap in self._bitmaps:
             image.node.bitmaps.insert(0, bitmap)
         self._set_readonly(value=not image.writable)
@@ -315,6 +319,8 @@ class Bitmaps:
             raise
         await pipeline.flush(image.file)
         data = bitmapdir.encode(self.entries)
+        if len(data) != self._size:  # as it had names with a NUL; QEMU, too, gives up so late
+            raise BlockError(errno.EINVAL)
         await image.write_metadata(self._offset, data, overlap.BITMAPS)
         await pipeline.flush(image.file)
         image.header.autoclear |= Autoclear.BITMAPS

@@ -6,7 +6,6 @@ Every write asks here first. Source: QEMU's overlap checks, option ``overlap-che
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -137,13 +136,6 @@ class Overlap:
             if at < len(clusters) and clusters[at] == first:
                 del clusters[at]
 
-    def remove_many(self, kind: str, offsets: Iterable[int]) -> None:
-        """Undo an ``add_many``."""
-        if kind in self._kinds:
-            gone = Counter(offset >> self._bits for offset in offsets)
-            self._clusters[kind] = _without(self._clusters[kind], gone)
-            self._all = _without(self._all, gone)
-
     def find(self, offset: int, length: int, ignore: str = "") -> str | None:
         """Return what a write to this range would destroy, None if nothing.
 
@@ -168,14 +160,3 @@ class Overlap:
                 if self._ranges[kind].hit(first, last):
                     return kind
         return None
-
-
-def _without(clusters: "array[int]", gone: Counter[int]) -> "array[int]":
-    """Return what is left of clusters when each was taken away as often as ``gone`` says."""
-    left, kept = gone.copy(), array("Q")
-    for cluster in clusters:
-        if left[cluster]:
-            left[cluster] -= 1
-        else:
-            kept.append(cluster)
-    return kept

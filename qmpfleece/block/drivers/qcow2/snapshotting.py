@@ -119,7 +119,8 @@ class Snapshotter:
         async with self._counting_anew():
             await self._write_list([item for item in image.snapshots if item is not snapshot])
             image.overlap.remove(overlap.INACTIVE_L1, snapshot.l1_offset, len(l1) * 8)
-            image.overlap.remove_many(overlap.INACTIVE_L2, tables_of(l1))
+            for offset in tables_of(l1):
+                image.overlap.remove(overlap.INACTIVE_L2, offset, 1)
             await self._drop_references(l1, discard=image.discard_snapshot)
             image.journal.free(
                 snapshot.l1_offset >> geometry.cluster_bits,

@@ -58,3 +58,17 @@ async def test_discard_waits_for_a_job_that_copies_what_is_cut_off_meanwhile(lar
     fleece.temp.release()
     await asyncio.gather(copy, discard, cutting)
     assert fleece.counts() == {"access": MIB, "done": 0, "copy": MIB}
+
+
+async def test_guest_s_write_to_what_is_being_cut_off_is_none_of_the_snapshot_s(large):
+    fleece, cut = large
+    fleece.disk.stop("truncate")
+    cutting = fleece.run(cut())
+    await settle()
+    writing = fleece.write(8 * MIB, bytes(65536))
+    await settle()
+    assert not writing.done()
+    fleece.disk.release()
+    await cutting
+    await writing  # the disk grows again: it may, as long as somebody resizes it
+    assert fleece.counts()["done"] == 0

@@ -1,5 +1,3 @@
-from collections import Counter
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,23 +62,3 @@ def test_thousands_of_large_tables_in_one_place_are_recorded_each_for_itself():
     assert known.find((1 << 40) + 512, 512) == overlap.INACTIVE_L1
     assert known.find((1 << 40) + (1 << 25) - 1, 1) == overlap.INACTIVE_L1
     assert known.find((1 << 40) + (1 << 25), 1 << 20) is None
-
-
-@given(
-    st.lists(st.integers(0, 9), max_size=20),
-    st.lists(st.integers(0, 9), max_size=20),
-    st.lists(st.integers(0, 9), max_size=5),
-)
-def test_many_clusters_are_taken_away_as_often_as_they_were_recorded(added, others, removed):
-    known = Overlap(9, frozenset(KINDS))
-    known.add_many(overlap.ACTIVE_L2, [number << 9 for number in added])
-    known.add_many(overlap.REFBLOCK, [number << 9 for number in others])
-    gone = Counter(added) & Counter(removed)
-    known.remove_many(overlap.ACTIVE_L2, [number << 9 for number in gone.elements()])
-    left = Counter(added) - gone
-    for number in range(10):
-        found = known.find(number << 9, 512)
-        if left[number]:
-            assert found == overlap.ACTIVE_L2
-        else:
-            assert found == (overlap.REFBLOCK if number in others else None)
