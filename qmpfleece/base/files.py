@@ -2,8 +2,12 @@
 
 import errno
 import os
+from typing import Final
 
 from qmpfleece.base.errors import BlockError
+
+#: What a file system answers that has no locks.
+NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 
 
 def pwrite_all(fd: int, buf: memoryview, offset: int, flags: int = 0) -> None:

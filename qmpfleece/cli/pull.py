@@ -97,8 +97,6 @@ async def pull_into(
         except OSError as error:
             raise Failure(f"cannot write '{path}': {error.strerror}") from error
         stack.callback(sink.discard)
-        if sink.in_place:
-            claim = contextlib.ExitStack()  # to be kept to the end
         return await _fill(sink, client, plan, screen, claim, sha256=sha256)
 
 
@@ -130,8 +128,8 @@ async def _fill(
         if sha256:
             screen.say(f"reading {sink.path} back for its SHA-256")
             digest = await sink.sha256()
-        # On NFS and FUSE a file that is open is not replaced in one step.
-        claim.close()
+        if not sink.in_place:  # on NFS and FUSE a file that is open is not replaced in one step
+            claim.close()
         await sink.finish()
     except NbdProtocolError as error:
         raise Failure(f"{client.uri.where}: {error}; {_left(sink)}") from error

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from qmpfleece.base.errors import BlockError
+from qmpfleece.base.files import NO_LOCKS
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.base.workers import Workers
 
 #: Runs of zeroes are left out of the file in pieces of this many bytes.
 GRAIN: Final = 64 * KIB
 _THREADS: Final = 4
-#: What a file system answers that has no locks.
-_NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 _ZEROES: Final = bytes(GRAIN)
 _PROBE: Final = 64
 
@@ -113,7 +112,7 @@ class SparseFile:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in {*_NO_LOCKS, errno.EWOULDBLOCK}:
+            if error.errno not in {*NO_LOCKS, errno.EWOULDBLOCK}:
                 raise
             taken = error.errno == errno.EWOULDBLOCK
         else:

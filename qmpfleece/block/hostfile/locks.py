@@ -7,13 +7,13 @@ whether an exclusive lock on the opposite byte could be had.
 Source: QEMU's file-posix driver, observed with ``fcntl(F_OFD_GETLK)`` on files that it opened.
 """
 
-import errno
 import fcntl
 import os
 import struct
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import NO_LOCKS
 from qmpfleece.block.perm import Perm, perm_names
 
 _PERM_BASE: Final = 100
@@ -64,8 +64,8 @@ def _lock(fd: int, byte: int, kind: int) -> None:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
     except OSError as error:
-        if error.errno in {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}:
-            return  # this file system has no locks
+        if error.errno in NO_LOCKS:
+            return
         if kind == fcntl.F_RDLCK:
             raise QmpError(f"Failed to lock byte {byte}") from error
 

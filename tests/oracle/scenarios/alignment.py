@@ -91,23 +91,10 @@ def discard_of_what_stores_nothing(d: Session) -> None:
         d.event("BLOCK_EXPORT_DELETED")
         d.qmp("blockdev-del", node_name="b")
         d.qmp("nbd-server-stop")
-        d.qmp(
-            "block-export-add",
-            id="e",
-            type="nbd",
-            node_name=driver,
-            name="x",
-            writable=True,
-        )
+        given = {"id": "e", "type": "nbd", "node_name": driver, "name": "x", "writable": True}
+        d.qmp("block-export-add", **given)
         d.nbd_server()
-        d.qmp(
-            "block-export-add",
-            id="e",
-            type="nbd",
-            node_name=driver,
-            name="x",
-            writable=True,
-        )
+        d.qmp("block-export-add", **given)
         _each(d, TRIM, 0, (0, 65536), (100, 1000), node=driver)
         d.qmp("block-export-del", id="e", mode="hard")
         d.event("BLOCK_EXPORT_DELETED")

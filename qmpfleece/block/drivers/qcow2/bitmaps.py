@@ -66,10 +66,8 @@ class Bitmaps:
         """
         image = self._image
         if image.writable:
-            for entry in self.entries:
-                entry.flags |= IN_USE
             try:
-                await self._write_in_place()
+                await self._mark_in_use()
             except OSError as error:
                 text = f"Can't update bitmap directory: {error.strerror}"
                 raise QmpError(text) from error
@@ -83,6 +81,10 @@ class Bitmaps:
         Raises:
             OSError: That can't be written; they stay read-only.
         """
+        await self._mark_in_use()
+        self._set_readonly(value=False)
+
+    async def _mark_in_use(self) -> None:
         flags = [entry.flags for entry in self.entries]
         for entry in self.entries:
             entry.flags |= IN_USE
@@ -92,7 +94,6 @@ class Bitmaps:
             for entry, before in zip(self.entries, flags, strict=True):
                 entry.flags = before
             raise
-        self._set_readonly(value=False)
 
     def _set_readonly(self, *, value: bool) -> None:
         """Let the bitmaps change, or not; while they must not, nobody may write to the node."""
