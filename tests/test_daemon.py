@@ -47,7 +47,7 @@ async def test_a_descriptor_whose_closing_fails_does_not_keep_the_rest_open():
         kept, gone = os.pipe()
         daemon.system.named_fds |= {"gone": gone, "kept": kept}
         os.close(gone)
-        daemon.dispatcher.system.graph.workers.queue(1).submit(int)
+        await daemon.system.graph.workers.queue(1).submit(int)  # there is a thread then
     assert threading.active_count() == threads
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kept)
