@@ -1,4 +1,4 @@
-"""What a driver may be able to do besides; whoever needs it asks with ``isinstance``."""
+"""What a driver may be able to do besides; whoever needs it asks, mostly with ``isinstance``."""
 
 from collections.abc import Coroutine
 from typing import Any, Protocol, runtime_checkable
@@ -7,33 +7,32 @@ from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.places import Places
 
 
-@runtime_checkable
 class SnapshotSource(Protocol):
-    """A driver that can show its node as it was at one moment."""
+    """What shows a node as it was at one moment: ``BlockDriver.snapshot_source``."""
 
-    def snapshot_pread(self, offset: int, buf: memoryview) -> Io:
+    def pread(self, offset: int, buf: memoryview) -> Io:
         """Read the snapshot; EACCES where it may not or can no longer be read."""
         ...
 
-    def snapshot_locate(self, offset: int, length: int, places: Places) -> bool:
+    def locate(self, offset: int, length: int, places: Places) -> bool:
         """Say where the data of the snapshot lies; see ``BlockDriver.locate``."""
         ...
 
-    def snapshot_pdiscard(self, offset: int, length: int) -> Io:
+    def pdiscard(self, offset: int, length: int) -> Io:
         """Give up this part of the snapshot."""
         ...
 
-    def snapshot_flush(self) -> Io:
+    def flush(self) -> Io:
         """Make what was given up free for good."""
         ...
 
-    def snapshot_block_status(
+    def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return the block status of the snapshot; see ``BlockDriver.block_status``."""
         ...
 
-    def snapshot_is_known_data(self, offset: int, length: int) -> bool:
+    def is_known_data(self, offset: int, length: int) -> bool:
         """Tell, without looking, whether all of the range can be read and is data."""
         ...
 

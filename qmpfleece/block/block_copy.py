@@ -19,7 +19,7 @@ from typing import Final
 from qmpfleece.base import together
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.units import MIB, align_down, align_up
+from qmpfleece.base.units import MIB, SECTOR, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline, status
 from qmpfleece.block.buffers import Buffers
@@ -127,18 +127,18 @@ class BlockCopy:
         self.length = min(self.length, length)
         self._limit = min(self._limit, length)
 
-    async def truncate_source(self, length: int, whole: int) -> None:
-        """Resize the source to ``length`` bytes, of which ``whole`` are of whole sectors.
+    async def truncate_source(self, length: int) -> int:
+        """Resize the source to ``length`` bytes, and return the size that came of it.
 
-        What is cut off is not copied, once nothing of it is in flight. Who wants to copy it waits
-        for what comes of it: the source may refuse.
+        What is cut off, and part of a sector, is not copied, once nothing of it is in flight. Who
+        wants to copy it waits for what comes of it: the source may refuse.
 
         Raises:
             OSError: What ``pipeline.truncate`` raises; everything is still to be copied.
         """
+        whole = align_down(length, SECTOR)
         if whole >= self.length:
-            await pipeline.truncate(self.source, length)
-            return
+            return await pipeline.truncate(self.source, length)
         # No cluster is taken in part: its rest would be lost if the source refuses.
         self._limit = first = align_down(whole, self.cluster_size)
         cut = self.in_flight.add(first, self.length - first)
@@ -146,11 +146,12 @@ class BlockCopy:
             while (req := self.in_flight.find_conflict(first, cut.length)) is not cut:
                 assert req is not None
                 await req.wait()
-            await pipeline.truncate(self.source, length)
-            self.length = whole
+            length = await pipeline.truncate(self.source, length)
+            self.length = min(self.length, align_down(length, SECTOR))
         finally:
             self._limit = self.length
             cut.remove()
+        return length
 
     def close(self) -> None:
         """Take the bitmap off the source, and let reads of the target go. No copy is in flight."""

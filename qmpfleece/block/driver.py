@@ -37,6 +37,7 @@ from qmpfleece.qapi.drivers import DRIVER_FILES
 if TYPE_CHECKING:
     from qmpfleece.base.fdsets import FdSets
     from qmpfleece.base.workers import Workers
+    from qmpfleece.block.abilities import SnapshotSource
     from qmpfleece.block.child import Child
     from qmpfleece.block.graph import Graph
     from qmpfleece.block.node import Node, NodeOptions
@@ -189,8 +190,6 @@ class BlockDriver(Generic[O]):
     driver_name: ClassVar[str]
     #: A filter shows the data of its ``filtered_child`` unchanged.
     is_filter: ClassVar[bool] = False
-    #: When it is resized, it has the whole sectors that it was told; others have their child's.
-    length_is_told: ClassVar[bool] = False
     #: Protocol drivers reach outside; they have no child to store things in.
     is_protocol: ClassVar[bool] = False
     #: A flush is one of the children, written to or not; ``Node.debug`` is not told of it.
@@ -329,13 +328,16 @@ class BlockDriver(Generic[O]):
         """
         return fail(errno.ENOTSUP)
 
-    def truncate(self, length: int) -> Io:
+    async def truncate(self, length: int) -> int:
         """Change the node's size to ``length`` bytes; what is new reads as zeroes.
+
+        Returns:
+            The size that came of it, in bytes: a device stays as it is.
 
         Raises:
             OSError: ENOTSUP: the driver can't.
         """
-        return fail(errno.ENOTSUP)
+        raise BlockError(errno.ENOTSUP)
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return up to ``limit`` extents, the first starting at ``offset``.
@@ -387,10 +389,9 @@ class BlockDriver(Generic[O]):
         return child.node.exact_filename if child is not None else ""
 
     @property
-    def keeps_length(self) -> bool:
-        """Whether whoever makes it shorter, as formats do with files, leaves it as it is."""
-        child = self.filtered_child
-        return child is not None and child.node.driver.keeps_length
+    def snapshot_source(self) -> "SnapshotSource | None":
+        """What shows the node as it was at one moment, if the driver keeps that."""
+        return None
 
     @property
     def cluster_size(self) -> int:

@@ -13,7 +13,8 @@ from typing import Final
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
-from qmpfleece.base.units import KIB, MIB, SECTOR, align_down, align_up
+from qmpfleece.base.units import SECTOR, align_down, align_up
+from qmpfleece.block import alignment, serialising, zeroes
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import Io, ReqFlags
 from qmpfleece.block.node import Node
@@ -22,16 +23,6 @@ from qmpfleece.block.reqlist import Req
 
 FUA: Final = ReqFlags.FUA
 SERIALISING: Final = ReqFlags.SERIALISING
-_ZEROES: Final = bytes(64 * KIB)
-_MAX_BOUNCE: Final = MIB
-
-
-def is_zero(buf: memoryview) -> bool:
-    """Return whether all bytes of ``buf`` are 0; compares, does not copy."""
-    return all(
-        _ZEROES.startswith(buf[start : start + len(_ZEROES)])
-        for start in range(0, len(buf), len(_ZEROES))
-    )
 
 
 def pread(child: Child, offset: int, buf: memoryview) -> Io:
@@ -89,7 +80,7 @@ async def _pread_arranged(node: Node, offset: int, buf: memoryview) -> None:
             await node.serialising.wait_all(offset, length)
             request = node.tracked.add(offset, length)
         if (offset | length) % node.request_alignment:
-            await _pread_unaligned(node, offset, buf)
+            await alignment.pread(node, offset, buf)
         else:
             await node.driver.pread(offset, buf)
     finally:
@@ -117,7 +108,7 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     ):
         _check_write(child, offset, length)
     assert child.may_write, f"{child!r} writes without the permission"
-    if node.options.detect_zeroes != "off" and length and is_zero(buf):
+    if node.options.detect_zeroes != "off" and length and zeroes.is_zero(buf):
         await _pwrite_detected(child, offset, length, flags)
         return
     node.in_flight += 1
@@ -126,16 +117,14 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
         if (offset | length) % node.request_alignment:
             if not length:
                 return
-            request = await _serialise(node, offset, length)
-            await _pwrite_unaligned(node, offset, buf, flags)
+            request = await serialising.serialise(node, offset, length)
+            await alignment.pwrite(node, offset, buf, flags)
         else:
             if node.tracks or flags & SERIALISING:
-                request = await _track(node, offset, length, flags)
-            driver = node.driver
-            await driver.pwrite(offset, buf, flags & driver.write_flags)
-            if flags & FUA and not driver.write_flags & FUA:
-                node.write_gen += 1
-                await flush_node(node)
+                request = await serialising.track(node, offset, length, flags)
+            await node.driver.pwrite(offset, buf, flags & node.driver.write_flags)
+        if flags & FUA and not node.driver.write_flags & FUA:
+            await _flush_for_fua(node)
         if offset + length > node.length and child.may_resize:
             set_length(node, align_up(offset + length, SECTOR))
     finally:
@@ -156,13 +145,13 @@ async def pwrite_compressed(child: Child, offset: int, buf: memoryview) -> None:
     """
     node = child.node
     _check_write(child, offset, len(buf))
-    if node.options.detect_zeroes != "off" and buf and is_zero(buf):
+    if node.options.detect_zeroes != "off" and buf and zeroes.is_zero(buf):
         await _pwrite_detected(child, offset, len(buf), SERIALISING)
         return
     node.in_flight += 1
     request: Req | None = None
     try:
-        request = await _serialise(node, offset, len(buf))
+        request = await serialising.serialise(node, offset, len(buf))
         await node.driver.pwrite_compressed(offset, buf)
     finally:
         _finish_write(node, offset, len(buf), request)
@@ -188,8 +177,10 @@ async def pwrite_zeroes(child: Child, offset: int, length: int, flags: int = 0) 
     request: Req | None = None
     try:
         if node.tracks or flags & SERIALISING or (offset | length) % node.request_alignment:
-            request = await _track(node, offset, length, flags)
-        await _zero_aligned_and_edges(node, offset, length, flags)
+            request = await serialising.track(node, offset, length, flags)
+        heeded = await zeroes.pwrite(node, offset, length, flags)
+        if flags & FUA and not heeded & FUA:
+            await _flush_for_fua(node)
         if offset + length > node.length and child.may_resize:
             set_length(node, align_up(offset + length, SECTOR))
     finally:
@@ -210,7 +201,7 @@ async def pdiscard(child: Child, offset: int, length: int) -> None:
     request: Req | None = None
     try:
         if node.tracks:
-            request = await _enter(node, offset, length)
+            request = await serialising.enter(node, offset, length)
         if (offset | length) % node.request_alignment:
             await _discard_parts(node, offset, length)
         else:
@@ -246,10 +237,11 @@ async def flush(child: Child) -> None:
         node.work_end()
 
 
-async def truncate(child: Child, length: int) -> None:
+async def truncate(child: Child, length: int) -> int:
     """Change a node's size in bytes. Its users hold no requests in what is cut off.
 
-    A device that is longer stays so.
+    Returns:
+        The size that came of it: a device stays as it is.
 
     Raises:
         OSError: EPERM: the node is read-only; ENOTSUP: it can't be resized; ENOMEM: a bitmap
@@ -259,17 +251,12 @@ async def truncate(child: Child, length: int) -> None:
     if node.options.read_only:
         raise BlockError(errno.EPERM)
     assert child.may_resize, f"{child!r} resizes without the permission"
-    if length <= node.length and node.driver.keeps_length:
-        return
     node.in_flight += 1
     before = node.length
     try:
-        await node.driver.truncate(length)
-        if node.driver.keeps_length:
-            length = max(length, node.length)
-        whole = align_down if node.driver.length_is_told else align_up
+        length = await node.driver.truncate(length)
         try:
-            set_length(node, whole(length, SECTOR))
+            set_length(node, align_up(length, SECTOR))
         except OSError:  # Differs: QEMU aborts.
             await node.driver.truncate(before)
             set_length(node, before)
@@ -277,6 +264,7 @@ async def truncate(child: Child, length: int) -> None:
     finally:
         node.write_gen += 1
         node.work_end()
+    return length
 
 
 # -- writes -------------------------------------------------------------------------------
@@ -330,6 +318,11 @@ def set_length(node: Node, length: int) -> None:
             edge.parent.driver.child_resized()
 
 
+async def _flush_for_fua(node: Node) -> None:
+    node.write_gen += 1  # the write is not over, but what it has written is to be flushed
+    await flush_node(node)
+
+
 async def flush_node(node: Node) -> None:
     """Make the completed writes of a node stable, through whatever edge they came."""
     generation = node.write_gen
@@ -350,122 +343,3 @@ async def flush_node(node: Node) -> None:
             await flush(child)
     if is_due:
         node.flushed_gen = generation
-
-
-async def _zero_aligned_and_edges(node: Node, offset: int, length: int, flags: int) -> None:
-    align = node.request_alignment
-    start, end = align_up(offset, align), align_down(offset + length, align)
-    if start > end:  # inside one block
-        await _pwrite_unaligned(node, offset, _zeroes(length), flags)
-        return
-    if offset < start:
-        await _pwrite_unaligned(node, offset, _zeroes(start - offset), flags)
-    if start < end:
-        await _zero_aligned(node, start, end - start, flags)
-    if end < offset + length:
-        await _pwrite_unaligned(node, end, _zeroes(offset + length - end), flags)
-
-
-def _zeroes(length: int) -> memoryview:
-    return memoryview(_ZEROES if length <= len(_ZEROES) else bytes(length))[:length]
-
-
-async def _zero_aligned(node: Node, offset: int, length: int, flags: int) -> None:
-    driver = node.driver
-    try:
-        if flags & ReqFlags.NO_FALLBACK and not driver.zero_flags & ReqFlags.NO_FALLBACK:
-            raise BlockError(errno.ENOTSUP)
-        await driver.pwrite_zeroes(offset, length, flags & driver.zero_flags)
-        done_by_driver = driver.zero_flags
-    except OSError as error:
-        if error.errno != errno.ENOTSUP or flags & ReqFlags.NO_FALLBACK:
-            raise
-        done_by_driver = driver.write_flags
-        zeroes = memoryview(bytes(min(length, _MAX_BOUNCE)))
-        for start in range(offset, offset + length, _MAX_BOUNCE):
-            part = min(_MAX_BOUNCE, offset + length - start)
-            await driver.pwrite(start, zeroes[:part], flags & driver.write_flags)
-    if flags & FUA and not done_by_driver & FUA:
-        node.write_gen += 1
-        await flush_node(node)
-
-
-# -- alignment ----------------------------------------------------------------------------
-
-
-async def _pread_unaligned(node: Node, offset: int, buf: memoryview) -> None:
-    align = node.request_alignment
-    start, end = align_down(offset, align), align_up(offset + len(buf), align)
-    bounce = memoryview(bytearray(end - start))
-    await node.driver.pread(start, bounce)
-    buf[:] = bounce[offset - start : offset - start + len(buf)]
-
-
-async def _pwrite_unaligned(node: Node, offset: int, buf: memoryview, flags: int) -> None:
-    """Read the blocks at the edges, and write whole blocks. The range is serialised."""
-    align = node.request_alignment
-    driver = node.driver
-    start, end = align_down(offset, align), align_up(offset + len(buf), align)
-    bounce = memoryview(bytearray(end - start))
-    head, tail = start < offset, offset + len(buf) < end
-    if end - start == align:
-        await _tell(node, "pwritev_rmw_head" * head, "pwritev_rmw_tail" * tail)
-        await driver.pread(start, bounce)
-        await _tell(node, "pwritev_rmw_after_head" * head, "pwritev_rmw_after_tail" * tail)
-    else:
-        if head:
-            await _tell(node, "pwritev_rmw_head")
-            await driver.pread(start, bounce[:align])
-            await _tell(node, "pwritev_rmw_after_head")
-        if tail:
-            await _tell(node, "pwritev_rmw_tail")
-            await driver.pread(end - align, bounce[-align:])
-            await _tell(node, "pwritev_rmw_after_tail")
-    bounce[offset - start : offset - start + len(buf)] = buf
-    await driver.pwrite(start, bounce, flags & driver.write_flags)
-    if flags & FUA and not driver.write_flags & FUA:
-        node.write_gen += 1
-        await flush_node(node)
-
-
-async def _tell(node: Node, *events: str) -> None:
-    """Tell the node's own driver, if it listens, what happens to it; empty events don't."""
-    if node.listener is not None:
-        for event in filter(None, events):
-            await node.listener(event)
-
-
-# -- requests that must not overlap -------------------------------------------------------
-
-
-async def _track(node: Node, offset: int, length: int, flags: int) -> Req:
-    """Enter a write, after the serialising requests that overlap it have ended."""
-    if flags & ReqFlags.SERIALISING or (offset | length) % node.request_alignment:
-        return await _serialise(node, offset, length)
-    return await _enter(node, offset, length)
-
-
-async def _enter(node: Node, offset: int, length: int) -> Req:
-    await node.serialising.wait_all(offset, length)
-    if node.on_write is not None:
-        node.on_write(offset + length)
-    return node.tracked.add(offset, length)
-
-
-async def _serialise(node: Node, offset: int, length: int) -> Req:
-    """Enter a request that nothing may overlap, after everything that does has ended.
-
-    Only requests that are entered are waited for, and an entered request waits for no
-    other one, so two requests never wait for each other.
-    """
-    node.tracks = True  # from now on writes look here, and leave a trace
-    align = node.request_alignment
-    start, end = align_down(offset, align), align_up(offset + length, align)
-    while True:
-        if (conflict := node.serialising.find_conflict(start, end - start)) is None:
-            conflict = node.tracked.find_conflict(start, end - start)
-        if conflict is None:
-            if node.on_write is not None:
-                node.on_write(end)
-            return node.serialising.add(start, end - start)
-        await conflict.wait()

@@ -130,7 +130,7 @@ class Fleece:
             copied=self._done.count,
             temp_used=os.fstat(self._temp).st_blocks * 512,
             clients=exports.nbd.connections if exports.nbd_running else 0,
-            broken=self._filter.broken_because,
+            broken=self._filter.snapshot.broken_because,
         )
 
     # -- building -----------------------------------------------------------------------------

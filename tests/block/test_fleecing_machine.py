@@ -249,7 +249,7 @@ class FleecingMachine(RuleBasedStateMachine):
 
     async def _step(self):
         await settle()
-        self.broken = self.fleece.cbw.broken_because is not None
+        self.broken = self.fleece.cbw.snapshot.broken_because is not None
         assert self.may_break or not self.broken
         self._reap()
         self._nobody_waits_without_reason()

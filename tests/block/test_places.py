@@ -99,7 +99,7 @@ async def test_a_snapshot_half_of_which_was_overwritten(graph, disk, tmp_path):
     places = snapshot.locate(0, SIZE)
     assert len(places.runs) > 2
     assert there(places) == DATA
-    graph.find("cbw").driver.snapshot_error = OSError(28, "full")
+    graph.find("cbw").driver.snapshot.error = OSError(28, "full")
     assert snapshot.locate(0, 512) is None
     await snapshot.detach()
     await guest.detach()

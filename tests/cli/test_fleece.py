@@ -207,7 +207,7 @@ def test_a_snapshot_lost_just_before_the_end_is_told_of(disk):
             await asyncio.sleep(0)
             assert " saved" in stream.getvalue()
             driver = fleece.daemon.system.graph.find("fl-cbw").driver
-            driver.snapshot_error = OSError(errno.ENOSPC, "No space left on device")
+            driver.snapshot.error = OSError(errno.ENOSPC, "No space left on device")
             interrupted.event.set()
             await watching
 

@@ -138,9 +138,10 @@ class GateDisk(BlockDriver[BlockdevOptions]):
     async def flush(self) -> None:
         await self._pass("flush", 0, 0)
 
-    async def truncate(self, length: int) -> None:
+    async def truncate(self, length: int) -> int:
         await self._pass("truncate", length, 0)
         self.fill(bytes(self.data[:length]).ljust(length, b"\0"))
+        return length
 
     def _drop(self, verb: str, offset: int, length: int) -> None:
         self.data[offset : offset + length] = bytes(length)

@@ -110,10 +110,11 @@ class MemoryDisk(BlockDriver[BlockdevOptions]):
     async def flush(self) -> None:
         await self._enter("flush", 0, 0)
 
-    async def truncate(self, length: int) -> None:
+    async def truncate(self, length: int) -> int:
         await self._enter("truncate", 0, align_up(length, self.node.request_alignment))
         self.data = self.data[:length].ljust(length, b"\0")
         self.allocated.resize(length)
+        return length
 
     def _drop(self, offset: int, length: int) -> None:
         self.data[offset : offset + length] = bytes(length)

@@ -131,7 +131,7 @@ class Throttle(BlockDriver[ThrottleOptions]):
         await self._group.admit(self._member, len(buf), write=True)
         await pipeline.pwrite(self._file, offset, buf, flags)
 
-    def truncate(self, length: int) -> Io:
+    def truncate(self, length: int) -> Coroutine[Any, Any, int]:
         """Resize the file."""
         return pipeline.truncate(self._file, length)
 

@@ -100,7 +100,7 @@ class BackupJob(BlockJob, kind="backup"):
         self._choose_clusters(self._copier)
         self._copier.on_progress = self._progress
         self._progress(0)
-        cbw.on_broken = self.interrupt
+        cbw.snapshot.on_broken = self.interrupt
 
     def _choose_clusters(self, copier: BlockCopy) -> None:
         settings = self._settings
@@ -167,7 +167,7 @@ class BackupJob(BlockJob, kind="backup"):
         Raises:
             BlockError: It has; with the errno of the copy that failed.
         """
-        if (error := self._cbw.snapshot_error) is not None:
+        if (error := self._cbw.snapshot.error) is not None:
             raise BlockError(errno_of(error))
 
     def interrupt(self) -> None:
@@ -253,7 +253,7 @@ class BackupJob(BlockJob, kind="backup"):
 
     async def clean(self) -> None:
         """Take the filter out, and give the target back."""
-        self._copier.on_progress = self._cbw.on_broken = None
+        self._copier.on_progress = self._cbw.snapshot.on_broken = None
         node = self._cbw.node
         async with drained(node):
             nodes = self.let_go()

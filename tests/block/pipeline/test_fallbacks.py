@@ -6,7 +6,7 @@ import errno
 import pytest
 
 from qmpfleece.bitmap.dirty import DirtyBitmap
-from qmpfleece.block import pipeline
+from qmpfleece.block import pipeline, zeroes
 from qmpfleece.qapi.blockdev import BlockdevCacheOptions
 from tests.block.pipeline.layers import add_layer
 from tests.block.pipeline.requests import SIZE, F, write
@@ -99,10 +99,10 @@ async def test_zeroes_of_a_user_may_unmap_in_any_case(graph, discard):
 @pytest.mark.parametrize("length", [1, 511, 65536, 65537, 200_000])
 def test_is_zero_sees_every_byte(length):
     data = bytearray(length)
-    assert pipeline.is_zero(memoryview(data))
+    assert zeroes.is_zero(memoryview(data))
     for at in {0, length // 2, length - 1}:
         data[at] = 1
-        assert not pipeline.is_zero(memoryview(data))
+        assert not zeroes.is_zero(memoryview(data))
         data[at] = 0
 
 

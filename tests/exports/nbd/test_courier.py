@@ -250,7 +250,7 @@ async def test_a_broken_snapshot_says_so(fleecing):
     clients = [await fleecing.bench.enter("s") for _ in range(2)]
     for client in clients:
         assert await client.read(0, LARGE) == expected(0, LARGE)
-    fleecing.cbw.driver.snapshot_error = OSError(28, "full")
+    fleecing.cbw.driver.snapshot.error = OSError(28, "full")
     for client in clients:
         assert (await client.ask(READ, 0, LARGE)).error
     assert not fleecing.bench.graph.find("file").in_flight

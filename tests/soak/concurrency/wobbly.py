@@ -102,12 +102,13 @@ class Wobbly(BlockDriver[WobblyOptions]):
         self._store()
         await self._wait()
 
-    async def truncate(self, length: int) -> None:
+    async def truncate(self, length: int) -> int:
         """Set the size, at once and for good."""
         await self._wait()
         self._store()
         os.ftruncate(self._fd, length)
         self._size = length
+        return length
 
     def exact_filename(self) -> str:
         """Return the file's name, as its image is of no other kind."""

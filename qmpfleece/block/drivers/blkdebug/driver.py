@@ -9,7 +9,7 @@ write; QEMU 7.2 goes on with whatever was in memory.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, ClassVar, Final, Literal
 
 from qmpfleece.base.errors import BlockError, QmpError
@@ -248,7 +248,7 @@ class Blkdebug(BlockDriver[BlkdebugOptions]):
         """Fail if a rule says so; the image is flushed afterwards."""
         return self.rules.check(0, 0, "flush")
 
-    def truncate(self, length: int) -> Io:
+    def truncate(self, length: int) -> Coroutine[Any, Any, int]:
         """Resize the image."""
         return pipeline.truncate(self._image, length)
 

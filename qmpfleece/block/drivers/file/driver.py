@@ -22,7 +22,6 @@ from qmpfleece.base.files import c_string, pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring.writes import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
-from qmpfleece.block import pipeline
 from qmpfleece.block.driver import (
     BlockDriver,
     Extent,
@@ -249,10 +248,11 @@ class File(BlockDriver[FileOptions]):
                 self._flush_error = errno_of(error)
             raise
 
-    async def truncate(self, length: int) -> None:
+    async def truncate(self, length: int) -> int:
         """Cut or extend the file, sparsely."""
         call = self._queue.submit(os.ftruncate, self._fd, length)
         await self._making_holes(call, length)
+        return length
 
     def is_known_data(self, offset: int, length: int) -> bool:
         """Tell whether all of the range has been found to be data, or been written."""
@@ -392,21 +392,18 @@ class HostDevice(File):
                 " character or block device"
             )
 
-    @property
-    def keeps_length(self) -> bool:
-        """It does."""
-        return True
-
-    async def truncate(self, length: int) -> None:
-        """Take note of how far the device has grown.
+    async def truncate(self, length: int) -> int:
+        """Take note of how far the device has grown. It does not become shorter.
 
         Raises:
-            OSError: ENOTSUP: not as far as that.
+            OSError: ENOTSUP: it has not grown as far as that.
         """
+        if length <= self.node.length:
+            return self.node.length
         size = await self._queue.submit(os.lseek, self._fd, 0, os.SEEK_END)
         if length > size:
             raise BlockError(errno.ENOTSUP, "Cannot grow device files")
-        pipeline.set_length(self.node, align_up(size, SECTOR))
+        return size
 
 
 register(File, __name__)

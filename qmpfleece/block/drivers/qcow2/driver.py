@@ -283,9 +283,10 @@ class Qcow2(BlockDriver[Qcow2Options]):
         """Write all metadata; see ``Journal``. The file is flushed afterwards."""
         return self._guard(self.image.journal.flush())
 
-    def truncate(self, length: int) -> Io:
+    async def truncate(self, length: int) -> int:
         """Resize; see ``Resizer.truncate``."""
-        return self._guard(self._resize(length))
+        await self._guard(self._resize(length))
+        return length
 
     def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:
         """Write whole clusters compressed; see ``Compressor.pwrite``."""

@@ -16,7 +16,6 @@ from qmpfleece.block.driver import (
     Reopening,
     ReqFlags,
     Status,
-    fail,
     register,
 )
 from qmpfleece.block.drivers.raw.options import RawOptions
@@ -113,11 +112,13 @@ class Raw(BlockDriver[RawOptions]):
         needed, shared = default_perms(role, perm, shared, writable=not self.node.read_only)
         return needed & (perm | ~(Perm.WRITE | Perm.RESIZE)), shared
 
-    def truncate(self, length: int) -> Io:
+    async def truncate(self, length: int) -> int:
         """Resize the file, unless this is a window of a given size."""
         if self.options.size is not None:
-            return fail(errno.ENOTSUP)
-        return self._truncate(length)
+            raise BlockError(errno.ENOTSUP)
+        end = await pipeline.truncate(self._file, self._offset + length)
+        self._size = max(0, end - self._offset)
+        return self._size
 
     async def _pread_told(self, tell: Listener, offset: int, buf: memoryview) -> None:
         """Read once who listens below knows of it (blkdebug)."""
@@ -152,11 +153,6 @@ class Raw(BlockDriver[RawOptions]):
         if end > self._size and self.options.size is not None:
             raise BlockError(errno.ENOSPC)
 
-    async def _truncate(self, length: int) -> None:
-        await pipeline.truncate(self._file, self._offset + length)
-        if not self.keeps_length:
-            self._size = length
-
     def is_known_data(self, offset: int, length: int) -> bool:
         """Tell what the file knows of the window."""
         return offset + length <= self._size and self._file.node.driver.is_known_data(
@@ -178,11 +174,6 @@ class Raw(BlockDriver[RawOptions]):
     async def _tail_status(self, length: int) -> list[Extent]:
         """Tell what the last sector has past a window of odd length."""
         return [Extent(length, Status.ZERO | Status.ALLOCATED, node=self.node)]
-
-    @property
-    def keeps_length(self) -> bool:
-        """Whether the file does."""
-        return self._file.node.driver.keeps_length
 
     @property
     def cluster_size(self) -> int:

@@ -1,7 +1,7 @@
 """snapshot-access: the disk as its child remembers it, for the backup client to read.
 
-It has no data and no state: every request goes to the ``SnapshotSource`` that the child's
-driver is. Writing is impossible.
+It has no data and no state: every request goes to the ``SnapshotSource`` of the child's driver.
+Writing is impossible.
 
 Source: QAPI ``BlockdevOptionsGenericFormat`` of the driver ``snapshot-access``.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError
-from qmpfleece.block.abilities import SnapshotSource
 from qmpfleece.block.child import Child
 from qmpfleece.block.driver import BlockDriver, Extent, Io, Opener, fail, register
 from qmpfleece.block.drivers.snapshot_access.options import SnapshotAccessOptions
@@ -26,8 +25,6 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions]):
     driver_name = "snapshot-access"
 
     _file: Child
-    _driver: object = None
-    _known: SnapshotSource | None = None
 
     async def open(self, opener: Opener) -> None:
         """Take the size of the child; whether it has a snapshot shows when it is read."""
@@ -38,25 +35,15 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions]):
         """Need nothing: requests don't go through the child's door."""
         return Perm.NONE, Perm.ALL
 
-    def _source(self) -> SnapshotSource | None:
-        """Return the child's driver if it has a snapshot; the child may be replaced."""
-        driver = self._file.node.driver
-        if driver is not self._driver:
-            self._driver = driver
-            self._known = driver if isinstance(driver, SnapshotSource) else None
-        return self._known
-
     def pread(self, offset: int, buf: memoryview) -> Io:
-        """Read the snapshot."""
-        if self._file.node.driver is not self._driver:
-            self._source()
-        source = self._known
-        return source.snapshot_pread(offset, buf) if source is not None else fail(errno.ENOTSUP)
+        """Read the snapshot of the child, which may be replaced."""
+        source = self._file.node.driver.snapshot_source
+        return source.pread(offset, buf) if source is not None else fail(errno.ENOTSUP)
 
     def locate(self, offset: int, length: int, places: Places) -> bool:
         """Ask the snapshot."""
-        source = self._source()
-        return source is not None and source.snapshot_locate(offset, length, places)
+        source = self._file.node.driver.snapshot_source
+        return source is not None and source.locate(offset, length, places)
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Fail: a snapshot does not change."""
@@ -64,27 +51,25 @@ class SnapshotAccess(BlockDriver[SnapshotAccessOptions]):
 
     def pdiscard(self, offset: int, length: int) -> Io:
         """Give up this part of the snapshot."""
-        source = self._source()
-        if source is None:
-            return fail(errno.ENOTSUP)
-        return source.snapshot_pdiscard(offset, length)
+        source = self._file.node.driver.snapshot_source
+        return source.pdiscard(offset, length) if source is not None else fail(errno.ENOTSUP)
 
     def flush(self) -> Io:
         """Make discards final; without any the door does not come here."""
-        source = self._source()
-        return source.snapshot_flush() if source is not None else DONE
+        source = self._file.node.driver.snapshot_source
+        return source.flush() if source is not None else DONE
 
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Return the block status of the snapshot."""
-        source = self._source()
-        return source.snapshot_block_status(offset, length, limit) if source else _no_status()
+        source = self._file.node.driver.snapshot_source
+        return source.block_status(offset, length, limit) if source is not None else _no_status()
 
     def is_known_data(self, offset: int, length: int) -> bool:
         """Tell what is known of the snapshot."""
-        source = self._source()
-        return source is not None and source.snapshot_is_known_data(offset, length)
+        source = self._file.node.driver.snapshot_source
+        return source is not None and source.is_known_data(offset, length)
 
     def exact_filename(self) -> str:
         """The child's, as QEMU says."""

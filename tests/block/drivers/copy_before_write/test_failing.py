@@ -21,7 +21,7 @@ async def test_break_guest_write_fails_the_write_and_keeps_the_snapshot(fleece, 
     assert failure.value.errno == errno.ENOSPC
     broken.errors.clear()
     assert fleece.disk.data == DATA
-    assert fleece.cbw.broken_because is None
+    assert fleece.cbw.snapshot.broken_because is None
     assert fleece.counts() == {"access": SIZE, "done": 0, "copy": SIZE}
     assert await fleece.read(0, SIZE) == DATA
     await fleece.write(0, b"x")
@@ -36,14 +36,14 @@ async def test_break_snapshot_lets_the_guest_write_and_ends_the_snapshot(fleece)
     for request in (fleece.read(0, 1), fleece.client.block_status(0, 512, 1)):
         with pytest.raises(OSError, match="Permission denied"):
             await request
-    assert fleece.cbw.broken_because == (
+    assert fleece.cbw.snapshot.broken_because == (
         "copy before write failed writing 65536 bytes at 65536 of 'temp': No space left on device"
     )
     fleece.temp.errors["write"] = errno.EIO
     fleece.temp.log.clear()
     await fleece.write(0, b"x")
     assert fleece.temp.log == []
-    assert fleece.cbw.snapshot_error.errno == errno.ENOSPC
+    assert fleece.cbw.snapshot.error.errno == errno.ENOSPC
 
 
 async def test_reads_in_flight_when_the_snapshot_breaks_still_give_the_old_data(fleece):
@@ -84,7 +84,7 @@ async def test_copy_that_takes_too_long_breaks_the_snapshot_if_that_is_the_polic
     fleece.temp.stop("write")
     await fleece.write(0, b"x")
     assert fleece.disk.data[0] == ord("x")
-    assert fleece.cbw.broken_because == "copy before write failed: Connection timed out"
+    assert fleece.cbw.snapshot.broken_because == "copy before write failed: Connection timed out"
     fleece.temp.waiting[0].fail(errno.EIO)
     await fleece.filter.wait_idle()
 
