@@ -2,13 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks import exported, fio, images
+from benchmarks import exported, fio, images, lean
 from benchmarks.bench import Bench
 from benchmarks.exported import Entry
 from benchmarks.fio import Load
@@ -68,7 +68,13 @@ def _fleecing(bench: Bench, peer: Peer, temp_format: str = "raw") -> Iterator[_F
             yield _Fleecing(server, temp)
 
 
-def _guest_writes(bench: Bench, peer: Peer, *, connections: int, temp_format: str) -> Figures:
+#: Writes at each offset of the export at a URI, and returns the writes a second.
+_WriteOnce = Callable[[str, Sequence[int], Load, Path], float]
+
+
+def _guest_writes(
+    bench: Bench, peer: Peer, *, connections: int, temp_format: str, write_once: _WriteOnce
+) -> Figures:
     """Write once into every cluster, in random order; then do the same again.
 
     That is over too soon to tell much, so it is repeated, each time with a new snapshot.
@@ -80,11 +86,15 @@ def _guest_writes(bench: Bench, peer: Peer, *, connections: int, temp_format: st
         with bench.fresh() as folder, _fleecing(bench, peer, temp_format) as fleecing:
             uri = fleecing.server.uri("guest")
             for turn in range(2):
-                rate = fio.write_once(uri, offsets, 4096, load, folder).iops
+                rate = write_once(uri, offsets, load, folder)
                 spent[turn] += len(offsets) / rate
             _expect_all_copied(fleecing.server, bench.scale.disk)
         written += len(offsets)
     return {"first touch": written / spent[0], "again": written / spent[1]}
+
+
+def _write_by_fio(uri: str, offsets: Sequence[int], load: Load, folder: Path) -> float:
+    return fio.write_once(uri, offsets, load.block, load, folder).iops
 
 
 def _guest_writes_in_order(bench: Bench, peer: Peer) -> Figures:
@@ -154,16 +164,25 @@ _SNAPSHOT: Final = (
 
 
 def _guest_cases() -> Iterator[Case]:
-    for connections, temp_format in ((1, "raw"), (4, "raw"), (1, "qcow2")):
+    for connections, temp_format, is_lean in (
+        (1, "raw", False),
+        (4, "raw", False),
+        (1, "raw", True),
+        (4, "raw", True),
+        (1, "qcow2", True),
+    ):
+        client = "" if is_lean else ", fio"
+        targets = (AtLeast(2.0),) if is_lean and temp_format == "raw" else ()
         yield Case(
-            name=f"guest's 4 KiB random write, {temp_format}, {connections} conn.",
-            metrics=(
-                Metric("first touch", "1/s", (AtLeast(2.0),) if temp_format == "raw" else ()),
-                Metric("again", "1/s"),
+            name=f"guest's 4 KiB random write, {temp_format}{client}, {connections} conn.",
+            metrics=(Metric("first touch", "1/s", targets), Metric("again", "1/s")),
+            measure=partial(
+                _guest_writes,
+                connections=connections,
+                temp_format=temp_format,
+                write_once=lean.write_once if is_lean else _write_by_fio,
             ),
-            measure=partial(_guest_writes, connections=connections, temp_format=temp_format),
-            # Nbdkit 1.32 aborts when a client leaves it with requests, see fio.write_once.
-            peers=DAEMONS,
+            peers=DAEMONS,  # nbdkit has the next case
         )
     yield Case(
         name="guest's 4 KiB write in each cluster, in order",
