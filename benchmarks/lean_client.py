@@ -2,30 +2,29 @@
 
 ::
 
-    lean_client.py read URI LENGTH DEPTH SECONDS SEED
+    lean_client.py read URI LENGTH DEPTH CONNECTIONS SECONDS
 
-reads LENGTH bytes at random places, DEPTH requests at once. Prints how many were answered a
-second; the first fifth of the time does not count. ::
+reads LENGTH bytes at random places, DEPTH requests at once on each connection. Prints how many
+were answered a second; the first fifth of the time does not count. ::
 
-    lean_client.py write URI LENGTH DEPTH OFFSETS
+    lean_client.py write URI LENGTH DEPTH CONNECTIONS OFFSETS
 
 writes LENGTH bytes at each of the offsets in the file OFFSETS, 64 bits of the machine each, in
-that order. Says when it is ready, and waits until nobody has the file locked; then prints when
-its first request was sent and the last reply was there.
+that order, dealt out to the connections. Prints how many were answered a second.
 
 Imports nothing of the benchmarks, for it runs as a program of its own.
 """
 
 import array
-import fcntl
 import os
 import random
+import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
-from typing import BinaryIO, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from qmpfleece.nbdclient import uri
 from qmpfleece.nbdproto import codec, const
@@ -60,7 +59,9 @@ class Connection:
             self._socket.sendall(machine.feed(self._socket.recv(4096)))
         self.size: Final = machine.result.size
 
-    def prepare(self, requests: Iterable[bytes], begins: bytes, reply: int, depth: int) -> None:
+    def prepare(
+        self, requests: Iterable[bytes], begins: bytes, reply: int, depth: int, *, again: bool
+    ) -> None:
         """Say what is to be sent.
 
         Args:
@@ -68,23 +69,29 @@ class Connection:
             begins: How each reply begins.
             reply: The size of each, in bytes.
             depth: How many are in flight.
+            again: After the last one comes the first.
         """
         every = tuple(requests)
-        self.count: Final = len(every)
-        self._request: Final = len(every[0])
+        self._count: Final = len(every)
+        self._size: Final = len(every[0])
         # As many as there may be room for behind the last one.
-        self._requests: Final = memoryview(b"".join((*every, *every[:depth])))
+        self._requests: Final = memoryview(b"".join((*every, *every[: again * depth])))
         self._next = 0
+        self._again: Final = again
         self._begins: Final = begins
         self._reply: Final = reply
         self._memory: Final = bytearray(depth * reply)
         self._have = 0
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
     def send(self, count: int) -> None:
-        """Send the next ones; after the last comes the first."""
+        """Send the next ones."""
         at = self._next
-        self._socket.sendall(self._requests[at * self._request : (at + count) * self._request])
-        self._next = (at + count) % self.count
+        self._socket.sendall(self._requests[at * self._size : (at + count) * self._size])
+        self._next = (at + count) % self._count if self._again else at + count
 
     def receive(self) -> int:
         """Receive what is there; return how many replies became whole.
@@ -106,86 +113,109 @@ class Connection:
         self._have -= end
         return count
 
-    def close(self, left: int) -> None:
-        """Take the replies that are still to come, and say goodbye."""
-        while left:
-            left -= self.receive()
+    def close(self) -> None:
+        """Say goodbye; all replies have come."""
         self._socket.sendall(pack_request(const.CMD_DISC, 0))
         self._socket.close()
 
 
-def _read(connection: Connection, seconds: float) -> float:
-    """Go on reading for so long; return the rate."""
+class Client:
+    """Several connections, on each of which so many requests are in flight."""
+
+    def __init__(self, connections: Sequence[Connection], depth: int) -> None:
+        self._connections: Final = connections
+        self._by_fd: Final = {each.fileno(): each for each in connections}
+        self._epoll: Final = select.epoll()
+        for number in self._by_fd:
+            self._epoll.register(number, select.EPOLLIN)
+        for connection in connections:
+            connection.send(depth)
+
+    def _ready(self) -> Iterable[Connection]:
+        if len(self._connections) == 1:
+            return self._connections  # which waits by itself
+        return [self._by_fd[number] for number, _ in self._epoll.poll()]
+
+    def go_on(self) -> int:
+        """Send as many requests as are answered, once some are; return the number."""
+        total = 0
+        for connection in self._ready():
+            if answered := connection.receive():
+                connection.send(answered)
+                total += answered
+        return total
+
+    def finish(self, left: int) -> None:
+        """Wait for the replies that are still to come, and say goodbye."""
+        while left:
+            left -= sum(connection.receive() for connection in self._ready())
+        for connection in self._connections:
+            connection.close()
+        self._epoll.close()
+
+
+def read(where: str, length: int, depth: int, count: int, seconds: float) -> float:
+    """Read at random places on ``count`` connections; return the reads a second."""
+    connections = [Connection(where) for _ in range(count)]
+    for seed, connection in enumerate(connections):
+        draw = random.Random(seed).randrange
+        places = connection.size // length
+        connection.prepare(
+            (
+                pack_request(const.CMD_READ, number, draw(places) * length, length)
+                for number in range(_READS)
+            ),
+            _DATA,
+            codec.CHUNK_DATA.size + length,
+            depth,
+            again=True,
+        )
+    client = Client(connections, depth)
+    answered = 0
     begin = now = time.perf_counter()
-    count = 0
-    while now - begin < seconds:
-        if answered := connection.receive():
-            connection.send(answered)
-            count += answered
-        now = time.perf_counter()
-    return count / (now - begin)
+    for part in (seconds / 5, seconds * 4 / 5):
+        answered, begin = 0, now
+        while now - begin < part:
+            answered += client.go_on()
+            now = time.perf_counter()
+    client.finish(depth * count)
+    return answered / (now - begin)
 
 
-def read(where: str, length: int, depth: int, seconds: float, seed: int) -> float:
-    """Read at random places; return the reads a second."""
-    connection = Connection(where)
-    draw = random.Random(seed).randrange
-    places = connection.size // length
-    connection.prepare(
-        (
-            pack_request(const.CMD_READ, number, draw(places) * length, length)
-            for number in range(_READS)
-        ),
-        _DATA,
-        codec.CHUNK_DATA.size + length,
-        depth,
-    )
-    connection.send(depth)
-    _read(connection, seconds / 5)
-    rate = _read(connection, seconds * 4 / 5)
-    connection.close(depth)
-    return rate
-
-
-def write(where: str, length: int, depth: int, offsets: BinaryIO) -> tuple[float, float]:
-    """Write at each offset once the file can be locked; return begin and end, in seconds."""
-    connection = Connection(where)
+def write(where: str, length: int, depth: int, count: int, offsets: Sequence[int]) -> float:
+    """Write at each offset, dealt out to ``count`` connections; return the writes a second."""
+    connections = [Connection(where) for _ in range(count)]
     data = os.urandom(length)
-    connection.prepare(
-        (
-            pack_request(const.CMD_WRITE, number, offset, length) + data
-            for number, offset in enumerate(array.array("Q", offsets.read()))
-        ),
-        _WRITTEN,
-        codec.SIMPLE_REPLY.size,
-        depth,
-    )
-    print("ready", flush=True)
-    fcntl.flock(offsets, fcntl.LOCK_SH)
+    for first, connection in enumerate(connections):
+        connection.prepare(
+            (
+                pack_request(const.CMD_WRITE, number, offset, length) + data
+                for number, offset in enumerate(offsets[first::count])
+            ),
+            _WRITTEN,
+            codec.SIMPLE_REPLY.size,
+            depth,
+            again=False,
+        )
     begin = time.perf_counter()
-    sent = min(depth, connection.count)
-    left = connection.count
-    connection.send(sent)
-    while left:
-        answered = connection.receive()
-        left -= answered
-        if more := min(answered, connection.count - sent):
-            connection.send(more)
-            sent += more
-    end = time.perf_counter()
-    connection.close(0)
-    return begin, end
+    client = Client(connections, depth)
+    answered = 0
+    while answered < len(offsets):
+        answered += client.go_on()
+    spent = time.perf_counter() - begin
+    client.finish(0)
+    return answered / spent
 
 
 def main() -> None:
     """Do what the command line says."""
-    verb, where, length, depth, *more = sys.argv[1:]
+    verb, where, length, depth, count, last = sys.argv[1:]
+    load = where, int(length), int(depth), int(count)
     if verb == "read":
-        seconds, seed = more
-        print(read(where, int(length), int(depth), float(seconds), int(seed)))
+        print(read(*load, float(last)))
     else:
-        with open(more[0], "rb") as file:
-            print(*write(where, int(length), int(depth), file))
+        with open(last, "rb") as file:
+            print(write(*load, array.array("Q", file.read())))
 
 
 if __name__ == "__main__":
