@@ -360,6 +360,11 @@ class BlockDriver(Generic[O]):
     # -- what the graph asks ------------------------------------------------------------------
 
     @property
+    def has_medium(self) -> bool:
+        """Whether there is anything to work on: no image once it was found to be corrupt."""
+        return True
+
+    @property
     def filtered_child(self) -> "Child | None":
         """The child whose data a filter shows."""
         return self.node.children.get("file") if self.is_filter else None

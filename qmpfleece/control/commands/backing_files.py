@@ -16,12 +16,19 @@ def find_root(system: System, device: str) -> Node:
     """Return the node of a drive or of that name, which no node and no job uses.
 
     Raises:
-        QmpError: There is none, or one does.
+        QmpError: There is none, or one does, or an image in it was given up as corrupt.
     """
     node = system.drives.find_node(device)
     if any(not isinstance(edge.parent, Backend) for edge in node.parents):
         raise QmpError("Need a root block node")
+    if not _has_media(node):
+        raise QmpError("Device has no medium")
     return node
+
+
+def _has_media(node: Node) -> bool:
+    below = (edge.node for edge in node.children.values())
+    return node.driver.has_medium and all(map(_has_media, below))
 
 
 @command("change-backing-file")

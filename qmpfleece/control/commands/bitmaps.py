@@ -129,6 +129,8 @@ class AddBitmap(BitmapAction):
             raise QmpError(f"Bitmap already exists: {name}")
         if len(name.encode()) > MAX_NAME_SIZE:
             raise QmpError(f"Bitmap name too long: {name}")
+        if not node.driver.has_medium:
+            raise QmpError("could not get length of device: No medium found")
         self._node = node
         self._bitmap = DirtyBitmap(
             node.length,
@@ -140,14 +142,13 @@ class AddBitmap(BitmapAction):
         node.bitmaps.insert(0, self._bitmap)
 
     def _check_storable(self, node: Node, granularity: int) -> None:
-        driver = node.driver
+        driver, shown = node.driver, node.device_name or node.name
+        if not driver.has_medium:
+            raise QmpError(f"Can't store persistent bitmaps to {shown}: No medium found")
         if not isinstance(driver, PersistentBitmaps):
-            name = node.device_name or node.name
-            raise QmpError(f"Can't store persistent bitmaps to {name}: Operation not supported")
+            raise QmpError(f"Can't store persistent bitmaps to {shown}: Operation not supported")
         if (reason := driver.bitmap_refusal(self._name, granularity)) is not None:
-            raise QmpError(
-                f"Can't make bitmap '{self._name}' persistent in '{node.name}': {reason}"
-            )
+            raise QmpError(f"Can't make bitmap '{self._name}' persistent in '{shown}': {reason}")
 
     def abort(self) -> None:
         """Remove it again."""

@@ -284,3 +284,76 @@ def qcow2_beyond_repair_becomes_writable_beside_another(d: Session) -> None:
     d.event("BLOCK_EXPORT_DELETED")
     d.qmp("blockdev-del", node_name="b")
     d.tool("sh", "-c", "qemu-img info b.qcow2 | grep -A4 bitmaps:")
+
+
+def _given_up(d: Session, *, above: bool = False) -> bytes:
+    """Let a guest find an image corrupt that has bitmaps; return what is in the file then.
+
+    Its node is ``q``; with ``above`` there is a raw node ``r`` on it.
+    """
+    d.file("base.raw", 64 << 20)
+    named = ("-b", "base.raw", "-F", "raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *named, "a.qcow2", "64M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    for name in ("b", "c"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    patch(d, {L2: COPIED | DATA | 512})
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    d.qmp("block-dirty-bitmap-add", node="q", name="new", persistent=True)
+    if above:
+        d.qmp("blockdev-add", driver="raw", node_name="r", file="q")
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    ask(d, "x", "write 1048576 65536", *_WRITE)
+    d.qmp("query-jobs")  # all events have come before its reply
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    return (d.dir / "a.qcow2").read_bytes()
+
+
+def _compare(d: Session, before: bytes) -> None:
+    same = (d.dir / "a.qcow2").read_bytes() == before
+    d.transcript.add(f"# the image is {'as it was' if same else 'another'}")
+
+
+@scenario
+def qcow2_given_up_keeps_its_bitmaps(d: Session) -> None:
+    before = _given_up(d)
+    d.qmp("block-dirty-bitmap-remove", node="q", name="b")
+    d.qmp("block-dirty-bitmap-remove", node="q", name="new")
+    remove = {"type": "block-dirty-bitmap-remove", "data": {"node": "q", "name": "c"}}
+    d.qmp("transaction", actions=[remove, {"type": "abort", "data": {}}])
+    d.qmp("block-dirty-bitmap-add", node="q", name="newer", persistent=True)
+    d.qmp("block-dirty-bitmap-add", node="q", name="newer", granularity=256, persistent=True)
+    d.qmp("block-dirty-bitmap-add", node="q", name="memory")
+    d.qmp("block-dirty-bitmap-clear", node="q", name="c")
+    _compare(d, before)
+    d.qmp("blockdev-del", node_name="q")
+    _compare(d, before)
+
+
+@scenario
+def qcow2_given_up_keeps_the_name_of_its_backing_file(d: Session) -> None:
+    before = _given_up(d)
+    d.qmp("change-backing-file", device="q", image_node_name="q", backing_file="other")
+    d.qmp("block_resize", node_name="q", size=32 << 20)
+    d.qmp("blockdev-snapshot-internal-sync", device="q", name="s")
+    _compare(d, before)
+    d.qmp("blockdev-del", node_name="q")
+    _compare(d, before)
+
+
+@scenario
+def qcow2_given_up_takes_no_snapshot_of_who_builds_on_it(d: Session) -> None:
+    before = _given_up(d, above=True)
+    for device in "rq":
+        d.qmp("change-backing-file", device=device, image_node_name="q", backing_file="other")
+        d.qmp("blockdev-snapshot-internal-sync", device=device, name="s")
+        d.qmp("blockdev-snapshot-delete-internal-sync", device=device, name="s")
+        d.qmp("block-dirty-bitmap-add", node=device, name="more", persistent=True)
+    d.qmp("block_resize", node_name="r", size=32 << 20)
+    _compare(d, before)
+    d.qmp("blockdev-del", node_name="r")
+    d.qmp("blockdev-del", node_name="q")
+    _compare(d, before)

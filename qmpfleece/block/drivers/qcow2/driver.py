@@ -285,6 +285,8 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     async def truncate(self, length: int) -> int:
         """Resize; see ``Resizer.truncate``."""
+        if self.image.dead:
+            raise BlockError(errno.ENOMEDIUM, "No medium inserted")
         await self._guard(self._resize(length))
         return length
 
@@ -326,11 +328,17 @@ class Qcow2(BlockDriver[Qcow2Options]):
         """Return why the image can't store a new bitmap; see ``PersistentBitmaps``."""
         return self._bitmaps.refusal(name, granularity)
 
-    def remove_persistent_bitmap(self, name: str) -> Coroutine[Any, Any, None]:
-        """Remove a bitmap from the image; see ``PersistentBitmaps``."""
-        return self._bitmaps.remove(name)
+    async def remove_persistent_bitmap(self, name: str) -> None:
+        """Remove a bitmap from the image, unless that was given up; see ``PersistentBitmaps``."""
+        if not self.image.dead:
+            await self._bitmaps.remove(name)
 
     # -- what queries ask -----------------------------------------------------------------
+
+    @property
+    def has_medium(self) -> bool:
+        """Whether the image has not been given up as corrupt."""
+        return not self.image.dead
 
     @property
     def cluster_size(self) -> int:
