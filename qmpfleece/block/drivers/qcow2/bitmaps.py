@@ -4,7 +4,6 @@ While the image is open for writing the directory says "in use" of every bitmap,
 a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 """
 
-import contextlib
 import errno
 from array import array
 from typing import TYPE_CHECKING, Final
@@ -341,14 +340,22 @@ class Bitmaps:
         data = bitmapdir.encode(entries)
         offset = 0
         try:
+            extension, autoclear = None, image.header.autoclear & ~Autoclear.BITMAPS
             if data:
                 offset = await self._allocate(len(data))
                 taken.append((offset, image.geometry.clusters(len(data))))
                 await image.write_metadata(offset, data, "")
+                extension = BitmapsExtension(len(entries), len(data), offset).encode()
+                autoclear |= Autoclear.BITMAPS
             # What the header is going to name must have its refcounts first.
             await image.journal.write()
             await pipeline.flush(image.file)
-            await self._name_directory(len(entries), len(data), offset)
+            await image.change_header(
+                whole=True,
+                trusting=True,
+                autoclear=autoclear,
+                extensions=image.header.extensions_with(extensions.BITMAPS, extension),
+            )
         except OSError as error:
             self._free(taken)
             raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
@@ -358,28 +365,6 @@ class Bitmaps:
         self.entries, self._offset, self._size = entries, offset, len(data)
         if old_size:
             self._free([(old_offset, image.geometry.clusters(old_size))])
-
-    async def _name_directory(self, number: int, size: int, offset: int) -> None:
-        """Let the header name another directory, or none; on failure it names the old one."""
-        image, header = self._image, self._image.header
-        before = (header.autoclear, list(header.extensions))
-        if size:
-            extension = BitmapsExtension(number, size, offset)
-            header.set_extension(extensions.BITMAPS, extension.encode())
-            header.autoclear |= Autoclear.BITMAPS
-        else:
-            header.set_extension(extensions.BITMAPS, None)
-            header.autoclear &= ~Autoclear.BITMAPS
-        try:
-            await image.write_header()
-            await pipeline.flush(image.file)
-        except BaseException as error:
-            header.autoclear, header.extensions = before
-            if isinstance(error, OSError):
-                # It may have got there, and was only not flushed: what it names is freed now.
-                with contextlib.suppress(OSError):
-                    await image.write_header()
-            raise
 
     async def _clusters_of(self, entry: Entry) -> list[tuple[int, int]]:
         """Return offset and number of the clusters that a bitmap has; none if damaged."""

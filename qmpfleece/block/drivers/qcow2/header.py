@@ -70,12 +70,8 @@ class Header:
         """Return the data of an extension, None if there is none."""
         return next((item.data for item in self.extensions if item.magic == magic), None)
 
-    def set_extension(self, magic: int, data: bytes | None) -> None:
-        """Replace, add, or with None remove an extension."""
-        self.extensions = self.extensions_with(magic, data)
-
     def extensions_with(self, magic: int, data: bytes | None) -> list[Extension]:
-        """Return what the extensions are when ``set_extension`` has been called."""
+        """Return the extensions with one replaced, added, or with None removed."""
         kept = [item for item in self.extensions if item.magic != magic]
         return kept if data is None else [*kept, Extension(magic, data)]
 

@@ -164,11 +164,15 @@ class Image:
             ),
         )
 
-    async def change_header(self, *, whole: bool = False, **fields: Any) -> None:
+    async def change_header(
+        self, *, whole: bool = False, trusting: bool = False, **fields: Any
+    ) -> None:
         """Change fields of the header: on return they are on disk for good.
 
         Args:
             whole: They are not all among those of ``write_header_fields``.
+            trusting: Take it that a write that fails leaves the old header, so that an image
+                whose header can't be written is used as before.
             fields: The new values, by name.
 
         Raises:
@@ -177,15 +181,18 @@ class Image:
         """
         before = {name: getattr(self.header, name) for name in fields}
         self._set_fields(fields)
+        unsure = not trusting
         try:
             await (self.write_header() if whole else self.write_header_fields())
+            unsure = True
             await pipeline.flush(self.file)
         except BaseException:
             self._set_fields(before)
-            self._header_failures += 1
-            self._whole_due |= whole
+            if unsure:
+                self._header_failures += 1
+                self._whole_due |= whole
             with contextlib.suppress(OSError):
-                await self.write_due_header()
+                await (self.write_due_header() if unsure else self.write_header())
             raise
 
     def _set_fields(self, fields: dict[str, Any]) -> None:

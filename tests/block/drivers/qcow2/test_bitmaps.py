@@ -1,13 +1,17 @@
 """Persistent bitmaps, made by qemu-img and read by us, and the other way round."""
 
+import contextlib
 import errno
 import json
 import shutil
+from itertools import count
 
 import pytest
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.disk import check, opened, qemu_img, qemu_io, run
+from tests.tools.failing import Failing
 
 MIB = 1 << 20
 
@@ -170,6 +174,31 @@ async def test_bitmaps_that_could_not_be_stored_leave_no_leak(image, capsys):
     said = "Failed to write bitmap 'b' to file: No space left on device\n"
     assert capsys.readouterr().err.endswith(said)
     check(image)
+
+
+@pytest.mark.parametrize("landed", [False, True])
+async def test_directory_that_the_header_may_name_is_not_written_over(image, tmp_path, landed):
+    crashed = tmp_path / "crashed.qcow2"
+    for number in count():
+        qemu_img("create", "-q", "-f", "qcow2", image, "64M")
+        for name in "bc":
+            qemu_img("bitmap", "--add", image, name)
+        failing = Failing(number, 2, landed=landed)
+        async with opened(image) as disk:
+            failing.begin(disk.node.children["file"].node.driver)
+            with contextlib.suppress(QmpError):
+                await disk.driver.remove_persistent_bitmap("b")
+            failing.end()
+            for start in range(4):
+                await disk.write(start * MIB, b"x" * MIB)
+                await disk.guest.flush()
+            shutil.copy(image, crashed)
+        assert [item["flags"] for item in bitmaps_of(crashed) if item["name"] == "c"]
+        qemu_img("check", "-q", "-r", "leaks", "-f", "qcow2", crashed)
+        check(image)
+        if not failing.reached:
+            break
+    assert number
 
 
 async def test_inconsistent_bitmap_forbids_a_resize(image):
