@@ -4,11 +4,13 @@ While the image is open for writing the directory says "in use" of every bitmap,
 a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 """
 
+import asyncio
 import errno
 from array import array
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.units import MIB
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import bitmapdir, extensions, overlap
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
 _ALL_ONES: Final = 1
+#: Bytes of a bitmap that are stored at a stretch.
+_PIECE: Final = MIB
 _RESERVED: Final = ~(OFFSET_MASK | _ALL_ONES) & ((1 << 64) - 1)
 
 
@@ -241,14 +245,17 @@ class Bitmaps:
 
     async def _store_one(self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]) -> Entry:
         """Write a bitmap to new clusters, which are added to ``taken`` as they are claimed."""
-        image, cluster = self._image, self._image.geometry.cluster_size
+        image, cluster, bits = self._image, self._image.geometry.cluster_size, bitmap.bits
         if not image.node.length:
             raise QmpError("No memory")  # QEMU's words; a table needs an entry
-        size = bitmap.bits.serialised_size
+        size = bits.serialised_size
         words = WORD64.blank(-(-size // cluster))
         for index in range(len(words)):
-            part = bitmap.bits.serialise(index * cluster, min(cluster, size - index * cluster))
-            if any(part):
+            if not index * cluster % _PIECE:
+                await asyncio.sleep(0)  # others have their turn
+            start = index * span
+            if bits.any(start, min(span, bits.length - start)):
+                part = bits.serialise(index * cluster, min(cluster, size - index * cluster))
                 first, _ = await image.refcounts.allocate(1)
                 words[index] = first << image.geometry.cluster_bits
                 taken.append((words[index], 1))
@@ -256,6 +263,7 @@ class Bitmaps:
                 await image.write_metadata(words[index], padded, "")
         offset = await self._allocate(8 * len(words))
         taken.append((offset, image.geometry.clusters(8 * len(words))))
+        span = 8 * cluster * bits.granularity  # what one cluster tells of
         await image.write_metadata(offset, WORD64.encode(words), "")
         return Entry(
             offset,

@@ -1,5 +1,6 @@
 """Persistent bitmaps, made by qemu-img and read by us, and the other way round."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -199,6 +200,33 @@ async def test_directory_that_the_header_may_name_is_not_written_over(image, tmp
         if not failing.reached:
             break
     assert number
+
+
+async def test_others_have_turns_while_a_large_clean_bitmap_is_stored(tmp_path):
+    path = tmp_path / "large.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, "256G")
+    turns, seen = 0, []
+
+    async def others():
+        nonlocal turns
+        while not seen:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with opened(path) as disk:
+        add(disk, "b", 512)  # 64 MiB, none of which are written
+        driver = disk.node.children["file"].node.driver
+        whole = driver.pwrite
+
+        async def pwrite(offset, buf, flags):
+            seen.append(turns)
+            await whole(offset, buf, flags)
+
+        driver.pwrite = pwrite
+        busy = asyncio.ensure_future(others())
+    await busy
+    assert seen[0] > 60
+    assert dirty_by_qemu(path, "b") == []
 
 
 async def test_inconsistent_bitmap_forbids_a_resize(image):
