@@ -84,6 +84,56 @@ def qcow2_bitmaps_extension_is_damaged(d: Session) -> None:
     _spoil_each(d, _EXTENSION, _extension)
 
 
+#: Where the second entry of a directory begins, and the name in an entry.
+_SECOND, _NAME, _FLAGS = 32, 24, 15
+
+
+@scenario
+def qcow2_bitmaps_of_the_same_name(d: Session) -> None:
+    for flags in (b"\2\2", b"\3\2", b"\2\3", b"\3\3"):
+        d.transcript.add(f"# flags {flags.hex()}")
+        image(d)
+        for name in ("b", "c"):
+            d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+        start = directory(d)
+        spoil(d, start + _SECOND + _NAME, b"b")
+        spoil(d, start + _FLAGS, flags[:1])
+        spoil(d, start + _SECOND + _FLAGS, flags[1:])
+        for read_only in (True, False):
+            opened(d, read_only=read_only)
+            seen(d)
+            close(d)
+            stored(d)
+
+
+def _that_cannot_be_written(d: Session, second: bytes) -> None:
+    """Open an image with two bitmaps, the first of them in use, that no write reaches."""
+    image(d)
+    for name in ("b", "c"):
+        d.tool("qemu-img", "bitmap", "--add", "a.qcow2", name)
+    start = directory(d)
+    spoil(d, start + _FLAGS, b"\3")
+    spoil(d, start + _SECOND + _FLAGS, second)
+    memory = d.memory_file(1 << 20)
+    with open(memory, "r+b") as file:
+        file.write((d.dir / "a.qcow2").read_bytes())
+    d.seal()
+    file = {"driver": "file", "filename": memory, "locking": "off"}
+    d.qmp("blockdev-add", driver="qcow2", node_name="a", file=file)
+    seen(d)
+    close(d)
+
+
+@scenario
+def qcow2_directory_of_bitmaps_in_use_is_left_as_it_is(d: Session) -> None:
+    _that_cannot_be_written(d, b"\3")
+
+
+@scenario
+def qcow2_directory_cannot_be_written_when_a_bitmap_is_taken_into_use(d: Session) -> None:
+    _that_cannot_be_written(d, b"\2")
+
+
 @scenario
 def qcow2_bitmap_table_is_damaged(d: Session) -> None:
     image(d, "-o", "cluster_size=512")

@@ -39,7 +39,8 @@ class Bitmaps:
         self._image = image
         self._offset = 0
         self._size = 0
-        self._bitmaps: list[DirtyBitmap] = []
+        #: What ``load`` has found and ``claim`` has not taken yet.
+        self._loaded: dict[str, DirtyBitmap] = {}
         self.entries: list[Entry] = []
 
     @property
@@ -59,7 +60,11 @@ class Bitmaps:
         raw = image.header.extension(extensions.BITMAPS)
         if raw is not None and image.header.autoclear & Autoclear.BITMAPS:
             await self._read_directory(bitmaps_extension(raw))
-            self._bitmaps = [await self._load_one(entry) for entry in self.entries]
+            for entry in self.entries:
+                if entry.name not in self._loaded:
+                    self._loaded[entry.name] = await self._load_one(entry)
+                elif not entry.flags & IN_USE:  # else it stays in the directory, as in QEMU
+                    raise QmpError(f"Bitmap already exists: {entry.name}")
 
     async def claim(self) -> None:
         """Give the node its bitmaps, marked in use if the image is writable.
@@ -72,10 +77,9 @@ class Bitmaps:
             try:
                 await self._mark_in_use()
             except OSError as error:
-                text = f"Can't update bitmap directory: {error.strerror}"
-                raise QmpError(text) from error
-        for bitmap in self._bitmaps:
-            image.node.bitmaps.insert(0, bitmap)
+                raise QmpError(f"Can't update bitmap directory: {error.strerror}") from error
+        loaded, self._loaded = self._loaded, {}
+        image.node.bitmaps[:0] = reversed(loaded.values())
         self._set_readonly(value=not image.writable)
 
     async def reclaim(self) -> None:
@@ -89,6 +93,8 @@ class Bitmaps:
 
     async def _mark_in_use(self) -> None:
         flags = [entry.flags for entry in self.entries]
+        if all(value & IN_USE for value in flags):
+            return
         for entry in self.entries:
             entry.flags |= IN_USE
         try:
@@ -215,31 +221,35 @@ class Bitmaps:
     async def _store_all(self, bitmaps: dict[str, DirtyBitmap]) -> None:
         """Write bitmaps, by their names, and a directory in which they replace older ones."""
         image = self._image
-        known = {entry.name: entry for entry in self.entries}
+        entries = list(self.entries)
+        places: dict[str, int] = {}
+        for place, entry in enumerate(entries):
+            places.setdefault(entry.name, place)
         for name, bitmap in bitmaps.items():
             reason = bitmapdir.constraint(
                 name, bitmap.granularity, image.node.length, image.geometry.cluster_size
             )
             if reason is not None:
                 raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints: {reason}")
-            if name in known and not known[name].flags & IN_USE:
+            if name in places and not entries[places[name]].flags & IN_USE:
                 raise QmpError(f"Bitmap '{name}' already exists in the image")
-        entries, replaced = [], []
         taken: list[tuple[int, int]] = []
-        # Those that the directory has keep their places.
-        for name in dict.fromkeys([*known, *bitmaps]):
+        replaced: list[tuple[int, int]] = []
+        for name in dict.fromkeys([*places, *bitmaps]):
             if name not in bitmaps:
-                entries.append(known[name])
                 continue
             try:
-                entries.append(await self._store_one(bitmaps[name], taken))
+                stored = await self._store_one(bitmaps[name], taken)
             except OSError as error:
                 self._free(taken)
                 raise QmpError(
                     f"Failed to write bitmap '{name}' to file: {error.strerror}"
                 ) from error
-            if name in known:
-                replaced += await self._clusters_of(known[name])
+            if name in places:  # those that the directory has keep them
+                replaced += await self._clusters_of(entries[places[name]])
+                entries[places[name]] = stored
+            else:
+                entries.append(stored)
         await self._replace_directory(entries, taken)
         self._free(replaced)
 
@@ -250,6 +260,7 @@ class Bitmaps:
             raise QmpError("No memory")  # QEMU's words; a table needs an entry
         size = bits.serialised_size
         words = WORD64.blank(-(-size // cluster))
+        span = 8 * cluster * bits.granularity  # what one cluster tells of
         for index in range(len(words)):
             if not index * cluster % _PIECE:
                 await asyncio.sleep(0)  # others have their turn
@@ -263,7 +274,6 @@ class Bitmaps:
                 await image.write_metadata(words[index], padded, "")
         offset = await self._allocate(8 * len(words))
         taken.append((offset, image.geometry.clusters(8 * len(words))))
-        span = 8 * cluster * bits.granularity  # what one cluster tells of
         await image.write_metadata(offset, WORD64.encode(words), "")
         return Entry(
             offset,
@@ -317,8 +327,6 @@ class Bitmaps:
     async def _write_in_place(self) -> None:
         """Write the directory where it is; it is not valid in between."""
         image = self._image
-        if not self.entries:
-            return
         image.header.autoclear &= ~Autoclear.BITMAPS
         try:
             await image.write_features()
