@@ -284,10 +284,11 @@ def _finish_write(
 ) -> None:
     """Leave the list, record what may have changed, and leave the node: in one step."""
     node.write_gen += 1
-    if offset + length > node.wr_highest_offset and length and not discard:
-        node.wr_highest_offset = align_up(offset + length, node.request_alignment)
     if request is not None:
+        offset, length = request.offset, request.length  # whole blocks, where parts were written
         request.remove()
+    if offset + length > node.wr_highest_offset and length and not discard:
+        node.wr_highest_offset = offset + length
     node.in_flight -= 1
     if not node.in_flight:
         node.wake_idle()

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.blkdebug import add, export
-from tests.oracle.scenarios.nbd_wire import FAST_ZERO, NO_HOLE, TRIM, ZEROES
+from tests.oracle.scenarios.nbd_wire import FAST_ZERO, FUA, NO_HOLE, TRIM, WRITE, ZEROES
 from tests.oracle.session import Session
 
 _K = 1 << 10
@@ -22,7 +22,8 @@ def _each(d: Session, command: int, flags: int, *ranges: tuple[int, int], node: 
     client = d.nbd("x")
     for number, (offset, length) in enumerate(ranges):
         d.qmp("block-dirty-bitmap-add", node=node, name=f"m{number}", granularity=512)
-        client.request(command, offset, length, flags=flags)
+        data = b"\x77" * length if command == WRITE else b""
+        client.request(command, offset, length, flags=flags, data=data)
         d.qmp("x-debug-block-dirty-bitmap-sha256", node=node, name=f"m{number}")
         d.qmp("block-dirty-bitmap-remove", node=node, name=f"m{number}")
 
@@ -54,6 +55,16 @@ _PARTS = (
     (80 * _K + 10, 12 * _K),
     (128 * _K, 8 * _K),
 )
+
+
+@scenario
+def writes_of_parts_of_blocks_mark_whole_ones(d: Session) -> None:
+    _aligned_to_4k(d)
+    for command in (WRITE, ZEROES):  # QEMU dies of a discard
+        _each(d, command, 0, *_PARTS, (200 * _K + 1000, 2000), (256 * _K + 512, 16 * _K))
+    _each(d, WRITE, FUA, (300 * _K + 512, 512), ((1 << 20) - 512, 512))
+    d.content("b.raw")
+    d.qmp("query-blockstats", query_nodes=True)
 
 
 @scenario
