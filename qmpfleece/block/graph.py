@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.workers import Workers
+from qmpfleece.bitmap.dirty import find_bitmap
 from qmpfleece.block import edges, grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
@@ -24,6 +25,8 @@ from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
+    from qmpfleece.bitmap.dirty import DirtyBitmap
+    from qmpfleece.block.backend import Backend
     from qmpfleece.qapi.blockdev import BlockdevOptions
 
 log = logging.getLogger(__name__)
@@ -49,8 +52,8 @@ class Graph:
         self.throttle_groups: dict[str, ThrottleGroup] = {}
         #: Descriptors that were handed over, see ``/dev/fdset``.
         self.fdsets = FdSets()
-        #: Names that no node may have, because a drive has them.
-        self.device_names: set[str] = set()
+        #: What has a name besides the nodes and is looked for before them: the drives.
+        self.devices: dict[str, Backend] = {}
         self._nodes: dict[str, Node] = {}
         #: Those of them whose drivers are not open yet: only what they consist of sees them.
         self._opening: set[Node] = set()
@@ -74,14 +77,40 @@ class Graph:
         return node if node not in self._opening else None
 
     def find(self, node_name: str) -> Node:
-        """Return the node that a reference names.
+        """Return the node that a reference names: a drive's, else the one of that name.
 
         Raises:
-            QmpError: There is none.
+            QmpError: There is none, or the drive has none.
         """
-        if (node := self.get(node_name)) is None:
-            raise QmpError(f"Cannot find device='{node_name}' nor node-name='{node_name}'")
+        return self.look_up(node_name, node_name)
+
+    def look_up(self, device: str | None, node_name: str | None) -> Node:
+        """Return the node of the drive called ``device``, else the one called ``node_name``.
+
+        Raises:
+            QmpError: There is neither, or the drive has none.
+        """
+        backend = self.devices.get(device or "")
+        node = backend.node if backend is not None else self.get(node_name or "")
+        if node is None and backend is not None:
+            raise QmpError(f"Device '{device}' has no medium")
+        if node is None:
+            raise QmpError(
+                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
+            )
         return node
+
+    def find_bitmap(self, node_name: str, name: str) -> tuple[Node, "DirtyBitmap"]:
+        """Return a bitmap and its node, named as ``find`` takes it.
+
+        Raises:
+            QmpError: There is no such node or bitmap.
+        """
+        try:
+            node = self.find(node_name)
+        except QmpError as error:
+            raise QmpError(f"Node '{node_name}' not found") from error
+        return node, find_bitmap(node.bitmaps, name)
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -190,7 +219,7 @@ class Graph:
             return name
         if not _WELL_FORMED.fullmatch(node_name):
             raise QmpError(f"Invalid node-name: '{node_name}'")
-        if node_name in self.device_names:
+        if node_name in self.devices:
             raise QmpError(f"node-name={node_name} is conflicting with a device id")
         if node_name in self._nodes:
             raise QmpError(f"Duplicate nodes with node-name='{node_name}'")

@@ -1,9 +1,11 @@
-"""A dispatcher over a system without a block layer, and what its clients were sent."""
+"""A dispatcher over a system without nodes and exports, and what its clients were sent."""
 
 from typing import Any
 
 import pytest
 
+from qmpfleece.base.workers import Workers
+from qmpfleece.block.graph import Graph
 from qmpfleece.control import command
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
@@ -30,7 +32,7 @@ class Talk:
 
 @pytest.fixture
 def system():
-    return System(bus=EventBus(), graph=None, exports=None)
+    return System(bus=EventBus(), graph=Graph(Workers()), exports=None)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from qemu.qmp import QMPClient
 
+from qmpfleece.base.workers import Workers
+from qmpfleece.block.graph import Graph
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.bus import EventBus
@@ -21,8 +23,8 @@ from qmpfleece.qmp.session import Session
 
 
 def make_system() -> System:
-    """Return a system without a block layer, all commands loaded."""
-    return System(bus=EventBus(), graph=None, exports=None)  # type: ignore[arg-type]
+    """Return a system without nodes and exports, all commands loaded."""
+    return System(bus=EventBus(), graph=Graph(Workers()), exports=None)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -18,7 +18,7 @@ def find_root(system: System, device: str) -> Node:
     Raises:
         QmpError: There is none, or one does, or an image in it was given up as corrupt.
     """
-    node = system.drives.find_node(device)
+    node = system.graph.find(device)
     if any(not isinstance(edge.parent, Backend) for edge in node.parents):
         raise QmpError("Need a root block node")
     if not _has_media(node):
@@ -44,7 +44,7 @@ async def change_backing_file(
         backing_file: The name.
     """
     top = find_root(system, device)
-    image = system.drives.look_up(None, image_node_name)
+    image = system.graph.look_up(None, image_node_name)
     if filtered_or_backing(image) is None:
         raise QmpError("not allowing backing file change on an image without a backing file")
     top.check_free()

@@ -128,8 +128,8 @@ class BlockdevBackupAction(BackupAction, type="blockdev-backup"):
 
     async def prepare(self) -> None:
         """Create the job."""
-        source = self.system.drives.find_node(self.data.device)
-        target = self.system.drives.find_node(self.data.target)
+        source = self.system.graph.find(self.data.device)
+        target = self.system.graph.find(self.data.target)
         await self.hold_drained(source)
         await self.prepare_job(source, target)
 
@@ -147,7 +147,7 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
 
     async def prepare(self) -> None:
         """Make and open the image, and create the job."""
-        source = self.system.drives.find_node(self.data.device)
+        source = self.system.graph.find(self.data.device)
         await self.hold_drained(source)
         source.check_free(may_be_backing=True)
         target = await self._open_target(source)

@@ -5,6 +5,7 @@ Source: QAPI ``TransactionAction``.
 
 from typing import Any, ClassVar
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.block.node import Node
 from qmpfleece.control.commands.bitmaps import (
     AddBitmap,
@@ -14,7 +15,6 @@ from qmpfleece.control.commands.bitmaps import (
     MergeBitmaps,
     RemoveBitmap,
     SwitchBitmap,
-    find_node,
 )
 from qmpfleece.control.system import System
 from qmpfleece.control.transaction import Action
@@ -57,8 +57,10 @@ class _Change(Action):
 
     def still(self) -> list[Node]:
         """Return the bitmap's node: what is recorded between a change and its undoing is lost."""
-        node = find_node(self.system, self.data.node)
-        return [node] if node is not None else []
+        try:
+            return [self.system.graph.find(self.data.node)]
+        except QmpError:
+            return []  # which will be refused
 
     async def prepare(self) -> None:
         """Make the change."""

@@ -36,24 +36,6 @@ class BlockDirtyBitmapSha256(Model):
     sha256: str
 
 
-def lookup(system: System, node_name: str, name: str) -> tuple[Node, DirtyBitmap]:
-    """Return a node and its bitmap.
-
-    Raises:
-        QmpError: There is no such node or bitmap.
-    """
-    node = find_node(system, node_name)
-    if node is None:
-        raise QmpError(f"Node '{node_name}' not found")
-    return node, find_bitmap(node.bitmaps, name)
-
-
-def find_node(system: System, name: str) -> Node | None:
-    """Return the node that commands on bitmaps mean, which may be a drive's; None for none."""
-    drive = system.drives.get(name)
-    return drive.node if drive is not None else system.graph.get(name)
-
-
 def default_granularity(node: Node) -> int:
     """Return the granularity of a bitmap on ``node`` that nobody has asked for, in bytes."""
     cluster_size = skip_filters(node).driver.cluster_size
@@ -117,7 +99,7 @@ class AddBitmap(BitmapAction):
         name = self._name
         if not name:
             raise QmpError("Bitmap name cannot be empty")
-        node = self.system.drives.find_node(self._node_name)
+        node = self.system.graph.find(self._node_name)
         granularity = self._granularity
         if granularity is None:
             granularity = default_granularity(node)
@@ -169,7 +151,7 @@ class RemoveBitmap(BitmapAction):
         It does not come back there when the transaction fails, before the image is closed:
         it would be in use, and so worth nothing, until then.
         """
-        self._node, self._bitmap = lookup(self.system, self._node_name, self._name)
+        self._node, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
         self._bitmap.check(allow_inconsistent=True)
         self._bitmap.busy = True
         driver = self._node.driver
@@ -201,7 +183,7 @@ class ClearBitmap(BitmapAction):
 
     async def prepare(self) -> None:
         """Clear, keeping what was there."""
-        _, self._bitmap = lookup(self.system, self._node_name, self._name)
+        _, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
         self._bitmap.check()
         self._backup = self._bitmap.clear()
 
@@ -221,7 +203,7 @@ class SwitchBitmap(BitmapAction):
 
     async def prepare(self) -> None:
         """Switch recording."""
-        _, self._bitmap = lookup(self.system, self._node_name, self._name)
+        _, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
         self._bitmap.check(allow_readonly=True)
         self._before = self._bitmap.enabled
         self._bitmap.enabled = self._enabled
@@ -244,13 +226,13 @@ class MergeBitmaps(BitmapAction):
 
     async def prepare(self) -> None:
         """Merge all sources into the target, keeping what was there."""
-        node, self._target = lookup(self.system, self._node_name, self._target_name)
+        node, self._target = self.system.graph.find_bitmap(self._node_name, self._target_name)
         sources = []
         for reference in self._sources:
             if isinstance(reference, str):
                 source = find_bitmap(node.bitmaps, reference)
             else:
-                _, source = lookup(self.system, reference.node, reference.name)
+                _, source = self.system.graph.find_bitmap(reference.node, reference.name)
             self._target.check()
             source.check(allow_readonly=True)
             self._target.check_source(source)
@@ -319,5 +301,5 @@ async def merge(
 @command("x-debug-block-dirty-bitmap-sha256")
 async def sha256(system: System, node: str, name: str) -> BlockDirtyBitmapSha256:
     """Return the SHA-256 of a bitmap's content."""
-    _, bitmap = lookup(system, node, name)
+    _, bitmap = system.graph.find_bitmap(node, name)
     return BlockDirtyBitmapSha256(sha256=bitmap.bits.sha256())

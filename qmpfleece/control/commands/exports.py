@@ -72,7 +72,7 @@ async def nbd_server_add(system: System, options: Annotated[NbdServerAddOptions,
     backend = device.backend if device is not None else None
     drive = system.drives.get(name)
     if backend is None or drive is not None or system.graph.get(name):
-        await system.exports.add_nbd(options, system.drives.find_node(name), drive=drive)
+        await system.exports.add_nbd(options, system.graph.find(name), drive=drive)
         return
     if backend.node is None:
         raise QmpError(f"Device '{name}' has no medium")

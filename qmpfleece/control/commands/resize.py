@@ -21,7 +21,7 @@ async def block_resize(
         node_name: The node, instead.
         size: The new size in bytes.
     """
-    node = system.drives.look_up(device, node_name)
+    node = system.graph.look_up(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
     if node.busy_with():

@@ -133,9 +133,9 @@ class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
 
     async def prepare(self) -> None:
         """Append it."""
-        below = self.system.drives.find_node(self.data.node)
+        below = self.system.graph.find(self.data.node)
         await self.hold_drained(below)
-        self.append(self.system.drives.find_node(self.data.overlay))
+        self.append(self.system.graph.find(self.data.overlay))
 
 
 class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
@@ -146,7 +146,7 @@ class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
     async def prepare(self) -> None:
         """Make, open and append the image."""
         graph, given = self.system.graph, self.data
-        below = self.system.drives.look_up(given.device, given.node_name)
+        below = self.system.graph.look_up(given.device, given.node_name)
         await self.hold_drained(below)
         overlay_name = given.snapshot_node_name
         if overlay_name is None and given.node_name is not None:

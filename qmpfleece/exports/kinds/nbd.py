@@ -7,7 +7,7 @@ from typing import Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR, align_down
-from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
@@ -128,10 +128,7 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
                         f"Enabled bitmap '{bitmap.name}' incompatible with readonly export"
                     )
             else:
-                holder = self.host.graph.get(wanted.node)
-                if holder is None:
-                    raise QmpError(f"Node '{wanted.node}' not found")
-                bitmap = find_bitmap(holder.bitmaps, wanted.name)
+                _, bitmap = self.host.graph.find_bitmap(wanted.node, wanted.name)
             bitmap.check(allow_readonly=True)
             if len(bitmap.name or "") > const.MAX_STRING - len(const.CONTEXT_DIRTY_BITMAP):
                 raise QmpError(f"bitmap name '{bitmap.name}' is too long to be a context")

@@ -33,7 +33,7 @@ class Monitor:
         return await self("block-dirty-bitmap-add", {"node": node, "name": name, **more})
 
     def bitmap(self, name, node="n"):
-        return bitmaps.lookup(self.system, node, name)[1]
+        return self.system.graph.find_bitmap(node, name)[1]
 
     async def write(self, offset, length):
         backend = Backend(self.system.graph, perm=Perm.WRITE)
