@@ -358,3 +358,33 @@ def wire_flags_of_exports(d: Session) -> None:
     client = d.nbd(None).flags()
     for name in ("rw", "ro", "down"):
         client.option(INFO, info(name, 0, 1, 2, 3))
+
+
+@scenario
+def wire_block_status_past_a_shorter_bitmap(d: Session) -> None:
+    """The bitmap is that of a backing file, which ends before the disk."""
+    d.file("base.raw", 512 << 10)
+    below = ("-b", "base.raw", "-F", "raw")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *below, "a.qcow2", "1M")
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.path("base.raw"))
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.nbd_server()
+    names = ("clean", "dirty", "both", "end")
+    for name in names:
+        d.qmp("block-dirty-bitmap-add", node="f", name=name, granularity=65536, disabled=True)
+    for bitmap, start, size in (("dirty", 0, 384), ("both", 64, 128), ("end", 448, 64)):
+        d.qmp("block-dirty-bitmap-enable", node="f", name=bitmap)
+        d.qmp("block-export-add", type="nbd", id="w", name="w", node_name="f", writable=True)
+        d.io("w", f"write {start}k {size}k")
+        d.qmp("block-export-del", id="w")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("block-dirty-bitmap-disable", node="f", name=bitmap)
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, backing="f")
+    d.qmp("block-export-add", type="nbd", id="e", name="e", node_name="q", bitmaps=[*names])
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(SET_META, meta("e", *(f"qemu:dirty-bitmap:{name}" for name in names)))
+    client.option(GO, info("e"))
+    for flags in (0, REQ_ONE):
+        for offset, length in ((0, 1024), (384, 640), (448, 128), (512, 512), (768, 4)):
+            client.request(BLOCK_STATUS, offset << 10, length << 10, flags=flags)

@@ -21,10 +21,10 @@ class DirtyBitmapContext:
         bits = self._bitmap.bits
         found: Extents = []
         while length and len(found) < limit:
-            if offset >= bits.length:  # a bitmap of a shorter backing file
-                found.append((length, 0))
-                break
-            dirty, size = bits.run(offset, min(length, bits.length - offset))
+            inside = max(0, min(length, bits.length - offset))
+            dirty, size = bits.run(offset, inside) if inside else (False, 0)
+            if not dirty and size == inside:
+                size = length  # past a bitmap of a shorter backing file nothing is dirty
             found.append((size, const.STATE_DIRTY if dirty else 0))
             offset += size
             length -= size
