@@ -8,6 +8,7 @@ the number of set bits is kept up to date, so ``count`` costs nothing.
 """
 
 import contextlib
+import errno
 import hashlib
 import mmap
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Final, Self
 
 from bitarray import bitarray
 
+from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import MIB, align_down, align_up
 
 #: Bits of a word of the serialised form.
@@ -170,8 +172,14 @@ class GranularBits:
         self._ones = 0
 
     def resize(self, length: int) -> None:
-        """Cover ``length`` bytes from now on; what is new is clear."""
+        """Cover ``length`` bytes from now on; what is new is clear.
+
+        Raises:
+            OSError: ENOMEM: those would be more than MAX_GRANULES, or there is no memory.
+        """
         size = -(-length // self.granularity)
+        if size > MAX_GRANULES:
+            raise BlockError(errno.ENOMEM)
         if size < self._size:
             self._ones -= self._bits.count(1, size, self._size)
             self._bits[size : self._size] = 0

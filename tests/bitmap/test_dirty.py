@@ -2,6 +2,7 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import MIB
+from qmpfleece.bitmap.bits import MAX_GRANULES
 from qmpfleece.bitmap.dirty import DirtyBitmap, find_bitmap
 
 GRANULARITY = 65536
@@ -127,3 +128,9 @@ def test_bitmap_is_found_by_its_name_never_an_unnamed_one(bitmap):
 def test_bitmap_too_large_for_memory_is_refused_not_tried():
     with pytest.raises(QmpError, match="it would be too large"):
         DirtyBitmap(1 << 62, GRANULARITY)
+
+
+def test_bitmap_does_not_grow_too_large_for_memory(bitmap):
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        bitmap.bits.resize((MAX_GRANULES + 1) * GRANULARITY)
+    assert bitmap.bits.length == MIB
