@@ -263,6 +263,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         async with self._resizing:
             if end > self.image.size:
                 await self._resizer.truncate(end)
+                pipeline.set_length(self.node, end)  # that stays, whatever becomes of the write
         await self._writer.pwrite(offset, buf)
 
     async def _resize(self, length: int) -> None:

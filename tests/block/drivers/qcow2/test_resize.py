@@ -1,10 +1,12 @@
 import asyncio
 import errno
+import json
 import random
 from itertools import count
 
 import pytest
 
+from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
 from tests.tools.hold import hold, start
@@ -162,6 +164,29 @@ async def test_a_write_that_lets_the_disk_grow_and_fails_takes_no_other_with_it(
         assert (await disk.read())[3 * MIB :] == b"2" * 512
     check(image)
     assert content(image, tmp_path)[3 * MIB :] == b"2" * 512
+
+
+async def test_disk_that_has_grown_for_a_write_that_fails_is_of_one_size(image):
+    async with opened(image) as disk:
+        disk.node.bitmaps.append(DirtyBitmap(MIB, 512))
+        file = disk.node.children["file"].node.driver
+        whole = file.pwrite
+
+        async def pwrite(offset, buf, flags):
+            if bytes(buf[:1]) == b"1":
+                raise OSError(errno.ENOSPC, "")
+            await whole(offset, buf, flags)
+
+        file.pwrite = pwrite
+        with pytest.raises(OSError, match=f"{errno.ENOSPC}"):
+            await disk.write(2 * MIB, b"1" * 512)
+        length = disk.node.length
+        assert await disk.read() == bytes(length)
+        assert disk.node.bitmaps[0].bits.length == length
+        await disk.guest.flush()
+        assert json.loads(qemu_img("info", "-U", "--output=json", image))["virtual-size"] == length
+        disk.node.bitmaps.clear()
+    check(image)
 
 
 async def fail_to_resize(disk, length, failing):
