@@ -4,15 +4,12 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
-from qmpfleece.qapi.alternate import Alternate
-from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
+from qmpfleece.qapi.bitmaps import BlockDirtyBitmapOrStr
 from qmpfleece.qapi.events import Event
 from qmpfleece.qapi.model import Model, Uint16
 
 #: QAPI ``BlockExportRemoveMode``.
 RemoveMode: TypeAlias = Literal["safe", "hard"]
-#: QAPI ``BlockDirtyBitmapOrStr``.
-BlockDirtyBitmapOrStr = Annotated[str | BlockDirtyBitmap, Alternate("BlockDirtyBitmapOrStr")]
 
 
 class BlockExportOptions(Model):

@@ -1,7 +1,10 @@
 """How dirty bitmaps are named on the wire."""
 
+from typing import Annotated
+
 from pydantic import ConfigDict
 
+from qmpfleece.qapi.alternate import Alternate
 from qmpfleece.qapi.model import Model
 
 
@@ -17,3 +20,7 @@ class BlockDirtyBitmap(Model):
 
     node: str
     name: str
+
+
+#: QAPI ``BlockDirtyBitmapOrStr``.
+BlockDirtyBitmapOrStr = Annotated[str | BlockDirtyBitmap, Alternate("BlockDirtyBitmapOrStr")]

@@ -1,14 +1,11 @@
-"""The commands on dirty bitmaps.
+"""The commands on dirty bitmaps, and the actions of transactions that do the same.
 
-What changes something is an action with prepare, commit and abort, and the command is a
-transaction of one. ``prepare`` does all that can be refused; after it exactly one of the
-others is called. Nothing awaits but the removal from an image's file, so nothing is ever seen
-half done.
+Nothing awaits but the removal from an image's file, so nothing is ever seen half done.
 
 Source: QAPI, block-core, the block-dirty-bitmap-* commands.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, SECTOR
@@ -17,17 +14,32 @@ from qmpfleece.bitmap.dirty import MAX_NAME_SIZE, DirtyBitmap, find_bitmap
 from qmpfleece.block.abilities import PersistentBitmaps
 from qmpfleece.block.node import Node
 from qmpfleece.block.status import skip_filters
-from qmpfleece.control.command import command
+from qmpfleece.control.command import Boxed, command
 from qmpfleece.control.system import System
-from qmpfleece.qapi.alternate import Alternate
-from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
+from qmpfleece.control.transaction import Action
+from qmpfleece.qapi.bitmaps import BlockDirtyBitmap, BlockDirtyBitmapOrStr
 from qmpfleece.qapi.model import Model, Uint32
 
 _MIN_DEFAULT_GRANULARITY: Final = 4 * KIB
 _MAX_DEFAULT_GRANULARITY: Final = 64 * KIB
 
-#: A bitmap of the target's node by name, or one of any node.
-BlockDirtyBitmapOrStr = Annotated[str | BlockDirtyBitmap, Alternate("BlockDirtyBitmapOrStr")]
+
+class BlockDirtyBitmapAdd(Model):
+    """QAPI ``BlockDirtyBitmapAdd``."""
+
+    node: str
+    name: str
+    granularity: Uint32 | None = None
+    persistent: bool | None = None
+    disabled: bool | None = None
+
+
+class BlockDirtyBitmapMerge(Model):
+    """QAPI ``BlockDirtyBitmapMerge``; sources are of the target's node, or of any."""
+
+    node: str
+    target: str
+    bitmaps: list[BlockDirtyBitmapOrStr]
 
 
 class BlockDirtyBitmapSha256(Model):
@@ -44,25 +56,36 @@ def default_granularity(node: Node) -> int:
     return min(max(cluster_size, _MIN_DEFAULT_GRANULARITY), _MAX_DEFAULT_GRANULARITY)
 
 
-class BitmapAction:
-    """A change that can be taken back."""
+class BitmapAction(Action):
+    """A change of a bitmap that can be taken back; alone it is a command."""
 
-    def __init__(self, system: System) -> None:
-        self.system: Final = system
+    model: ClassVar[type[Model]] = BlockDirtyBitmap
+    _changed = False
 
-    async def prepare(self) -> None:
-        """Make the change.
+    def still(self) -> list[Node]:
+        """Return the bitmap's node: what is recorded between a change and its undoing is lost."""
+        try:
+            return [self.system.graph.find(self.data.node)]
+        except QmpError:
+            return []  # which is refused later
+
+    def find(self) -> DirtyBitmap:
+        """Return the bitmap that is named.
 
         Raises:
-            QmpError: It is refused; nothing has changed.
+            QmpError: There is none.
         """
-        raise NotImplementedError
+        return self.system.graph.find_bitmap(self.data.node, self.data.name)[1]
 
-    def commit(self) -> None:
-        """Make it final."""
+    async def prepare(self) -> None:
+        """Make the change."""
+        await self.change()
+        self._changed = True
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
         """Take it back."""
+        if self._changed:
+            self.undo()
 
     async def run(self) -> None:
         """Do it alone.
@@ -73,39 +96,36 @@ class BitmapAction:
         await self.prepare()
         self.commit()
 
+    async def change(self) -> None:
+        """Make the change.
 
-class AddBitmap(BitmapAction):
-    """block-dirty-bitmap-add."""
+        Raises:
+            QmpError: It is refused; nothing has changed.
+        """
+        raise NotImplementedError
 
-    def __init__(
-        self,
-        system: System,
-        node: str,
-        name: str,
-        *,
-        granularity: int | None,
-        persistent: bool,
-        disabled: bool,
-    ) -> None:
-        super().__init__(system)
-        self._node_name = node
-        self._name = name
-        self._granularity = granularity
-        self._persistent = persistent
-        self._disabled = disabled
+    def undo(self) -> None:
+        """Take the change back."""
+        raise NotImplementedError
 
-    async def prepare(self) -> None:
+
+class AddBitmap(BitmapAction, type="block-dirty-bitmap-add"):
+    """Create a bitmap."""
+
+    model: ClassVar[type[Model]] = BlockDirtyBitmapAdd
+
+    async def change(self) -> None:
         """Add the bitmap."""
-        name = self._name
+        given = self.data
+        name, granularity = given.name, given.granularity
         if not name:
             raise QmpError("Bitmap name cannot be empty")
-        node = self.system.graph.find(self._node_name)
-        granularity = self._granularity
+        node = self.system.graph.find(given.node)
         if granularity is None:
             granularity = default_granularity(node)
         elif granularity < SECTOR or granularity & (granularity - 1):
             raise QmpError("Granularity must be power of 2 and at least 512")
-        if self._persistent:
+        if given.persistent:
             self._check_storable(node, granularity)
         if any(bitmap.name == name for bitmap in node.bitmaps):
             raise QmpError(f"Bitmap already exists: {name}")
@@ -118,47 +138,44 @@ class AddBitmap(BitmapAction):
             node.length,
             granularity,
             name,
-            enabled=not self._disabled,
-            persistent=self._persistent,
+            enabled=not given.disabled,
+            persistent=bool(given.persistent),
         )
         node.bitmaps.insert(0, self._bitmap)
 
     def _check_storable(self, node: Node, granularity: int) -> None:
-        driver, shown = node.driver, node.device_name or node.name
+        driver, name = node.driver, self.data.name
+        shown = node.device_name or node.name
         if not driver.has_medium:
             raise QmpError(f"Can't store persistent bitmaps to {shown}: No medium found")
         if not isinstance(driver, PersistentBitmaps):
             raise QmpError(f"Can't store persistent bitmaps to {shown}: Operation not supported")
-        if (reason := driver.bitmap_refusal(self._name, granularity)) is not None:
-            raise QmpError(f"Can't make bitmap '{self._name}' persistent in '{shown}': {reason}")
+        if (reason := driver.bitmap_refusal(name, granularity)) is not None:
+            raise QmpError(f"Can't make bitmap '{name}' persistent in '{shown}': {reason}")
 
-    def abort(self) -> None:
+    def undo(self) -> None:
         """Remove it again."""
         self._node.bitmaps.remove(self._bitmap)
 
 
-class RemoveBitmap(BitmapAction):
-    """block-dirty-bitmap-remove."""
+class RemoveBitmap(BitmapAction, type="block-dirty-bitmap-remove"):
+    """Remove a bitmap."""
 
-    def __init__(self, system: System, node: str, name: str) -> None:
-        super().__init__(system)
-        self._node_name = node
-        self._name = name
-
-    async def prepare(self) -> None:
+    async def change(self) -> None:
         """Withdraw the bitmap from everybody else, and take it from the image's file.
 
         It does not come back there when the transaction fails, before the image is closed:
         it would be in use, and so worth nothing, until then.
         """
-        self._node, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
+        given = self.data
+        self._node, self._bitmap = self.system.graph.find_bitmap(given.node, given.name)
         self._bitmap.check(allow_inconsistent=True)
         self._bitmap.busy = True
         driver = self._node.driver
         if self._bitmap.persistent and isinstance(driver, PersistentBitmaps):
             try:
-                await driver.remove_persistent_bitmap(self._name)
-            except QmpError:
+                await driver.remove_persistent_bitmap(given.name)
+            except BaseException:
                 self._bitmap.busy = False
                 raise
 
@@ -167,135 +184,116 @@ class RemoveBitmap(BitmapAction):
         self._bitmap.busy = False
         self._node.bitmaps.remove(self._bitmap)
 
-    def abort(self) -> None:
+    def undo(self) -> None:
         """Give it back."""
         self._bitmap.busy = False
 
 
-class ClearBitmap(BitmapAction):
-    """block-dirty-bitmap-clear."""
+class ClearBitmap(BitmapAction, type="block-dirty-bitmap-clear"):
+    """Make a bitmap clean."""
 
-    def __init__(self, system: System, node: str, name: str) -> None:
-        super().__init__(system)
-        self._node_name = node
-        self._name = name
-        self._backup: GranularBits
+    _backup: GranularBits
 
-    async def prepare(self) -> None:
+    async def change(self) -> None:
         """Clear, keeping what was there."""
-        _, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
+        self._bitmap = self.find()
         self._bitmap.check()
         self._backup = self._bitmap.clear()
 
-    def abort(self) -> None:
+    def undo(self) -> None:
         """Put back what was there."""
         self._bitmap.restore(self._backup)
 
 
-class SwitchBitmap(BitmapAction):
-    """block-dirty-bitmap-enable and -disable."""
+class EnableBitmap(BitmapAction, type="block-dirty-bitmap-enable"):
+    """Record writes from now on."""
 
-    def __init__(self, system: System, node: str, name: str, *, enabled: bool) -> None:
-        super().__init__(system)
-        self._node_name = node
-        self._name = name
-        self._enabled = enabled
+    _enabled: ClassVar[bool] = True
 
-    async def prepare(self) -> None:
+    async def change(self) -> None:
         """Switch recording."""
-        _, self._bitmap = self.system.graph.find_bitmap(self._node_name, self._name)
+        self._bitmap = self.find()
         self._bitmap.check(allow_readonly=True)
         self._before = self._bitmap.enabled
         self._bitmap.enabled = self._enabled
 
-    def abort(self) -> None:
+    def undo(self) -> None:
         """Switch back."""
         self._bitmap.enabled = self._before
 
 
-class MergeBitmaps(BitmapAction):
-    """block-dirty-bitmap-merge: the sources are checked first, so that all or none are merged."""
+class DisableBitmap(EnableBitmap, type="block-dirty-bitmap-disable"):
+    """Record no more writes."""
 
-    def __init__(
-        self, system: System, node: str, target: str, bitmaps: list[str | BlockDirtyBitmap]
-    ) -> None:
-        super().__init__(system)
-        self._node_name = node
-        self._target_name = target
-        self._sources = bitmaps
+    _enabled: ClassVar[bool] = False
 
-    async def prepare(self) -> None:
+
+class MergeBitmaps(BitmapAction, type="block-dirty-bitmap-merge"):
+    """Add what is dirty in some bitmaps to another one, in all of them or in none."""
+
+    model: ClassVar[type[Model]] = BlockDirtyBitmapMerge
+
+    async def change(self) -> None:
         """Merge all sources into the target, keeping what was there."""
-        node, self._target = self.system.graph.find_bitmap(self._node_name, self._target_name)
+        given, graph = self.data, self.system.graph
+        node, self._target = graph.find_bitmap(given.node, given.target)
         sources = []
-        for reference in self._sources:
+        for reference in given.bitmaps:
             if isinstance(reference, str):
                 source = find_bitmap(node.bitmaps, reference)
             else:
-                _, source = self.system.graph.find_bitmap(reference.node, reference.name)
+                _, source = graph.find_bitmap(reference.node, reference.name)
             self._target.check()
             source.check(allow_readonly=True)
             self._target.check_source(source)
             sources.append(source)
         self._backup = self._target.backup()
-        for source in sources:
-            self._target.merge(source)
+        try:
+            for source in sources:
+                self._target.merge(source)
+        except BaseException:  # there may be no memory
+            self.undo()
+            raise
 
-    def abort(self) -> None:
+    def undo(self) -> None:
         """Put back what was there."""
         self._target.restore(self._backup)
 
 
 @command("block-dirty-bitmap-add")
-async def add(
-    system: System,
-    node: str,
-    name: str,
-    granularity: Uint32 | None = None,
-    persistent: bool | None = None,  # noqa: FBT001 - members come by name
-    disabled: bool | None = None,  # noqa: FBT001 - members come by name
-) -> None:
+async def add(system: System, options: Annotated[BlockDirtyBitmapAdd, Boxed]) -> None:
     """Create a dirty bitmap and start recording writes, unless it is ``disabled``."""
-    await AddBitmap(
-        system,
-        node,
-        name,
-        granularity=granularity,
-        persistent=bool(persistent),
-        disabled=bool(disabled),
-    ).run()
+    await AddBitmap(system, options).run()
 
 
 @command("block-dirty-bitmap-remove")
-async def remove(system: System, node: str, name: str) -> None:
+async def remove(system: System, options: Annotated[BlockDirtyBitmap, Boxed]) -> None:
     """Remove a dirty bitmap."""
-    await RemoveBitmap(system, node, name).run()
+    await RemoveBitmap(system, options).run()
 
 
 @command("block-dirty-bitmap-clear")
-async def clear(system: System, node: str, name: str) -> None:
+async def clear(system: System, options: Annotated[BlockDirtyBitmap, Boxed]) -> None:
     """Make a dirty bitmap clean."""
-    await ClearBitmap(system, node, name).run()
+    await ClearBitmap(system, options).run()
 
 
 @command("block-dirty-bitmap-enable")
-async def enable(system: System, node: str, name: str) -> None:
+async def enable(system: System, options: Annotated[BlockDirtyBitmap, Boxed]) -> None:
     """Record writes from now on."""
-    await SwitchBitmap(system, node, name, enabled=True).run()
+    await EnableBitmap(system, options).run()
 
 
 @command("block-dirty-bitmap-disable")
-async def disable(system: System, node: str, name: str) -> None:
+async def disable(system: System, options: Annotated[BlockDirtyBitmap, Boxed]) -> None:
     """Record no more writes."""
-    await SwitchBitmap(system, node, name, enabled=False).run()
+    await DisableBitmap(system, options).run()
 
 
 @command("block-dirty-bitmap-merge")
-async def merge(
-    system: System, node: str, target: str, bitmaps: list[BlockDirtyBitmapOrStr]
-) -> None:
+async def merge(system: System, options: Annotated[BlockDirtyBitmapMerge, Boxed]) -> None:
     """Add what is dirty in ``bitmaps`` to the bitmap ``target`` of ``node``."""
-    await MergeBitmaps(system, node, target, bitmaps).run()
+    await MergeBitmaps(system, options).run()
 
 
 @command("x-debug-block-dirty-bitmap-sha256")

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from qmpfleece.base.errors import QmpError
@@ -236,22 +238,59 @@ async def test_every_action_can_be_taken_back(monitor):
         return [(b.name, b.enabled, b.busy, [*b.bits.areas()]) for b in found]
 
     before = state()
+    named = BlockDirtyBitmap(node="n", name="a")
+    sources = ["b", BlockDirtyBitmap(node="n", name="b")]
     actions = [
-        bitmaps.AddBitmap(system, "n", "c", granularity=None, persistent=False, disabled=False),
-        bitmaps.RemoveBitmap(system, "n", "a"),
-        bitmaps.ClearBitmap(system, "n", "a"),
-        bitmaps.SwitchBitmap(system, "n", "a", enabled=False),
-        bitmaps.SwitchBitmap(system, "n", "a", enabled=True),
-        bitmaps.MergeBitmaps(system, "n", "a", ["b", BlockDirtyBitmap(node="n", name="b")]),
+        bitmaps.AddBitmap(system, bitmaps.BlockDirtyBitmapAdd(node="n", name="c")),
+        bitmaps.RemoveBitmap(system, named),
+        bitmaps.ClearBitmap(system, named),
+        bitmaps.EnableBitmap(system, named),
+        bitmaps.DisableBitmap(system, named),
+        bitmaps.MergeBitmaps(system, merge_of("a", sources)),
     ]
     for action in actions:
+        await action.abort()  # of what has not been done
         await action.prepare()
-        action.abort()
+        await action.abort()
         assert state() == before
+
+
+def merge_of(target, sources):
+    return bitmaps.BlockDirtyBitmapMerge(node="n", target=target, bitmaps=sources)
+
+
+async def test_merge_that_fails_half_way_changes_nothing(monitor):
+    for name in ("t", "a"):
+        await monitor.add(name)
+    await monitor.add("broken", granularity=4096)
+    monitor.bitmap("a").mark(0, 1)
+    monitor.bitmap("broken").bits._bits = None
+    action = bitmaps.MergeBitmaps(monitor.system, merge_of("t", ["a", "broken"]))
+    with pytest.raises(AttributeError):
+        await action.prepare()
+    await action.abort()
+    assert monitor.bitmap("t").count == 0
+
+
+async def test_bitmap_that_an_image_fails_to_give_up_is_not_busy(monitor):
+    await monitor.add("b")
+    node = monitor.system.graph.find("n")
+
+    async def fail(_driver, _name):
+        raise OSError(errno.EIO, "")
+
+    verbs = {"remove_persistent_bitmap": fail, "bitmap_refusal": fail}
+    node.driver.__class__ = type("Keeper", (type(node.driver),), verbs)
+    monitor.bitmap("b").persistent = True
+    action = bitmaps.RemoveBitmap(monitor.system, BlockDirtyBitmap(node="n", name="b"))
+    with pytest.raises(OSError, match=f"{errno.EIO}"):
+        await action.run()
+    assert not monitor.bitmap("b").busy
 
 
 async def test_bitmap_being_removed_is_out_of_reach_for_others(monitor):
     await monitor.add("b")
-    await bitmaps.RemoveBitmap(monitor.system, "n", "b").prepare()
+    named = BlockDirtyBitmap(node="n", name="b")
+    await bitmaps.RemoveBitmap(monitor.system, named).prepare()
     with pytest.raises(QmpError, match="in use"):
-        await bitmaps.ClearBitmap(monitor.system, "n", "b").run()
+        await bitmaps.ClearBitmap(monitor.system, named).run()
