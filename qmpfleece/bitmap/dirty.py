@@ -17,7 +17,7 @@ from typing import Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.bits import MAX_GRANULES, GranularBits
 
-#: QEMU: BDRV_BITMAP_MAX_NAME_SIZE.
+#: Bytes of a name at most. Source: QEMU, BDRV_BITMAP_MAX_NAME_SIZE.
 MAX_NAME_SIZE: Final = 1023
 
 
@@ -39,7 +39,6 @@ class DirtyBitmap:
         "bits",
         "busy",
         "enabled",
-        "granularity",
         "inconsistent",
         "name",
         "persistent",
@@ -61,7 +60,6 @@ class DirtyBitmap:
                 f"Cannot keep a bitmap of {length} bytes with granularity {granularity}: "
                 "it would be too large"
             )
-        self.granularity: Final = granularity
         self.bits = GranularBits(length, granularity)
         self.name = name
         self.enabled = enabled
@@ -76,6 +74,11 @@ class DirtyBitmap:
 
     def __repr__(self) -> str:
         return f"<DirtyBitmap {self.name!r} {self.bits!r}>"
+
+    @property
+    def granularity(self) -> int:
+        """Bytes of a granule."""
+        return self.bits.granularity
 
     @property
     def count(self) -> int:

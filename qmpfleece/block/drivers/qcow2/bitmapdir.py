@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.bitmap.dirty import MAX_NAME_SIZE
 from qmpfleece.block.drivers.qcow2.extensions import bitmaps_extension
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, named
 
@@ -23,7 +24,6 @@ MAX_TABLE: Final = 0x8000000
 MAX_BYTES: Final = 0x20000000
 MIN_GRANULARITY_BITS: Final = 9
 MAX_GRANULARITY_BITS: Final = 31
-MAX_NAME: Final = 1023
 
 
 @dataclass
@@ -103,7 +103,7 @@ def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list
             or size > MAX_TABLE
             or not MIN_GRANULARITY_BITS <= bits <= MAX_GRANULARITY_BITS
             or flags & _RESERVED_FLAGS
-            or name_size > MAX_NAME
+            or name_size > MAX_NAME_SIZE
             or kind != _DIRTY_TRACKING
             or stored > MAX_BYTES
             or (not flags & IN_USE and disk_size > stored * 8 << bits)
@@ -128,8 +128,8 @@ def constraint(name: str, granularity: int, disk_size: int, cluster_size: int) -
         return f"Granularity exceeds maximum ({1 << MAX_GRANULARITY_BITS} bytes)"
     if bits < MIN_GRANULARITY_BITS:
         return f"Granularity is under minimum ({1 << MIN_GRANULARITY_BITS} bytes)"
-    if len(_encode(name)) > MAX_NAME:
-        return f"Name length exceeds maximum ({MAX_NAME} characters)"
+    if len(_encode(name)) > MAX_NAME_SIZE:
+        return f"Name length exceeds maximum ({MAX_NAME_SIZE} characters)"
     stored = -(-(disk_size >> bits) // 8)
     if stored > MAX_BYTES or stored > MAX_TABLE * cluster_size:
         return "Too much space will be occupied by the bitmap. Use larger granularity"
