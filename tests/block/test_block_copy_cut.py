@@ -20,7 +20,7 @@ async def test_source_is_cut_when_what_was_being_copied_there_has_been(bench):
     b.target.waiting[0].go()
     await settle()
     assert [request.offset for request in b.target.waiting] == [MIB, 2 * MIB]
-    cut = asyncio.create_task(b.engine.truncate_source(MIB, MIB))
+    cut = asyncio.create_task(b.engine.truncate_source(MIB))
     await settle()
     late = await b.start(6 * MIB, 1)
     for request in list(b.target.waiting):
@@ -40,7 +40,7 @@ async def test_everything_is_copied_if_the_source_refuses_to_be_cut(bench, whole
     first = whole - whole % CLUSTER
     b.source.stop("truncate")
     b.source.errors["truncate"] = errno.ENOTSUP
-    cut = asyncio.create_task(b.engine.truncate_source(whole, whole))
+    cut = asyncio.create_task(b.engine.truncate_source(whole))
     await settle()
     ranges = ((first - CLUSTER, 2 * CLUSTER), (0, len(DATA)), (4 * MIB, 1))
     tasks = [await b.start(*range_) for range_ in ranges]
@@ -58,7 +58,7 @@ async def test_cancelled_cut_leaves_everything_to_be_copied(bench):
     b = bench(DATA)
     b.target.stop("write")
     task = await b.start(0, len(DATA), workers=2)
-    cut = asyncio.create_task(b.engine.truncate_source(MIB, MIB))
+    cut = asyncio.create_task(b.engine.truncate_source(MIB))
     await settle()
     cut.cancel()
     b.target.release()
@@ -78,7 +78,7 @@ async def test_status_that_comes_when_the_source_has_been_cut_drops_nothing_behi
     dropping = asyncio.create_task(b.engine.drop_unallocated(0))
     await settle()
     b.source.stop()
-    await b.engine.truncate_source(4 * MIB, 4 * MIB)
+    await b.engine.truncate_source(4 * MIB)
     b.source.release()
     assert await dropping == 4 * MIB
     assert b.engine.remaining == 0
