@@ -11,7 +11,8 @@ from qmpfleece.block.perm import Perm
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.block.throttling import Limits
 from tests.tools.clock import StillClock
-from tests.tools.memory import Barrier, add_memory, settle
+from tests.tools.memory import Barrier, add_memory
+from tests.tools.until import settle
 
 R, W, ALL = Perm.CONSISTENT_READ, Perm.WRITE, Perm.ALL
 

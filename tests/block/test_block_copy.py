@@ -11,7 +11,8 @@ from qmpfleece.block import block_copy
 from qmpfleece.block.copy_error import CopyError
 from qmpfleece.block.copy_limits import cluster_size_for
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import GateDisk, settle
+from tests.tools.gate import GateDisk
+from tests.tools.until import settle
 
 DATA = pattern(8 * MIB)
 

@@ -7,7 +7,7 @@ import pytest
 
 from qmpfleece.base.units import MIB
 from tests.tools.fleecing import pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 CLUSTER = 65536
 DATA = pattern(8 * MIB)

@@ -9,7 +9,8 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
-from tests.tools.memory import Barrier, add_memory, settle
+from tests.tools.memory import Barrier, add_memory
+from tests.tools.until import settle
 
 R, W = Perm.CONSISTENT_READ, Perm.WRITE
 

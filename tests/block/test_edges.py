@@ -15,7 +15,8 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
 from tests.tools.graphs import add, check_invariants, snapshot
-from tests.tools.memory import User, add_memory, hold, settle
+from tests.tools.memory import User, add_memory, hold
+from tests.tools.until import settle
 
 R, W, U, Z, ALL = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED, Perm.RESIZE, Perm.ALL
 

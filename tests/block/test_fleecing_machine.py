@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 
 from qmpfleece.block.driver import Status
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
-from tests.tools.gate import OWNER, GateDisk, Stopped, settle
+from tests.tools.gate import OWNER, GateDisk, Stopped
+from tests.tools.until import settle
 
 GUEST = ("write", "zero", "discard")
 SIZES = (3 * CLUSTER, 3 * CLUSTER + 512, 2 * CLUSTER - 512, 4 * CLUSTER - 4096)

@@ -5,7 +5,8 @@ import pytest
 from qmpfleece.block.node import NodeOptions
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import BlockdevCacheOptions, BlockdevOptions
-from tests.tools.memory import User, add_memory, hold, settle
+from tests.tools.memory import User, add_memory, hold
+from tests.tools.until import settle
 
 FLAGS = ("read_only", "auto_read_only", "cache_direct", "cache_no_flush", "force_share")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.block.throttling import Limits
 from tests.tools.clock import StillClock
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 class Talk:

@@ -13,7 +13,7 @@ from qmpfleece.control.dispatch import Client
 from qmpfleece.daemon import Daemon
 from tests.block.test_graph import check_invariants, snapshot
 from tests.control.commands.test_drive_backup import qemu_img
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 SIZE = 1 << 20
 NAMES = [f"n{number}" for number in range(7)]

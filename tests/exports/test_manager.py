@@ -7,8 +7,8 @@ from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.exports.options import NbdServerAddOptions
 from qmpfleece.nbdproto import const
 from qmpfleece.qapi.bitmaps import BlockDirtyBitmap
-from tests.tools.gate import add_disk, settle
-from tests.tools.until import until
+from tests.tools.gate import add_disk
+from tests.tools.until import settle, until
 
 
 def deleted(*ids: str):

@@ -10,7 +10,7 @@ from qmpfleece.jobs.block_job import BlockJob
 from qmpfleece.jobs.job import Job
 from qmpfleece.jobs.manager import JobManager
 from qmpfleece.qapi.bus import EventBus
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 class Puppet(Job, kind="amend"):

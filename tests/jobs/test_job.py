@@ -11,7 +11,8 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.jobs.status import JobStatus
 from qmpfleece.jobs.txn import JobTxn
 from tests.jobs.conftest import BlockPuppet, Puppet, Sleeper, SlowToStop
-from tests.tools.gate import add_disk, settle
+from tests.tools.gate import add_disk
+from tests.tools.until import settle
 
 
 async def test_a_job_that_ends_well_passes_all_states(stage):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from qmpfleece.base.errors import QmpError
 from qmpfleece.jobs.status import TRANSITIONS, VERBS, JobStatus, JobVerb
 from tests.jobs.conftest import Puppet, Stage
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 class JobMachine(RuleBasedStateMachine):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmpfleece.jobs.ratelimit import SLICE_S, RateLimit
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 class Clock:

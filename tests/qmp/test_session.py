@@ -14,12 +14,7 @@ from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp import session as session_module
 from qmpfleece.qmp.session import MAX_REQUESTS, Session
 from tests.tools.qmp_pair import make_system, qmp_pair
-
-
-async def until(condition):
-    """Let the others run until something is so; the test's timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - there is no event for the inside of a session
-        await asyncio.sleep(0)
+from tests.tools.until import until
 
 
 class Raw:

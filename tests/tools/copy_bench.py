@@ -8,25 +8,10 @@ from qmpfleece.block.block_copy import BlockCopy
 from qmpfleece.block.child import Child
 from qmpfleece.block.copy_limits import Throttle
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm, Role
-from tests.tools.gate import add_disk, settle
-
-
-class User:
-    """Holds the edges of an engine, as a job does."""
-
-    def describe(self) -> str:
-        return "a test"
-
-    def drained_begin(self) -> None:
-        pass
-
-    def drained_end(self) -> None:
-        pass
-
-    def busy_nodes(self) -> list[Node]:
-        return []
+from tests.tools.gate import add_disk
+from tests.tools.memory import User
+from tests.tools.until import settle
 
 
 class Bench:

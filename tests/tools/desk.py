@@ -10,7 +10,8 @@ from qmpfleece.block.perm import Perm
 from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.bus import EventBus
-from tests.tools.gate import GateDisk, add_disk, settle
+from tests.tools.gate import GateDisk, add_disk
+from tests.tools.until import settle
 
 
 class Desk:

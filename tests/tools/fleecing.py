@@ -11,7 +11,8 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
-from tests.tools.gate import add_disk, settle
+from tests.tools.gate import add_disk
+from tests.tools.until import settle
 
 CLUSTER = 64 * 1024
 

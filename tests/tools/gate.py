@@ -17,12 +17,6 @@ OWNER: ContextVar[object] = ContextVar("owner", default=None)
 BLOCK = 512
 
 
-async def settle():
-    """Let every task that can run do so, until all of them wait for the test."""
-    for _ in range(40):
-        await asyncio.sleep(0)
-
-
 class Stopped:
     """A request at the gate. What it does to the data, it does when it is let go."""
 

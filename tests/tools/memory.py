@@ -14,6 +14,7 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions
+from tests.tools.until import settle
 
 
 class MemoryDisk(BlockDriver[BlockdevOptions]):
@@ -226,12 +227,6 @@ class Barrier:
         for *_, future in self.waiting:
             if not future.done():
                 future.set_result(None)
-
-
-async def settle() -> None:
-    """Let every task that can run do so, until all of them wait for the test."""
-    for _ in range(40):
-        await asyncio.sleep(0)
 
 
 class Load:

@@ -10,3 +10,9 @@ async def until(happened: Callable[[], object]) -> None:
         if happened():
             return
         await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    """Let every task that can run do so, until all of them wait for the test."""
+    for _ in range(40):
+        await asyncio.sleep(0)

@@ -9,8 +9,8 @@ from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.drivers.blkdebug import first_blkdebug
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
-from tests.tools.gate import settle
 from tests.tools.memory import Load, User, add_memory, hold
+from tests.tools.until import settle
 
 SIZE = 65536
 DATA = bytes(range(256)) * 256

@@ -10,7 +10,8 @@ from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.qapi.blockdev import BlockdevOptions
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
-from tests.tools.gate import BLOCK, GateDisk, settle
+from tests.tools.gate import BLOCK, GateDisk
+from tests.tools.until import settle
 
 SIZE = 4 * CLUSTER
 DATA = pattern(SIZE)

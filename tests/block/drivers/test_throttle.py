@@ -13,7 +13,7 @@ from qmpfleece.block.throttling import Limits
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.tools.clock import StillClock
 from tests.tools.desk import Desk
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 KIB = 1024
 

@@ -13,7 +13,8 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 from tests.block.pipeline.requests import SIZE, F, pattern, read, write
-from tests.tools.memory import Barrier, add_memory, hold, settle
+from tests.tools.memory import Barrier, add_memory, hold
+from tests.tools.until import settle
 
 
 @pytest.mark.parametrize("alignment", [512, 4096])

@@ -7,7 +7,8 @@ import pytest
 
 from qmpfleece.block import pipeline
 from tests.block.pipeline.requests import F, read, write
-from tests.tools.memory import Barrier, add_memory, hold, settle
+from tests.tools.memory import Barrier, add_memory, hold
+from tests.tools.until import settle
 
 REQUESTS = {
     "read": lambda edge: read(edge, 100, 1000),

@@ -10,7 +10,8 @@ from qmpfleece.block import pipeline, zeroes
 from qmpfleece.qapi.blockdev import BlockdevCacheOptions
 from tests.block.pipeline.layers import add_layer
 from tests.block.pipeline.requests import SIZE, F, write
-from tests.tools.memory import Barrier, add_memory, hold, settle
+from tests.tools.memory import Barrier, add_memory, hold
+from tests.tools.until import settle
 
 # -- FUA, zeroes ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pytest
 
 from qmpfleece.block.driver import Extent, Status
 from tests.tools.fleecing import CLUSTER, dirty_clusters, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 SIZE = 8 * CLUSTER
 ALL = {"device": "disk", "target": "target", "job_id": "j"}

@@ -6,7 +6,7 @@ import pytest
 
 from tests.control.commands.test_backup import ENDED, SIZE
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 BACKUP = {"device": "disk", "target": "target", "job-id": "j", "sync": "full"}
 OTHER = {"device": "disk2", "target": "target2", "job-id": "k", "sync": "full"}

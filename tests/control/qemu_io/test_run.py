@@ -7,7 +7,7 @@ import pytest
 from qmpfleece.block.backend import Backend
 from qmpfleece.control.qemu_io.run import run_line
 from tests.tools.desk import Desk
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from qmpfleece.exports.nbd import connection
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.client import pack_request
-from tests.tools.gate import settle
-from tests.tools.until import until
+from tests.tools.until import settle, until
 
 READ, WRITE, ZEROES = const.CMD_READ, const.CMD_WRITE, const.CMD_WRITE_ZEROES
 

@@ -14,10 +14,9 @@ from qmpfleece.block.perm import Perm
 from qmpfleece.exports.nbd.courier import Courier, Sharing
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.buffers import BufferPool
-from tests.tools.gate import settle
 from tests.tools.graphs import add
 from tests.tools.hold import hold
-from tests.tools.until import until
+from tests.tools.until import settle, until
 
 LARGE = 256 << 10
 CLUSTER = 64 << 10

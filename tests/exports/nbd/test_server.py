@@ -8,7 +8,7 @@ import pytest
 from qmpfleece.base.errors import QmpError
 from qmpfleece.exports.options import FdSocketAddress, InetSocketAddress, UnixSocketAddress
 from tests.exports.conftest import RawClient
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 def there(bench):

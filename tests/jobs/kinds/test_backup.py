@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.desk import Desk
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 CLUSTERS = 6
 SIZE = CLUSTERS * CLUSTER

@@ -7,7 +7,7 @@ import pytest
 from qmpfleece.base.units import MIB
 from tests.tools.desk import Desk
 from tests.tools.fleecing import CLUSTER, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 #: More clusters than fit into one word of a bitmap; the first is a request of its own.
 DATA = bytes(CLUSTER) + pattern(9 * MIB - CLUSTER)

@@ -9,7 +9,7 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from tests.tools.fleecing import Fleece, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 #: More clusters than fit into one word of a bitmap.
 DATA = pattern(9 * MIB)

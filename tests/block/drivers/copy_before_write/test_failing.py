@@ -7,7 +7,7 @@ import pytest
 from qmpfleece.block import block_copy
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 @pytest.mark.parametrize("side", ["disk", "temp"])

@@ -8,7 +8,7 @@ import pytest
 from qmpfleece.block.driver import ReqFlags
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 # -- what changes --------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
 from tests.tools.fleecing import CLUSTER
-from tests.tools.gate import settle
+from tests.tools.until import settle
 
 
 async def test_snapshot_reads_wait_neither_for_guest_writes_nor_for_the_temporary_image(fleece):

@@ -10,7 +10,8 @@ import pytest
 
 from tests.block.drivers.file.conftest import ALL, KIB, SIZE, file_size_limit
 from tests.tools.hostfile import add_file, occupied
-from tests.tools.memory import hold, settle
+from tests.tools.memory import hold
+from tests.tools.until import settle
 
 
 @pytest.mark.parametrize("direct", [False, True])

@@ -16,7 +16,8 @@ from tests.block.conftest import open_files
 from tests.block.drivers.file.conftest import KIB, SIZE, R, W, flags_of, read
 from tests.tools.hold import cancelled_after
 from tests.tools.hostfile import add_file
-from tests.tools.memory import hold, settle
+from tests.tools.memory import hold
+from tests.tools.until import settle
 
 # -- opening -------------------------------------------------------------------------------
 
