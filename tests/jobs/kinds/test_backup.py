@@ -1,13 +1,16 @@
 """Backups under guest writes, in random interleavings: the target is the disk of the start."""
 
 import asyncio
+import contextlib
 import errno
 import random
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from qmpfleece.base.errors import BlockError
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.desk import Desk
 from tests.tools.fleecing import CLUSTER, pattern
@@ -24,6 +27,25 @@ writes = st.lists(
 )
 
 
+@dataclass(eq=False)
+class Write:
+    """A guest write.
+
+    Attributes:
+        after: The writes that had ended when it began.
+    """
+
+    task: asyncio.Future[None]
+    offset: int
+    data: bytes
+    after: list["Write"]
+
+    def at(self, offset: int) -> bytes:
+        """What it writes to a sector; nothing if that lies elsewhere."""
+        start = offset - self.offset
+        return self.data[start : start + 512] if start >= 0 else b""
+
+
 class Interleaving:
     """A desk whose disks stop every request; a seed decides which one goes on."""
 
@@ -32,20 +54,25 @@ class Interleaving:
         self.desk = Desk()
         self.disks = [self.desk.disk("disk", pattern(SIZE)), self.desk.disk("target", bytes(SIZE))]
         self.guest = self.desk.guest("disk")
-        self.expected = bytearray(pattern(SIZE))
+        self.written = []
+        self.failed = False
 
     def stop_all(self):
         for disk in self.disks:
             disk.stops = lambda *_: True
 
     def write(self, sector, sectors, kind):
-        """Start a guest write; on the model it happens when it has ended."""
+        """Start a guest write."""
         offset = sector * 512
         length = min(sectors * 512, SIZE - offset)
         data = self.random.randbytes(length) if kind == "write" else bytes(length)
         if kind == "write":
-            return self.desk.later(self.guest.pwrite(offset, memoryview(data)))
-        return self.desk.later(self.guest.pwrite_zeroes(offset, length))
+            request = self.guest.pwrite(offset, memoryview(data))
+        else:
+            request = self.guest.pwrite_zeroes(offset, length)
+        ended = [earlier for earlier in self.written if earlier.task.done()]
+        self.written.append(Write(self.desk.later(request), offset, data, ended))
+        return self.written[-1].task
 
     async def go_on(self, *, may_fail=0.0):
         """Let one request go, or fail."""
@@ -56,16 +83,32 @@ class Interleaving:
         request = self.random.choice(waiting)
         if self.random.random() < may_fail and request.verb in {"read", "write", "zero"}:
             request.fail(errno.EIO)
+            self.failed = True
         else:
             request.go()
         await settle()
         return True
 
     async def finish(self):
+        """Let everything go; the disk must hold then what the guest has written."""
         while await self.go_on():
             pass
         for disk in self.disks:
             disk.release()
+        for write in self.written:
+            with contextlib.suppress(*[BlockError] * self.failed):
+                await write.task
+        data = self.disks[0].data
+        places = range(0, SIZE, 512)
+        assert [at for at in places if data[at : at + 512] not in self._may_hold(at)] == []
+
+    def _may_hold(self, offset):
+        """What a sector may hold: of what has been written to it nothing that is over."""
+        here = [write for write in self.written if write.at(offset)]
+        done = [write for write in here if not write.task.exception()]
+        over = [old for write in done for old in write.after]
+        before = [] if done else [pattern(SIZE)[offset : offset + 512]]
+        return before + [write.at(offset) for write in here if write not in over]
 
 
 def run(test):
