@@ -9,6 +9,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.tools.disk import Disk, opened
@@ -28,18 +29,36 @@ async def fill(disk: Disk, number: int) -> None:
     await disk.write(0, bytes([number]) * disk.node.length)
 
 
-async def use(image: Path, seed: int) -> None:
+def plan(seed: int) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield a number, which snapshot is deleted after the one of that number was taken, if not
+    empty, and which are there then."""
     rnd = random.Random(seed)
+    names: list[str] = []
+    for number in range(1, 250):
+        names.append(f"s{number}")
+        gone = names.pop(rnd.randrange(len(names))) if len(names) > rnd.randrange(4) else ""
+        yield number, gone, names[:]
+
+
+def allowed(seed: int, announced: int) -> list[list[str]]:
+    """Which snapshots there may be when that number was the last to be announced."""
+    before: list[str] = []
+    for number, _, after in plan(seed):
+        if number == announced:
+            return [before, [*before, f"s{number}"], after]
+        before = after
+    raise AssertionError
+
+
+async def use(image: Path, seed: int) -> None:
     async with opened(image) as disk:
-        names: list[str] = []
-        for number in range(1, 250):
+        for number, gone, _ in plan(seed):
             await fill(disk, number)
             await disk.guest.flush()
             os.write(1, b"%d\n" % number)
             await take(disk, f"s{number}")
-            names.append(f"s{number}")
-            if len(names) > rnd.randrange(4):
-                await delete(disk, names.pop(rnd.randrange(len(names))))
+            if gone:
+                await delete(disk, gone)
 
 
 if __name__ == "__main__":
