@@ -14,6 +14,7 @@ from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
 from qmpfleece.qapi.bus import EventBus
 from qmpfleece.qapi.events import Event
+from tests.tools.hostfile import buffer
 
 
 def run(*command: object, may_fail: bool = False) -> str:
@@ -78,7 +79,7 @@ class Disk:
         return bytes(buf)
 
     async def write(self, offset: int, data: bytes) -> None:
-        await self.guest.pwrite(offset, memoryview(data))
+        await self.guest.pwrite(offset, buffer(data))
 
     async def resize(self, length: int) -> None:
         (edge,) = self.node.parents

@@ -61,6 +61,11 @@ def qemu_holds(*options: str) -> Iterator[None]:
             process.terminate()
 
 
+def buffer(content: bytes) -> memoryview:
+    """Return memory as clients' data is in: io_uring, which serves them, takes no other."""
+    return memoryview(bytearray(content))
+
+
 async def add_file(graph: Graph, path: Path, name: str = "file", **options: Any) -> Node:
     """Add a node over a file; ``cache`` and the others as QAPI has them."""
     wire = {key.replace("_", "-"): value for key, value in options.items()}

@@ -11,6 +11,7 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
+from tests.tools.hostfile import buffer
 
 CLUSTER = 65536
 SIZE = 40 * CLUSTER + 1536
@@ -99,7 +100,7 @@ async def test_snapshot_stays_and_the_disk_changes_whatever_the_temporary_image_
             after[offset : offset + length] = bytes(length)
         else:
             data = chance.randbytes(length)
-            await images.guest.pwrite(offset, memoryview(data))
+            await images.guest.pwrite(offset, buffer(data))
             after[offset : offset + length] = data
     assert await images.read(images.client) == images.before
     assert await images.read(images.guest) == after
@@ -111,7 +112,7 @@ async def test_snapshot_stays_and_the_disk_changes_whatever_the_temporary_image_
 async def test_discard_by_the_client_gives_the_space_back_to_the_file_system(images, kind):
     await images.build(kind)
     empty = images.temp_bytes()
-    await images.guest.pwrite(0, memoryview(bytes(b"x" * SIZE)))
+    await images.guest.pwrite(0, buffer(b"x" * SIZE))
     if images.temp_bytes() < SIZE:
         pytest.skip("the file system does not count blocks at once")
     await images.client.pdiscard(0, SIZE)
@@ -128,7 +129,7 @@ async def test_disk_of_zeroes_takes_no_space_in_the_temporary_image(images):
     with images.disk.open("r+b") as file:
         file.truncate(SIZE)
     await images.build("raw")
-    await images.guest.pwrite(0, memoryview(bytes(b"x" * SIZE)))
+    await images.guest.pwrite(0, buffer(b"x" * SIZE))
     assert images.temp_bytes() == 0
     assert await images.read(images.client) == images.before
 
@@ -143,7 +144,7 @@ async def test_what_is_cut_off_the_disk_is_not_in_the_snapshot_any_more(images, 
     if is_grown_again:
         await pipeline.truncate(resizer.root, SIZE)
     await resizer.detach()
-    await images.guest.pwrite(CLUSTER, memoryview(b"x" * 512))
+    await images.guest.pwrite(CLUSTER, buffer(b"x" * 512))
     end = memoryview(bytearray(CLUSTER + 512))
     await images.client.pread(0, end)
     assert end == images.before[: CLUSTER + 512]

@@ -14,7 +14,7 @@ from qmpfleece.block.perm import Perm
 from qmpfleece.control.resize import resize
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.drivers.file.conftest import R, W, locks_of, read
-from tests.tools.hostfile import add_file, needs_qemu, qemu_holds
+from tests.tools.hostfile import add_file, buffer, needs_qemu, qemu_holds
 from tests.tools.memory import hold
 
 # -- block devices -------------------------------------------------------------------------
@@ -56,7 +56,7 @@ async def test_block_device_is_read_and_written_like_a_file(graph, device, direc
     backend = Backend(graph, "guest", R | W)
     backend.attach(node)
     assert await read(backend, 1000, 5000) == model[1000:6000]
-    await backend.pwrite(1000, memoryview(b"x" * 5000), ReqFlags.FUA)
+    await backend.pwrite(1000, buffer(b"x" * 5000), ReqFlags.FUA)
     model[1000:6000] = b"x" * 5000
     await backend.pwrite_zeroes(10_000, 20_000)
     model[10_000:30_000] = bytes(20_000)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.block.drivers.file.conftest import ALL, KIB, SIZE, file_size_limit
-from tests.tools.hostfile import add_file, occupied
+from tests.tools.hostfile import add_file, buffer, occupied
 from tests.tools.memory import hold
 from tests.tools.until import settle
 
@@ -20,16 +20,16 @@ async def test_failed_write_is_the_requests_error_and_harms_no_other(attach, ima
     content = image.read_bytes()
     with file_size_limit(SIZE):
         for request in (
-            backend.pwrite(SIZE, memoryview(b"x" * 4096)),
+            backend.pwrite(SIZE, buffer(b"x" * 4096)),
             backend.pwrite_zeroes(SIZE, 4096),
         ):
             with pytest.raises(OSError, match="File too large") as caught:
                 await request
             assert caught.value.errno == errno.EFBIG
-        await backend.pwrite(0, memoryview(content[:4096]))
+        await backend.pwrite(0, buffer(content[:4096]))
     assert backend.length == SIZE
     assert image.read_bytes() == content
-    await backend.pwrite(SIZE, memoryview(b"x" * 4096))
+    await backend.pwrite(SIZE, buffer(b"x" * 4096))
     assert backend.length == SIZE + 4096
 
 
@@ -48,7 +48,7 @@ async def test_full_file_system_gives_enospc(small_tmpfs, attach):
         file.truncate(SIZE)
     backend = await attach(path)
     for request in (
-        backend.pwrite(0, memoryview(b"x" * SIZE)),
+        backend.pwrite(0, buffer(b"x" * SIZE)),
         backend.pwrite_zeroes(0, SIZE),
     ):
         with pytest.raises(OSError, match="No space left") as caught:
@@ -70,7 +70,7 @@ async def test_file_that_cannot_be_closed_well_is_closed_with_all_that_belongs_t
 
 
 async def test_cancelled_request_is_over_only_when_its_thread_is(attach, image, monkeypatch):
-    backend = await attach(image)
+    backend = await attach(image, aio="threads")
     may_end, seen, real = threading.Event(), [], os.pwritev
 
     def slow(*args: object):
@@ -79,7 +79,7 @@ async def test_cancelled_request_is_over_only_when_its_thread_is(attach, image, 
         return real(*args)
 
     monkeypatch.setattr(os, "pwritev", slow)
-    task = asyncio.ensure_future(backend.pwrite(0, memoryview(b"x" * 512)))
+    task = asyncio.ensure_future(backend.pwrite(0, buffer(b"x" * 512)))
     await settle()
     task.cancel()
     await settle()
@@ -95,7 +95,7 @@ async def test_queries_are_answered_while_requests_hang(attach, image, monkeypat
     backend = await attach(image)
     may_end, real = threading.Event(), os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda fd: (may_end.wait(), real(fd)))
-    await backend.pwrite(0, memoryview(b"x"))
+    await backend.pwrite(0, buffer(b"x"))
     driver = backend.node.driver
     flushes = [asyncio.ensure_future(driver.flush()) for _ in range(40)]
     await settle()

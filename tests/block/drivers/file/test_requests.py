@@ -16,7 +16,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.graph import Graph
 from tests.block.drivers.file.conftest import SIZE, R, W, file_size_limit, flags_of, read
-from tests.tools.hostfile import add_file
+from tests.tools.hostfile import add_file, buffer
 
 # -- reading and writing -------------------------------------------------------------------
 
@@ -36,7 +36,7 @@ async def test_file_of_any_size_is_read_as_whole_sectors(graph, attach, tmp_path
             length - size + 10, b"\0"
         )
         assert await read(backend, length - 1, 1) == content.ljust(length, b"\0")[-1:]
-        await backend.pwrite(length - 1, memoryview(b"x"))
+        await backend.pwrite(length - 1, buffer(b"x"))
         expected = content.ljust(length, b"\0")[: length - 1] + b"x"
         assert path.read_bytes()[:length] == expected
 
@@ -81,9 +81,9 @@ async def test_short_reads_and_writes_are_carried_on(attach, image, monkeypatch)
     preadv, pwritev = os.preadv, os.pwritev
     monkeypatch.setattr(os, "preadv", lambda fd, b, o, f=0: preadv(fd, [b[0][:700]], o, f))
     monkeypatch.setattr(os, "pwritev", lambda fd, b, o, f=0: pwritev(fd, [b[0][:700]], o, f))
-    backend = await attach(image)
+    backend = await attach(image, aio="threads")
     data = os.urandom(10_000)
-    await backend.pwrite(123, memoryview(data))
+    await backend.pwrite(123, buffer(data))
     assert await read(backend, 123, 10_000) == data
     assert image.read_bytes()[123:10_123] == data
 
@@ -95,7 +95,7 @@ async def test_writes_land_in_order_whatever_makes_them(attach, image, aio):
     content = bytearray(image.read_bytes())
     for turn in range(20):
         pieces = [(turn * 997 + index * 4099, os.urandom(4099 - turn)) for index in range(40)]
-        writes = [backend.pwrite(offset, memoryview(bytearray(data))) for offset, data in pieces]
+        writes = [backend.pwrite(offset, buffer(data)) for offset, data in pieces]
         await asyncio.gather(*writes)
         for offset, data in pieces:
             content[offset : offset + len(data)] = data
@@ -107,7 +107,7 @@ async def test_writes_land_in_order_whatever_makes_them(attach, image, aio):
 async def test_write_cut_short_by_the_system_fails_with_its_reason(attach, image, aio):
     backend = await attach(image, aio=aio)
     with file_size_limit(SIZE // 2), pytest.raises(OSError, match="File too large") as caught:
-        await backend.pwrite(SIZE // 2 - 1000, memoryview(bytearray(b"x" * 4096)))
+        await backend.pwrite(SIZE // 2 - 1000, buffer(b"x" * 4096))
     assert caught.value.errno == errno.EFBIG
     assert image.read_bytes()[SIZE // 2 - 1000 : SIZE // 2] == b"x" * 1000
 
@@ -121,7 +121,7 @@ async def test_file_that_has_become_shorter_reads_as_zeroes(attach, image):
     extents = await backend.block_status(0, SIZE, 10)
     assert sum(extent.length for extent in extents) == SIZE
     assert extents[-1].flags & Status.ZERO
-    await backend.pwrite(SIZE - 3, memoryview(b"end"))
+    await backend.pwrite(SIZE - 3, buffer(b"end"))
     assert image.stat().st_size == SIZE
 
 
@@ -154,7 +154,7 @@ def test_random_requests_leave_what_a_byte_array_would_hold(operations, size, di
             match verb:
                 case "write" | "fua":
                     flags = ReqFlags.FUA if verb == "fua" else 0
-                    await backend.pwrite(offset, memoryview(data), flags)
+                    await backend.pwrite(offset, buffer(data), flags)
                     model[offset : offset + span] = data
                 case "zero" | "unmap":
                     flags = ReqFlags.MAY_UNMAP if verb == "unmap" else 0
@@ -185,7 +185,7 @@ async def test_requests_side_by_side_under_direct_io(attach, image):
     for number, offset in enumerate(range(0, SIZE - 3000, 3000)):
         data = bytes([number % 256]) * 2999
         model[offset : offset + 2999] = data
-        requests.append(backend.pwrite(offset, memoryview(data)))
+        requests.append(backend.pwrite(offset, buffer(data)))
     await asyncio.gather(*requests)
     assert image.read_bytes() == model
     assert flags_of(backend.node) & os.O_DIRECT
@@ -214,9 +214,9 @@ async def test_flush_and_fua_reach_the_disk_unless_they_are_ignored(
     attach, image, syncs, no_flush
 ):
     backend = await attach(image, cache={"no-flush": no_flush})
-    await backend.pwrite(0, memoryview(b"x"))
+    await backend.pwrite(0, buffer(b"x"))
     await backend.flush()
-    await backend.pwrite(0, memoryview(b"x"), ReqFlags.FUA)
+    await backend.pwrite(0, buffer(b"x"), ReqFlags.FUA)
     await backend.pwrite_zeroes(0, 512, ReqFlags.FUA)
     assert syncs == ([] if no_flush else ["flush", "write", "flush"])
 
@@ -234,11 +234,11 @@ async def test_failed_flush_is_never_followed_by_a_good_one(attach, image, monke
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fdatasync", fail)
-    await backend.pwrite(0, memoryview(b"x"))
+    await backend.pwrite(0, buffer(b"x"))
     with pytest.raises(OSError, match=os.strerror(code)):
         await backend.flush()
     monkeypatch.setattr(os, "fdatasync", real)
-    await backend.pwrite(0, memoryview(b"x"))
+    await backend.pwrite(0, buffer(b"x"))
     with pytest.raises(OSError, match=os.strerror(code)):
         await backend.flush()
 
@@ -253,13 +253,13 @@ async def test_failed_fua_write_is_never_followed_by_a_good_flush(attach, image,
 
     monkeypatch.setattr(os, "pwritev", fail)
     with pytest.raises(OSError, match="Input/output"):
-        await backend.pwrite(0, memoryview(b"x"), ReqFlags.FUA)
+        await backend.pwrite(0, buffer(b"x"), ReqFlags.FUA)
     monkeypatch.setattr(os, "pwritev", real)
-    await backend.pwrite(0, memoryview(b"y"))
+    await backend.pwrite(0, buffer(b"y"))
     with pytest.raises(OSError, match="Input/output"):
         await backend.flush()
     with pytest.raises(OSError, match="Input/output"):
-        await backend.pwrite(0, memoryview(b"z"), ReqFlags.FUA)
+        await backend.pwrite(0, buffer(b"z"), ReqFlags.FUA)
     assert image.read_bytes()[:1] == b"z"
 
 
@@ -272,7 +272,7 @@ async def test_fua_write_without_space_says_nothing_about_others(attach, image, 
 
     monkeypatch.setattr(os, "pwritev", fail)
     with pytest.raises(OSError, match="No space"):
-        await backend.pwrite(0, memoryview(b"x"), ReqFlags.FUA)
+        await backend.pwrite(0, buffer(b"x"), ReqFlags.FUA)
     monkeypatch.setattr(os, "pwritev", real)
-    await backend.pwrite(0, memoryview(b"y"), ReqFlags.FUA)
+    await backend.pwrite(0, buffer(b"y"), ReqFlags.FUA)
     await backend.flush()

@@ -6,7 +6,7 @@ import pytest
 
 from qmpfleece.block.driver import ReqFlags, Status
 from tests.block.drivers.file.conftest import ALL, KIB, SIZE, read
-from tests.tools.hostfile import occupied
+from tests.tools.hostfile import buffer, occupied
 
 
 @pytest.mark.parametrize("discard", ["unmap", "ignore"])
@@ -28,7 +28,7 @@ async def test_detected_zeroes_free_space_when_they_may(attach, image, detect, f
     os.sync()
     backend = await attach(image, discard="unmap", detect_zeroes=detect)
     before = occupied(image)
-    await backend.pwrite(0, memoryview(bytes(64 * KIB)))
+    await backend.pwrite(0, buffer(bytes(64 * KIB)))
     assert before - occupied(image) == freed
     assert image.read_bytes()[: 64 * KIB] == bytes(64 * KIB)
 
@@ -59,7 +59,7 @@ async def test_what_was_found_or_written_is_known_to_be_data_until_it_is_dropped
     await backend.block_status(0, 1 << 20, 10)
     assert backend.is_known_data(0, 128 * KIB)
     assert not backend.is_known_data(128 * KIB, 1)
-    await backend.pwrite(256 * KIB, memoryview(bytearray(b"y" * 64 * KIB)))
+    await backend.pwrite(256 * KIB, buffer(bytearray(b"y" * 64 * KIB)))
     assert backend.is_known_data(256 * KIB, 64 * KIB)
     await backend.pdiscard(64 * KIB, 4 * KIB)
     assert backend.is_known_data(0, 64 * KIB)
