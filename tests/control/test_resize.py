@@ -123,7 +123,7 @@ async def test_write_that_comes_while_the_disk_shrinks_waits_for_the_new_end(tmp
         user.attach(disk.node)
         other.attach(disk.node)
         gate, _ = hold(disk.node.children["file"].node.driver, "flush")
-        resizing = await start(resize(other, MIB // 2))
+        resizing = await gate.stops(resize(other, MIB // 2))
         late = await start(user.pwrite(MIB * 3 // 4, memoryview(b"z" * 65536)))
         assert not resizing.done()
         gate.set()

@@ -57,6 +57,7 @@ async def test_all_disks_of_a_transaction_stand_still_until_all_have_their_snaps
     ]
     transaction = await start(desk.say("transaction", actions=actions))
     await until(lambda: _snapshots(desk, "first"))
+    await gate.reached.wait()
     write = await start(guest.pwrite(0, memoryview(bytearray(4096))))
     assert not transaction.done()
     assert not write.done()
@@ -97,7 +98,7 @@ async def test_write_during_a_transaction_that_fails_is_in_the_bitmap_that_it_ch
         },
         {"type": "abort", "data": {}},
     ]
-    transaction = await start(desk.say("transaction", actions=actions))
+    transaction = await gate.stops(desk.say("transaction", actions=actions))
     write = await start(guest.pwrite(512, memoryview(bytearray(512))))
     assert not transaction.done()
     let_go()

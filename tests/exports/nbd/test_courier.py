@@ -268,6 +268,7 @@ async def test_a_client_is_hung_up_on_at_once_while_a_read_waits(fleecing, monke
         for client in clients:
             client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF)
         await until(lambda: file.in_flight == 2)
+        await gate.reached.wait()
         await fleecing.bench.delete("s", "hard")
         for client in clients:
             assert await client.hung_up()

@@ -35,7 +35,7 @@ async def test_write_beside_what_is_given_back_to_a_data_file_stays(tmp_path):
         await disk.write(0, b"1" * 2 * 65536)
         await disk.guest.pwrite_zeroes(65536, 65536)  # keeps its place
         gate, let_go = hold(disk.node.children["data-file"].node.driver, "pdiscard")
-        zeroing = await start(disk.guest.pwrite_zeroes(65536, 512, ReqFlags.MAY_UNMAP))
+        zeroing = await gate.stops(disk.guest.pwrite_zeroes(65536, 512, ReqFlags.MAY_UNMAP))
         let_go()
         writing = await start(disk.write(2 * 65536 - 512, b"2" * 512))
         gate.set()
@@ -64,7 +64,7 @@ async def test_cluster_is_not_used_again_while_it_is_given_back(tmp_path):
         await disk.write(0, b"1" * 65536)
         await disk.guest.flush()
         gate, let_go = hold(disk.node.children["file"].node.driver, "pdiscard")
-        discarding = await start(disk.guest.pdiscard(0, 65536))
+        discarding = await gate.stops(disk.guest.pdiscard(0, 65536))
         let_go()
         for number in range(1, 5):
             await disk.guest.flush()
@@ -79,12 +79,13 @@ async def test_compressed_data_is_not_put_where_a_cluster_is_given_back(tmp_path
     image = await created(tmp_path)
     async with opened(image) as disk:
         await disk.driver.pwrite_compressed(0, memoryview(b"1" * 65536))
+        await disk.guest.pdiscard(0, 65536)
         gate, let_go = hold(disk.node.children["file"].node.driver, "pdiscard")
-        discarding = await start(disk.guest.pdiscard(0, 65536))
+        giving_back = await gate.stops(disk.guest.flush())
         let_go()
         await disk.driver.pwrite_compressed(65536, memoryview(b"2" * 65536))
         gate.set()
-        await discarding
+        await giving_back
         assert await disk.read(0, 2 * 65536) == bytes(65536) + b"2" * 65536
     check(image)
 
@@ -216,7 +217,7 @@ async def test_zeroes_beside_a_write_that_takes_the_cluster_are_not_lost(tmp_pat
     image = await above_one_page(tmp_path)
     async with opened(image) as disk:
         gate, let_go = hold(disk.node.children["file"].node.driver, "pwrite")
-        writing = await start(disk.write(8192, b"w" * 512))
+        writing = await gate.stops(disk.write(8192, b"w" * 512))
         let_go()
         zeroing = await start(disk.guest.pwrite_zeroes(0, 4096))
         gate.set()

@@ -9,7 +9,7 @@ import pytest
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
-from tests.tools.hold import hold, start
+from tests.tools.hold import Gate, hold, start
 from tests.tools.snapshots import take
 
 MIB = 1 << 20
@@ -130,7 +130,7 @@ async def test_what_is_written_while_the_disk_grows_is_kept(tmp_path, backing, s
     async with opened(image) as disk:
         await disk.write(MIB, b"0" * 512)
         gate, _ = hold(disk.node.children["file"].node.driver, "pwrite")
-        first = await start(disk.write(4 * MIB, b"1" * 65536))
+        first = await gate.stops(disk.write(4 * MIB, b"1" * 65536))
         other = await start(disk.write(second, b"2" * 65536))
         gate.set()
         await asyncio.gather(first, other)
@@ -147,7 +147,7 @@ async def test_what_is_written_while_the_disk_grows_is_kept(tmp_path, backing, s
 async def test_a_write_that_lets_the_disk_grow_and_fails_takes_no_other_with_it(image, tmp_path):
     async with opened(image) as disk:
         file = disk.node.children["file"].node.driver
-        gate, whole = asyncio.Event(), file.pwrite
+        gate, whole = Gate(), file.pwrite
 
         async def fail_once(*_arguments: object) -> None:
             file.pwrite = whole
@@ -155,7 +155,7 @@ async def test_a_write_that_lets_the_disk_grow_and_fails_takes_no_other_with_it(
             raise OSError(errno.EIO, "")
 
         file.pwrite = fail_once
-        first = await start(disk.write(2 * MIB, b"1" * 512))
+        first = await gate.stops(disk.write(2 * MIB, b"1" * 512))
         other = await start(disk.write(3 * MIB, b"2" * 512))
         gate.set()
         await asyncio.gather(first, other, return_exceptions=True)

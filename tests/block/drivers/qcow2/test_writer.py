@@ -9,7 +9,7 @@ import pytest
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
-from tests.tools.hold import hold, start
+from tests.tools.hold import Gate, hold, start
 from tests.tools.snapshots import delete, take
 
 MIB = 1 << 20
@@ -91,7 +91,7 @@ async def test_cluster_is_not_used_again_while_it_is_read(tmp_path):
         await disk.write(0, b"1" * 65536)
         file = disk.node.children["file"].node.driver
         gate, let_go = hold(file, "pread")
-        reading = await start(disk.read(0, 65536))
+        reading = await gate.stops(disk.read(0, 65536))
         let_go()
         await disk.guest.pdiscard(0, 65536)
         for number in range(1, 5):
@@ -108,7 +108,7 @@ async def test_late_write_does_not_hit_a_cluster_that_changed_hands(tmp_path):
         await disk.write(0, b"1" * 65536)
         file = disk.node.children["file"].node.driver
         gate, let_go = hold(file, "pwrite")
-        writing = await start(disk.write(0, b"3" * 65536))
+        writing = await gate.stops(disk.write(0, b"3" * 65536))
         let_go()
         await disk.guest.pdiscard(0, 65536)
         for number in range(1, 5):
@@ -126,7 +126,7 @@ async def test_write_to_a_cluster_waits_for_the_one_that_allocates_it(tmp_path):
         await disk.write(MIB, b"0" * 512)  # so that tables exist
         file = disk.node.children["file"].node.driver
         gate, let_go = hold(file, "pwrite")
-        first = await start(disk.write(0, b"1" * 512))
+        first = await gate.stops(disk.write(0, b"1" * 512))
         let_go()
         second = await start(disk.write(512, b"2" * 512))
         other = await start(disk.write(65536, b"3" * 512))
@@ -252,7 +252,7 @@ async def test_cancelled_write_that_has_linked_its_clusters_keeps_them(tmp_path)
 
 def hold_at_break_point(disk):
     """Let the next one who loads a slice wait before it begins."""
-    gate = asyncio.Event()
+    gate = Gate()
 
     async def wait(event):
         if event == "l2_load":
@@ -265,7 +265,7 @@ def hold_at_break_point(disk):
 
 def hold_in_read(disk):
     """Let the next read of the file wait when it is done."""
-    gate, file = asyncio.Event(), disk.node.children["file"].node.driver
+    gate, file = Gate(), disk.node.children["file"].node.driver
     whole = file.pread
 
     async def wait(*arguments: object):
@@ -290,7 +290,7 @@ async def test_slice_of_a_table_that_was_replaced_while_it_was_loaded_is_not_kep
         l1 = disk.driver.image.l1
         old = l1[0] & OFFSET_MASK
         gate = holding(disk)
-        reading = await start(disk.read(0, 65536))
+        reading = await gate.stops(disk.read(0, 65536))
         await disk.write(MIB, b"2" * 65536)
         gate.set()
         assert await reading == b"\1" * 65536
