@@ -11,6 +11,7 @@ from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm, Role
 from tests.tools.gate import add_disk
 from tests.tools.memory import User
+from tests.tools.tasks import all_ended
 from tests.tools.until import settle
 
 
@@ -46,7 +47,7 @@ class Bench:
     async def close(self) -> None:
         for disk in (self.source, self.target):
             disk.release()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await all_ended(self.tasks)
         self.engine.close()
         for edge in self.edges:
             self.graph.detach(edge)

@@ -11,6 +11,7 @@ from qmpfleece.control.dispatch import Client, Dispatcher
 from qmpfleece.control.system import System
 from qmpfleece.qapi.bus import EventBus
 from tests.tools.gate import GateDisk, add_disk
+from tests.tools.tasks import all_ended
 from tests.tools.until import settle
 
 
@@ -90,7 +91,7 @@ class Desk:
         for disk in self.disks.values():
             disk.release()
             disk.errors.clear()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await all_ended(self.tasks)
         await self.system.jobs.close()
         for guest in self.guests:
             await guest.detach()

@@ -12,6 +12,7 @@ from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.tools.gate import add_disk
+from tests.tools.tasks import all_ended
 from tests.tools.until import settle
 
 CLUSTER = 64 * 1024
@@ -59,7 +60,7 @@ class Fleece:
         """Let everything end, and check that nothing is left."""
         for disk in (self.disk, self.temp):
             disk.release()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await all_ended(self.tasks)
         await self.guest.detach()
         await self.client.detach()
         await self.graph.delete("snap")
