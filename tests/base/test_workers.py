@@ -14,7 +14,11 @@ async def workers():
     workers = Workers()
     yield workers
     workers.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "disk"]
+    assert not disk_threads()
+
+
+def disk_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "disk"]
 
 
 class Gate:
@@ -42,10 +46,16 @@ class Gate:
 
     async def reached(self, *names: object):
         """Wait, without blocking the loop, until all of these are on their threads."""
+        await self._until(lambda: set(names) <= set(self.inside))
 
+    async def crowded(self, count):
+        """The same, until there are so many, whoever they are."""
+        await self._until(lambda: len(self.inside) >= count)
+
+    async def _until(self, happened):
         def wait():
             with self.lock:
-                assert self.lock.wait_for(lambda: set(names) <= set(self.inside), 30)
+                assert self.lock.wait_for(happened, 30)
 
         await asyncio.get_running_loop().run_in_executor(None, wait)
 
@@ -101,9 +111,11 @@ async def test_queue_never_occupies_more_threads_than_its_limit(workers):
         futures += [queue.submit(gate.hold, (turn, n)) for n in range(4)]
         futures.append(queue.submit_serial(gate.hold, (turn, "s")))
         await asyncio.sleep(0)
+    await gate.crowded(3)
+    assert len(disk_threads()) == 3
     gate.let()
     await asyncio.gather(*futures)
-    assert gate.most <= 3
+    assert gate.most == 3
 
 
 async def test_hanging_disk_takes_no_threads_of_another(workers):
