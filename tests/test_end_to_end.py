@@ -4,9 +4,11 @@ Everything is real: the daemon is a process, the graph is built by qmp-shell, th
 fio, the backup clients are nbdcopy, qemu-img, qemu-io and nbdinfo.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.programs import BIN
+from tests.tools.programs import QSD, Running, running
 
 DISK_SIZE = 96 << 20
 
@@ -65,26 +67,9 @@ class Fleece:
         self.temp.touch()
         os.truncate(self.temp, DISK_SIZE)
         monitor = f"socket,id=m,path={self.qmp},server=on,wait=off"
-        self.process = subprocess.Popen(
-            [
-                *(BIN / "qmpfleece-qsd", "--chardev", monitor, "--monitor", "chardev=m"),
-                *("--pidfile", folder / "pid"),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.wait_for(folder / "pid")
-
-    def wait_for(self, path: Path) -> None:
-        for _ in range(10_000):
-            if path.exists():
-                return
-            try:
-                self.process.wait(0.005)
-            except subprocess.TimeoutExpired:
-                continue
-            break
-        raise AssertionError(f"the daemon did not start: {self.process.communicate()}")
+        words = (QSD, "--chardev", monitor, "--monitor", "chardev=m", "--pidfile", folder / "pid")
+        self.program = Running(*words, folder=folder)
+        self.program.wait_for(folder / "pid")
 
     def shell(self, script: str, *options: str) -> str:
         return run(Path(sys.executable).with_name("qmp-shell"), *options, self.qmp, stdin=script)
@@ -96,24 +81,18 @@ class Fleece:
         text = self.shell(BUILD.format(disk=self.disk, temp=self.temp, socket=self.socket))
         assert text.count('{"return": {}}') == BUILD.count("\n"), text
 
-    def fio(self, *options: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [
-                *("fio", "--name=guest", "--ioengine=nbd", f"--uri={self.uri('guest')}"),
-                *("--rw=randwrite", "--bsrange=512-64k", "--blockalign=512", "--iodepth=16"),
-                *(f"--size={DISK_SIZE}", "--randrepeat=0"),
-                *("--verify=crc32c", "--verify_state_save=0", "--do_verify=1", *options),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+    def fio(self) -> contextlib.AbstractContextManager[Running]:
+        return running(
+            *("fio", "--name=guest", "--ioengine=nbd", f"--uri={self.uri('guest')}"),
+            *("--rw=randwrite", "--bsrange=512-64k", "--blockalign=512", "--iodepth=16"),
+            *(f"--size={DISK_SIZE}", "--randrepeat=0"),
+            *("--verify=crc32c", "--verify_state_save=0", "--do_verify=1"),
+            folder=self.disk.parent,
         )
 
     def end(self) -> None:
-        self.process.terminate()
-        _, errors = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0
-        assert errors == ""
+        status, _, errors = self.program.end()
+        assert (status, errors) == (0, "")
         assert not self.socket.exists()
         assert not self.qmp.exists()
 
@@ -124,9 +103,7 @@ def fleece(tmp_path: Path) -> Iterator[Fleece]:
     try:
         yield fleece
     finally:
-        if fleece.process.poll() is None:
-            fleece.process.kill()
-        fleece.process.communicate()
+        fleece.program.end(signal.SIGKILL)
 
 
 def identical(first: object, second: object) -> bool:
@@ -138,11 +115,18 @@ def test_pulled_snapshot_equals_the_disk_before_under_a_random_write_load(
     fleece: Fleece, tmp_path: Path
 ) -> None:
     fleece.build()
-    writer = fleece.fio()
-    run("nbdcopy", fleece.uri("snapshot"), tmp_path / "pulled.raw")
-    output, _ = writer.communicate(timeout=200)
-    assert writer.returncode == 0, output
-    assert identical(tmp_path / "pulled.raw", fleece.before)
+    pulled, pulls = tmp_path / "pulled.raw", 0
+    with fleece.fio() as writer:
+        while not fleece.temp.stat().st_blocks:  # nothing has been overwritten yet
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.process.wait(0.005)
+        while writer.process.poll() is None:
+            run("nbdcopy", fleece.uri("snapshot"), pulled)
+            assert identical(pulled, fleece.before)
+            pulls += 1
+        status, output, errors = writer.end()
+    assert status == 0, output + errors
+    assert pulls
     # The whole disk has been overwritten by now; the snapshot stays what it was.
     raw = ("-f", "raw", "-F", "raw")
     assert "identical" in run("qemu-img", "compare", *raw, fleece.uri("snapshot"), fleece.before)
