@@ -38,8 +38,12 @@ def test_a_terminal_shows_a_bar_and_the_guest_s_figures(terminal, tmp_path):
         [QMPFLEECE, "demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
-    text = shown()
-    assert program.wait(30) == 0
+    try:
+        text = shown()
+        assert program.wait(30) == 0
+    finally:
+        program.kill()
+        program.wait()
     assert "100%" in text
     assert "256.0/256.0 MiB" in text
     assert "What was pulled is the disk as it was" in text
