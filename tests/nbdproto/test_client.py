@@ -73,42 +73,73 @@ def test_old_server_sends_zeroes():
     assert machine.result is not None
 
 
+#: What is said of a server, and what it sends.
 BAD_SERVERS = {
-    "no NBD": (b"HTTP/1.1 200 OK\r\n\r\n",),
-    "oldstyle": (b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53\0\0",),
-    "bad reply magic": (GREETING, bytes(20)),
-    "reply to another option": (GREETING, reply(7, 1)),
-    "huge reply": (GREETING, struct.pack(">QIII", 0x3E889045565A9, 8, 1, 1 << 31)),
-    "unexpected reply": (GREETING, reply(8, const.REP_INFO, b"\0\0")),
-    "short info": (GREETING, reply(8, 1), reply(7, 3, b"\0")),
-    "bad export info": (GREETING, reply(8, 1), reply(7, 3, b"\0\0abc")),
+    "no NBD": ("Server sent bad initial magic", b"HTTP/1.1 200 OK\r\n\r\n"),
+    "oldstyle": (
+        "Server speaks oldstyle NBD only",
+        b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53\0\0",
+    ),
+    "bad reply magic": ("Unexpected option reply magic 0x0", GREETING, bytes(20)),
+    "reply to another option": ("reply to option 7 nobody asked for", GREETING, reply(7, 1)),
+    "huge reply": (
+        "option reply of 2147483648 bytes",
+        GREETING,
+        struct.pack(">QIII", 0x3E889045565A9, 8, 1, 1 << 31),
+    ),
+    "unexpected reply": (
+        "Unexpected reply type 0x3 to option 8",
+        GREETING,
+        reply(8, const.REP_INFO, b"\0\0"),
+    ),
+    "short info": ("NBD_REP_INFO without a type", GREETING, reply(8, 1), reply(7, 3, b"\0")),
+    "bad export info": (
+        "NBD_INFO_EXPORT of wrong length",
+        GREETING,
+        reply(8, 1),
+        reply(7, 3, b"\0\0abc"),
+    ),
     "negative size": (
+        "Server has an export of impossible size 9223372036854775808",
         GREETING,
         reply(8, 1),
         reply(7, 3, bytes(2) + b"\x80" + bytes(9)),
         reply(7, 1),
     ),
     "negative size in short": (
+        "Server has an export of impossible size 9223372036854775808",
         GREETING,
         reply(8, 0x80000001),
         reply(7, 0x80000001),
         b"\x80" + bytes(9),
     ),
-    "no export info": (GREETING, reply(8, 1), reply(7, 1)),
-    "bad block sizes": (GREETING, reply(8, 1), reply(7, 3, b"\0\3" + struct.pack(">3I", 3, 4, 5))),
+    "no export info": (
+        "broken server omitted NBD_INFO_EXPORT",
+        GREETING,
+        reply(8, 1),
+        reply(7, 1),
+    ),
+    "bad block sizes": (
+        "Server requires impossible block sizes (3, 4, 5)",
+        GREETING,
+        reply(8, 1),
+        reply(7, 3, b"\0\3" + struct.pack(">3I", 3, 4, 5)),
+    ),
 }
 
 
-@pytest.mark.parametrize("script", BAD_SERVERS.values(), ids=BAD_SERVERS.keys())
-def test_server_sends_nonsense(script):
+@pytest.mark.parametrize("given", BAD_SERVERS.values(), ids=BAD_SERVERS.keys())
+def test_server_sends_nonsense(given):
+    text, *pieces = given
     machine = ClientHandshake("disk")
 
     def play():
-        for piece in script:
+        for piece in pieces:
             machine.feed(piece)
 
-    with pytest.raises(NbdProtocolError):
+    with pytest.raises(NbdProtocolError) as caught:
         play()
+    assert str(caught.value) == text
 
 
 def test_request_header():

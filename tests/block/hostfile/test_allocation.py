@@ -27,8 +27,10 @@ def path(request, tmp_path):
         pytest.skip("no tmpfs")
     with folder as name:
         path = Path(name) / "image"
-        path.write_bytes(b"x" * SIZE)
-        os.sync()
+        with path.open("wb") as file:
+            file.write(b"x" * SIZE)
+            file.flush()
+            os.fsync(file.fileno())
         yield path
 
 

@@ -84,8 +84,9 @@ async def test_failed_transaction_restores_bitmaps_exactly(desk, last, error):
     for name in ("b", "c", "gone"):
         await desk.say("block-dirty-bitmap-add", node="disk", name=name)
     await desk.say("block-dirty-bitmap-disable", node="disk", name="c")
+    rnd = random.Random(5)
     for _ in range(5):
-        await guest.pwrite(random.randrange(SIZE - 512), memoryview(b"x" * 512))
+        await guest.pwrite(rnd.randrange(SIZE - 512), memoryview(b"x" * 512))
     before = state(desk)
     merge = {"node": "disk", "target": "c", "bitmaps": ["b", {"node": "disk", "name": "c"}]}
     given = actions(

@@ -37,9 +37,12 @@ async def test_socket_file_of_somebody_else_is_left(bench):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 async def test_tcp(bench, host):
-    if ":" in host and not socket.has_ipv6:
-        pytest.skip("no IPv6")
-    server = await bench.manager.start_nbd(InetSocketAddress(host=host, port="0"))
+    try:
+        server = await bench.manager.start_nbd(InetSocketAddress(host=host, port="0"))
+    except QmpError:
+        if ":" not in host:
+            raise
+        pytest.skip("no IPv6 here")
     await bench.add()
     reader, writer = await asyncio.open_connection(host, int(port_of(server)))
     assert (await reader.read(18)).startswith(b"NBDMAGIC")
@@ -77,7 +80,8 @@ async def test_port_in_use(bench):
 
 
 async def test_failure_leaves_no_listener(bench):
-    with pytest.raises(QmpError):
+    text = "Failed to bind socket to /nonexistent/directory/s: No such file or directory"
+    with pytest.raises(QmpError, match=text):
         await bench.manager.start_nbd(
             UnixSocketAddress(path=bench.path),
             UnixSocketAddress(path="/nonexistent/directory/s"),
