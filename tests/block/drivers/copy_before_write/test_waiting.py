@@ -118,30 +118,27 @@ async def test_flush_reaches_writes_from_before_the_filter(fleece):
     assert fleece.disk.seen("flush") == [(0, 0)]
 
 
-def frames(coroutine):
-    """Return the names of the coroutines that await each other, outermost first."""
-    names = []
+def depth(coroutine):
+    """Return how many coroutines await each other."""
+    count = 0
     while hasattr(coroutine, "cr_await"):
-        names.append(coroutine.cr_code.co_name)
+        count += 1
         coroutine = coroutine.cr_await
-    return names
+    return count
 
 
 async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
     await fleece.start()
     await fleece.write(0, b"x")
     buf = memoryview(bytearray(1))
-    cases = [
-        (fleece.client.pread(0, buf), ["_in_flight"] * 2 + ["pread"]),  # done
-        (
-            fleece.client.pread(CLUSTER, buf),
-            ["_in_flight", "_frozen_until_read", "_in_flight", "pread"],
-        ),
-        (fleece.guest.pwrite(0, buf), ["pwrite"] * 3),
-        (fleece.guest.pread(0, buf), ["_in_flight"] * 2 + ["pread"]),
+    cases = [  # and how many there are above the two of the disk
+        (fleece.client.pread(0, buf), 2),  # done
+        (fleece.client.pread(CLUSTER, buf), 3),  # frozen meanwhile
+        (fleece.guest.pwrite(0, buf), 2),
+        (fleece.guest.pread(0, buf), 2),
     ]
     for disk in (fleece.disk, fleece.temp):
         disk.stop("read", "write")
-    for request, expected in cases:
+    for request, most in cases:
         task = await fleece.started(request)
-        assert frames(task.get_coro()) == [*expected, "_pass"]
+        assert 0 < depth(task.get_coro()) - 2 <= most
