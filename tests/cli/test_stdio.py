@@ -69,7 +69,9 @@ def terminal():
 def read_until(fd, wanted):
     seen = b""
     while wanted not in seen:
-        seen += os.read(fd, 4096)
+        piece = os.read(fd, 4096)
+        assert piece, f"the end came after {seen!r}"
+        seen += piece
     return seen
 
 
