@@ -72,15 +72,15 @@ class Connection:
             again: After the last one comes the first.
         """
         every = tuple(requests)
-        self._count: Final = len(every)
-        self._size: Final = len(every[0])
+        self._count = len(every)
+        self._size = len(every[0])
         # As many as there may be room for behind the last one.
-        self._requests: Final = memoryview(b"".join((*every, *every[: again * depth])))
+        self._requests = memoryview(b"".join((*every, *every[: again * depth])))
         self._next = 0
-        self._again: Final = again
-        self._begins: Final = begins
-        self._reply: Final = reply
-        self._memory: Final = bytearray(depth * reply)
+        self._again = again
+        self._begins = begins
+        self._reply = reply
+        self._memory = bytearray(depth * reply)
         self._have = 0
 
     def fileno(self) -> int:
