@@ -4,10 +4,16 @@ Only that: permissions are left to the callers, who compute those of all nodes b
 have changed all edges that belong together.
 """
 
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node
+
+#: Where children are about to lead, by the node that has them and their names; None: nowhere.
+Moves: TypeAlias = Mapping[Node, dict[str, Node | None]]
+NO_MOVES: Final[Moves] = {}
 
 
 def move(edge: Child, node: Node) -> None:
@@ -41,13 +47,20 @@ def _leave(node: Node, child: Child) -> None:
         child.parent.drained_end()
 
 
-def check_no_cycle(node: Node, name: str, below: Node) -> None:
-    """Refuse a child from which the node itself can be reached.
+def check_no_cycle(node: Node, name: str, below: Node, moves: Moves = NO_MOVES) -> None:
+    """Refuse a child from which the node itself can be reached, once others have moved.
 
     Raises:
         QmpError: It is one.
     """
-    if node in grants.reachable([below]):
-        raise QmpError(
-            f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
-        )
+    seen: set[Node] = set()
+    left = [below]
+    while left:
+        if (found := left.pop()) is node:
+            raise QmpError(
+                f"Making '{below.name}' a {name} child of '{node.name}' would create a cycle"
+            )
+        if found not in seen:
+            seen.add(found)
+            to: dict[str, Node | None] = {edge.name: edge.node for edge in found.children.values()}
+            left += filter(None, (to | moves.get(found, {})).values())

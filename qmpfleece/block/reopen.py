@@ -123,13 +123,18 @@ def _found_moves(graph: Graph, node: Node, options: Mapping[str, Any]) -> dict[s
     return moves
 
 
-def _replacement(graph: Graph, node: Node, name: str, ref: str) -> Node | None:
+def _replacement(
+    graph: Graph, node: Node, name: str, ref: str, moves: edges.Moves = edges.NO_MOVES
+) -> Node | None:
     """Return the node that is named as another child; None: it is that child already.
 
     Raises:
         QmpError: It can't be such a child.
     """
-    found, child = _find_child(graph, node, name, ref), node.children.get(name)
+    if (found := graph.get(ref)) is None:
+        raise QmpError(f"Cannot find device='' nor node-name='{ref}'")
+    edges.check_no_cycle(node, name, found, moves)
+    child = node.children.get(name)
     if child is not None and child.node is found:
         return None
     kind = node.driver.driver_name
@@ -165,7 +170,7 @@ async def _run(graph: Graph, queue: dict[Node, Reopening[Any]]) -> None:
         try:
             for change in changes:
                 prepared.append(change)
-                await _prepare(graph, change)
+                await _prepare(graph, change, queue)
             left = _apply(graph, changes)
         except BaseException:
             for change in reversed(prepared):
@@ -241,7 +246,9 @@ async def _flush(nodes: dict[Node, Reopening[Any]]) -> None:
             raise QmpError(f"Error flushing drive: {error.strerror}") from error
 
 
-async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
+async def _prepare(
+    graph: Graph, change: Reopening[Any], queue: Mapping[Node, Reopening[Any]]
+) -> None:
     node, driver = change.node, change.node.driver
     check_options(change.given, change.options, reopened=True)
     _check_reopens(node)
@@ -256,7 +263,7 @@ async def _prepare(graph: Graph, change: Reopening[Any]) -> None:
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
     if change.given.driver == node.given.driver:
         await driver.reopen_prepare(change)
-    _find_moves(graph, change)
+    _find_moves(graph, change, {node: other.moves for node, other in queue.items()})
     left = _flat_left(change)
     for name in ordered(left):
         # Source: QEMU refuses force-share even when it stays as it is.
@@ -281,8 +288,13 @@ def _check_told(change: Reopening[Any]) -> None:
             raise QmpError("Option 'driver' cannot be reset to its default value")
 
 
-def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
+def _find_moves(graph: Graph, change: Reopening[Any], moves: edges.Moves) -> None:
     """Find out which children are to be replaced.
+
+    Args:
+        graph: Where the node lives.
+        change: What is to be done to it.
+        moves: What is found is done after these.
 
     Raises:
         QmpError: One can't be.
@@ -295,19 +307,12 @@ def _find_moves(graph: Graph, change: Reopening[Any]) -> None:
         if isinstance(ref, BlockdevOptions):
             continue
         if ref:
-            if (found := _replacement(graph, node, name, ref)) is not None:
+            if (found := _replacement(graph, node, name, ref, moves)) is not None:
                 change.moves[name] = found
         elif name == "backing" and told and child is not None:
             change.moves[name] = None
         elif name == "backing" and not told and (child or node.driver.names_backing):
             raise QmpError(f"backing is missing for '{node.name}'")
-
-
-def _find_child(graph: Graph, node: Node, name: str, ref: str) -> Node:
-    if (found := graph.get(ref)) is None:
-        raise QmpError(f"Cannot find device='' nor node-name='{ref}'")
-    edges.check_no_cycle(node, name, found)
-    return found
 
 
 def _flat_left(change: Reopening[Any]) -> dict[str, Any]:
