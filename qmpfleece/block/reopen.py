@@ -178,9 +178,11 @@ async def _run(graph: Graph, queue: dict[Node, Reopening[Any]]) -> None:
             raise
         for change in reversed(changes):
             change.node.driver.reopen_commit()
-        for change in reversed(changes):
-            await change.node.driver.reopen_finish()
-            change.node.tracks |= change.node.request_alignment > 1
+        # What is below first: only then it can be written to as it has to be by now.
+        for node in reversed(grants.reachable(queue)):
+            if node in queue:
+                await node.driver.reopen_finish()
+                node.tracks |= node.request_alignment > 1
     for node in left:
         await graph.release(node)
 

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.qcow2_bitmaps import stored
 from tests.oracle.scenarios.reopen import file_node, reopen, state
 from tests.oracle.session import Session
 
@@ -72,6 +73,24 @@ def reopened_windows_are_turned_round(d: Session) -> None:
     reopen(d, window("a", "b", offset=512), window("b", "a", offset=SIZE + 512))
     reopen(d, window("b", "a"), window("a", "b"))
     state(d)
+
+
+@scenario
+def reopened_image_becomes_writable_as_its_file_goes_past_the_cache(d: Session) -> None:
+    """In whatever order: only the file knows how it wants to be written to."""
+    q = image(d, "q")
+    d.qmp("block-dirty-bitmap-add", node="q", name="b", persistent=True)
+    d.qmp("blockdev-del", node_name="q")
+    file = {"driver": "file", "node-name": "q-file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", **file)
+    d.qmp("blockdev-add", **q, **{"read-only": True})
+    d.nbd_server()
+    direct = {**file, "cache": {"direct": True}}
+    for changes in ((direct, q), (file, {**q, "read-only": True}), (q, direct)):
+        reopen(d, *changes)
+        stored(d, "q.qcow2")
+    d.qmp("block-export-add", type="nbd", id="e", node_name="q", name="q", writable=True)
+    d.io("q", "write -q -P 3 0 64k")
 
 
 @scenario

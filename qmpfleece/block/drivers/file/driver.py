@@ -148,8 +148,10 @@ class File(BlockDriver[FileOptions]):
 
     def _probe(self) -> tuple[int, int]:
         """Return the request alignment and the size in bytes; runs on a thread."""
-        size = os.lseek(self._fd, 0, os.SEEK_END)
-        return transfer.direct_alignment(self._fd) if self._direct else 1, size
+        return self._alignment(), os.lseek(self._fd, 0, os.SEEK_END)
+
+    def _alignment(self) -> int:
+        return transfer.direct_alignment(self._fd) if self._direct else 1
 
     async def reopen_prepare(self, change: Reopening[FileOptions]) -> None:
         """Check the options; the file is opened anew with the permissions."""
@@ -163,7 +165,7 @@ class File(BlockDriver[FileOptions]):
 
     async def reopen_finish(self) -> None:
         """Find out what alignment the file wants now."""
-        self.node.request_alignment, _ = await self._queue.submit(self._probe)
+        self.node.request_alignment = await self._queue.submit(self._alignment)
 
     async def close(self) -> None:
         """Close the file."""
