@@ -290,19 +290,36 @@ class Backend:
     async def _limited(
         self, request: Callable[[Child], Awaitable[None]], length: int, *, write: bool
     ) -> None:
-        """Do a request once the I/O limits allow it, and the node is not drained."""
-        if (member := self._member) is not None and member.group.limited:
-            await member.group.admit(member, length, write=write)
-        await self._later(request)
+        """Do a request once the node is not drained and the I/O limits allow it.
+
+        Who drains the node meanwhile waits for it: it is let go then.
+        """
+        root = await self._undrained()
+        node = root.node
+        node.work_begin()
+        try:
+            if (member := self._member) is not None and member.group.limited:
+                await member.group.admit(member, length, write=write)
+            await request(root)
+        finally:
+            node.work_end()
 
     async def _later(self, request: Callable[[Child], Awaitable[T]]) -> T:
+        return await request(await self._undrained())
+
+    async def _undrained(self) -> Child:
+        """Return the edge to the node, once that is not drained.
+
+        Raises:
+            OSError: ENOMEDIUM: there is none.
+        """
         while self._quiesced:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
         if self._root is None:
             raise BlockError(errno.ENOMEDIUM)
-        return await request(self._root)
+        return self._root
 
     # -- as the parent of its root edge ---------------------------------------------------
 

@@ -259,16 +259,30 @@ async def test_requests_that_wait_go_when_limits_are_lifted(limited, disk):
     await limited.pwrite(0, memoryview(b"a" * 1000))
 
 
-async def test_requests_that_wait_for_limits_do_not_hold_up_a_drain(limited, disk, clock):
+async def test_requests_that_wait_for_limits_are_let_go_and_waited_for_by_a_drain(
+    limited, disk, clock
+):
     await limited.pwrite(0, memoryview(b"a" * 100))
     waiting = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
     await settle()
     async with drained(disk.node):
+        assert waiting.done()
+        later = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
         await settle()
-        assert not waiting.done()
-    await waiting
-    held = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
+        assert not later.done()
     await settle()
-    assert not held.done()  # the limits hold again
+    assert not later.done()  # the limits hold again
     clock.advance(5)
-    await held
+    await later
+
+
+async def test_request_that_waits_for_limits_is_done_before_the_medium_goes(limited, disk):
+    await limited.pwrite(0, memoryview(b"a" * 100))
+    waiting = asyncio.ensure_future(limited.pwrite(100, memoryview(b"b" * 100)))
+    await settle()
+    disk.seen()
+    await limited.detach()
+    await waiting
+    assert [call[0] for call in disk.seen()] == ["write"]
+    with pytest.raises(OSError, match="No medium found"):
+        await limited.pwrite(0, memoryview(b"c"))

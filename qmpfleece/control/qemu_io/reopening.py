@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
+from qmpfleece.block.drain import drained
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.option_text import value_of
@@ -38,7 +39,8 @@ async def _reopen(call: Call) -> str:
         options, said = _given(call, node)
         perm, writes = backend.perm, Perm.WRITE | Perm.WRITE_UNCHANGED
         if options.get("read-only") is True and perm & writes:
-            backend.set_perm(perm & ~writes, backend.shared)
+            async with drained(node):
+                backend.set_perm(perm & ~writes, backend.shared)
         await reopen.change(backend.graph, node, options, said)
     except ValidationError as error:
         raise RefusedError(str(error.errors(include_url=False)[0]["msg"])) from error

@@ -160,3 +160,33 @@ def io_limits_of_a_group_whose_last_member_is_a_node(d: Session) -> None:
     d.qmp("object-add", qom_type="throttle-group", id="h")
     d.qmp("blockdev-reopen", options=[throttle])
     d.qmp("object-add", qom_type="throttle-group", id="h")
+
+
+def _held(d: Session) -> None:
+    """Let a second write to the drive wait for the limits."""
+    _limit(d, device="dr", iops=1)
+    hmp(d, 'qemu-io dr "write -q -P 1 0 512"', 'qemu-io dr "aio_write -P 2 1k 512"')
+
+
+@system_scenario
+def io_limits_hold_writes_until_the_disk_is_unplugged(d: Session) -> None:
+    _start(d)
+    _held(d)
+    unplug(d, "sdb")
+    d.content("disk.raw")
+
+
+@system_scenario
+def io_limits_hold_writes_until_the_medium_is_ejected(d: Session) -> None:
+    d.start("-drive", f"if=none,id=dr,file={d.file('disk.raw')},format=raw")
+    _held(d)
+    d.qmp("eject", device="dr")
+    d.content("disk.raw")
+
+
+@system_scenario
+def io_limits_hold_writes_until_the_disk_is_read_only(d: Session) -> None:
+    d.start("-drive", f"if=none,id=dr,file={d.file('disk.raw')},format=raw")
+    _held(d)
+    hmp(d, 'qemu-io dr "reopen -r"', "qemu-io dr aio_flush")
+    d.content("disk.raw")
