@@ -18,7 +18,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import Extent, Io
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.node import Node
+from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.places import Places
 from qmpfleece.block.throttle_group import Member, ThrottleGroup
@@ -38,6 +38,7 @@ class Backend:
     Attributes:
         accounting: Counts what its user has asked for, where that user says so.
         device: The id or QOM path of the device that holds it, for messages, too.
+        last: The options of the node that it has let go of last, or what stands for them.
         number: Greater than that of all handles on nodes of this graph that were made before.
     """
 
@@ -50,6 +51,7 @@ class Backend:
         "_waiters",
         "accounting",
         "device",
+        "last",
         "name",
         "number",
         "perm",
@@ -67,6 +69,7 @@ class Backend:
         self.name = name
         self.accounting = Accounting()
         self.device = ""
+        self.last: NodeOptions | None = None
         self.perm = perm
         self.shared = shared
         self.number = graph.number_backend()
@@ -160,6 +163,7 @@ class Backend:
                 # Else it has been led elsewhere, or let go, while we waited.
                 is_ours = self._root is root and root.node is node
                 if is_ours:
+                    self.last = node.options
                     self._root = None
                     self._graph.detach(root)
             if is_ours:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.creating import CREATE_MODELS
-from qmpfleece.block.node import Node
+from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.block.perm import Perm
 from qmpfleece.cli import keyval
 from qmpfleece.cli.drive_node import define, remember, texts_of, with_template
@@ -25,7 +25,7 @@ from qmpfleece.cli.start import OptionError
 from qmpfleece.control import images
 from qmpfleece.control.devices.board import MACHINES
 from qmpfleece.control.system import System
-from qmpfleece.qapi.blockdev import validate_blockdev
+from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 
 #: Kinds of drives with how many fit on a bus, 0 for any number.
 _UNITS: Final = {
@@ -62,7 +62,7 @@ _RATE_NAMES: Final = {
 _ACCOUNTING: Final = ("stats-account-invalid", "stats-account-failed")
 _LETTERS: Final = string.ascii_letters + string.digits
 #: The options that are a node's and do not ask for one by themselves.
-_EMPTY: Final = frozenset({"read-only", "discard", "detect-zeroes", *_CACHE_KEYS})
+_EMPTY: Final = frozenset({"read-only", "detect-zeroes", "cache.writeback"})
 
 
 @dataclass
@@ -183,6 +183,11 @@ class Drives:
             raise QmpError("invalid aio option")
         backend = Backend(self.system.graph, name, perm=Perm.NONE)
         if filename is None and _EMPTY.issuperset(options):
+            read_only = switch(options, "read-only", default=False)
+            given = BlockdevOptions(
+                driver="raw", read_only=read_only, detect_zeroes=_zeroes(options)
+            )
+            backend.last = NodeOptions(given)  # for the first medium
             self.system.drives.add(backend)
             return
         backend.perm = Perm.CONSISTENT_READ

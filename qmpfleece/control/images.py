@@ -16,7 +16,7 @@ from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
-from qmpfleece.block.node import Node
+from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.control import describe
 from qmpfleece.control.monitor.output import print_out
 from qmpfleece.qapi.blockdev import BLOCKDEV_MODELS, BlockdevOptions, validate_blockdev
@@ -138,11 +138,11 @@ async def open_image(
     filename: str,
     image_format: str,
     *,
-    like: Node | None,
+    like: NodeOptions | None,
     options: Mapping[str, Any],
     probed: bool = False,
 ) -> Node:
-    """Open an image writable, without a name, caching like another node.
+    """Open an image without a name, with some options of another node.
 
     The caller attaches it to something, or releases it.
 
@@ -150,7 +150,8 @@ async def open_image(
         graph: Where.
         filename: What the user calls it.
         image_format: The name of its driver.
-        like: Whose cache mode is taken; None: the default one.
+        like: What it takes the cache mode from, and whether discards are passed on; None: the
+            defaults.
         options: More members of the definition.
         probed: Nobody has said the format.
 
@@ -161,8 +162,9 @@ async def open_image(
         raise QmpError(f"Unknown driver '{image_format}'")
     given: dict[str, Any] = {"driver": image_format}
     if like is not None:
-        cache = {"direct": like.options.cache_direct, "no-flush": like.options.cache_no_flush}
-        given["cache"] = cache
+        given["cache"] = {"direct": like.cache_direct, "no-flush": like.cache_no_flush}
+        if like.unmap:
+            given["discard"] = "unmap"
     given |= options
     definition = file_definition(filename)
     members = BLOCKDEV_MODELS[image_format].model_fields

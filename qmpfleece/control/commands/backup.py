@@ -185,7 +185,12 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
         if given.sync == "none" and image_format == "qcow2":
             options["backing"] = source.name
         target = await images.open_image(
-            graph, given.target, image_format, like=source, options=options, probed=probed
+            graph,
+            given.target,
+            image_format,
+            like=source.options,
+            options=options,
+            probed=probed,
         )
         if given.sync == "none" and image_format != "qcow2":
             await graph.release(target)

@@ -3,13 +3,15 @@
 Source: QAPI, block.json; checks and texts as QEMU 7.2 has them.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.node import Node
 from qmpfleece.control import images
 from qmpfleece.control.command import command
 from qmpfleece.control.commands.query_block import Disk
+from qmpfleece.control.devices.disk import take_permissions
 from qmpfleece.control.devices.manager import not_found
 from qmpfleece.control.system import System
 from qmpfleece.qapi.events import Event
@@ -81,6 +83,17 @@ async def _remove(disk: Disk, called: str | None) -> None:
     await disk.backend.detach()
 
 
+def _insert(disk: Disk, node: Node) -> None:
+    """Put a medium in; without a tray it decides what the device may do.
+
+    Raises:
+        QmpError: Permissions conflict.
+    """
+    if disk.device is not None and not disk.device.model.tray:
+        take_permissions(disk.device, node)
+    disk.backend.attach(node)
+
+
 @command("blockdev-open-tray", machine=True)
 async def blockdev_open_tray(
     system: System,
@@ -126,7 +139,7 @@ async def blockdev_insert_medium(system: System, id: str, node_name: str) -> Non
         raise QmpError("Tray of the device is not open")
     if disk.backend.node is not None:
         raise QmpError("There already is a medium in the device")
-    disk.backend.attach(node)
+    _insert(disk, node)
 
 
 @command("blockdev-change-medium", machine=True)
@@ -141,10 +154,12 @@ async def blockdev_change_medium(
 ) -> None:
     """Open an image, and put it in place of the medium that is in the tray."""
     disk = find_disk(system, device, id)
-    old = disk.backend.node
-    read_only = read_only_mode == "read-only"
+    old = disk.backend.node.options if disk.backend.node is not None else disk.backend.last
+    options: dict[str, Any] = {"read-only": read_only_mode == "read-only"}
     if read_only_mode in {None, "retain"}:
-        read_only = old.read_only if old is not None else not disk.backend.name
+        options["read-only"] = old is None or old.read_only
+    if old is not None and old.detect_zeroes != "off":
+        options["detect-zeroes"] = "on"  # Source: observed, also for "unmap"
     if not filename:
         raise QmpError("The 'file' block driver requires a file name")
     graph = system.graph
@@ -153,13 +168,13 @@ async def blockdev_change_medium(
         filename,
         format or await images.probe(graph, filename),
         like=old,
-        options={"read-only": read_only},
+        options=options,
         probed=format is None,
     )
     try:
         await blockdev_open_tray(system, device, id, force)
         await _remove(_removable(system, device, id), device or id)
-        disk.backend.attach(node)
+        _insert(disk, node)
         await blockdev_close_tray(system, device, id)
         await system.exports.delete_of_medium(disk.backend)
     finally:

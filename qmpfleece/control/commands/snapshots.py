@@ -159,12 +159,13 @@ class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
             await images.create_image(
                 graph, given.snapshot_file, image_format, below.length, backing
             )
-        options: dict[str, str | None] = {"node-name": overlay_name} if overlay_name else {}
+        options: dict[str, Any] = {"node-name": overlay_name} if overlay_name else {}
+        options["read-only"] = below.read_only
         if image_format == "qcow2":
             options["backing"] = None
         self.append(
             await images.open_image(
-                graph, given.snapshot_file, image_format, like=below, options=options
+                graph, given.snapshot_file, image_format, like=below.options, options=options
             )
         )
 

@@ -6,6 +6,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.devices.device import Device
 from qmpfleece.control.drives import Drives
@@ -79,15 +80,18 @@ def check_block_size(device: Device, name: str) -> None:
         raise QmpError(f"{where} '{value}', it's not a power of 2")
 
 
-def take_permissions(device: Device) -> None:
+def take_permissions(device: Device, node: Node | None) -> None:
     """Let the device's handle need and share what a guest's disk does.
+
+    Args:
+        device: The device.
+        node: What is or will be its medium.
 
     Raises:
         QmpError: They conflict with those of other users.
     """
     backend, model = device.backend, device.model
     assert backend is not None
-    node = backend.node
     perm = Perm.CONSISTENT_READ
     if model.writes and node is not None and (model.must_write or not node.read_only):
         perm |= Perm.WRITE

@@ -205,7 +205,7 @@ class Devices:
             check_disk(device)
             assert device.backend is not None
             device.backend.device = device.name
-            take_permissions(device)
+            take_permissions(device, device.backend.node)
         if model.inner:
             virtio = Bus("virtio-bus", "virtio-pci-bus", f"{device.path}/virtio-bus", full=True)
             device.busses.append(virtio)
