@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block import grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node
 
@@ -45,6 +46,14 @@ def _leave(node: Node, child: Child) -> None:
         child.parent.find_listener()
     for _ in range(node.quiesced):
         child.parent.drained_end()
+
+
+def forget_inheritance(parent: Node, below: Node) -> None:
+    """Let nothing from a former child on follow the node whose child it was."""
+    children = {edge.node for edge in parent.children.values()}
+    for node in grants.reachable([below]):
+        if node.inherits_from is parent and node not in children:
+            node.inherits_from = None
 
 
 def check_no_cycle(node: Node, name: str, below: Node, moves: Moves = NO_MOVES) -> None:

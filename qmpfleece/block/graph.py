@@ -337,7 +337,8 @@ class Graph:
         if isinstance(child.parent, Node):
             del child.parent.children[child.name]
         edges.unlink(child)
-        child.node.forget_inheritance()
+        if isinstance(child.parent, Node):
+            edges.forget_inheritance(child.parent, child.node)
         self._loosen(child.node)
 
     def replace_node(self, users: Iterable[Child], node: Node) -> None:

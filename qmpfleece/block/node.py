@@ -102,7 +102,8 @@ class Node:
             lies below to this node, so that they must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
-        inherits_from: The node in whose definition this one was nested, while it is its child.
+        inherits_from: The node in whose definition this one was nested, until it, or what has
+            come in between, is no child of it any more.
         listener: Who wants to be told what happens to this node and what is about to happen
             to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
         debug: The listener of the primary child, whom this node tells what it is about to
@@ -207,11 +208,6 @@ class Node:
         """Put other options in force; the caller sees to it that the driver can."""
         self.given, self.options, self.said = given, options, said
         self.driver.options = given
-
-    def forget_inheritance(self) -> None:
-        """Follow a node no longer of which this one is no child any more."""
-        if not any(edge.parent is self.inherits_from for edge in self.parents):
-            self.inherits_from = None
 
     def find_listener(self) -> None:
         """Learn whom to tell, after an edge has changed."""

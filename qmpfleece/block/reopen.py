@@ -354,7 +354,8 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
             change.node.take_options(change.given, change.options, change.said)
             for name, target in change.moves.items():
                 undo.append(_move(graph, change.node, name, target))
-        old = [node for _, _, node, _ in undo if node is not None]
+        gone = [(parent, was) for parent, _, was, _ in undo if was is not None]
+        old = [node for _, node in gone]
         grants.refresh([*nodes, *old], were_writable=writable)
     except BaseException:
         for node, given, options, said in before:
@@ -364,8 +365,8 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
         for node, parents in places:
             node.parents[:] = parents
         raise
-    for node in old:
-        node.forget_inheritance()
+    for parent, node in gone:
+        edges.forget_inheritance(parent, node)
     return old
 
 

@@ -137,3 +137,56 @@ def reopen_twice_forgets_a_backing_file_that_was_nested(d: Session) -> None:
     d.qmp("blockdev-add", **nested)
     changes(d, [nested, image], [{**image, "backing": "b"}, image])
     changes(d, [image, {**image, "backing": "b"}], [{**image, "backing": None}, image])
+
+
+def _copied(d: Session) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make a node ``p`` with its file ``f``, which a job has put a filter on."""
+    child = {"driver": "file", "node-name": "f", "filename": d.file("disk.raw")}
+    nested = {"driver": "raw", "node-name": "p", "file": child}
+    d.qmp("blockdev-add", **nested)
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "t.qcow2", "1M")
+    target = {"driver": "file", "filename": d.path("t.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="t", file=target)
+    d.qmp(
+        "blockdev-backup",
+        job_id="j",
+        device="f",
+        target="t",
+        sync="full",
+        auto_finalize=False,
+        filter_node_name="filter",
+    )
+    d.event("BLOCK_JOB_PENDING")
+    return nested, child
+
+
+def _end(d: Session) -> None:
+    d.qmp("job-finalize", id="j")
+    d.event('"concluded"')
+
+
+@scenario
+def reopened_child_follows_again_when_a_filter_has_gone(d: Session) -> None:
+    """Also if somebody else has used the child, and no longer does."""
+    nested, child = _copied(d)
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="f")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    _end(d)
+    changes(
+        d,
+        {**nested, "detect-zeroes": "on"},
+        {**nested, "read-only": True},
+        {**nested, "file": {**child, "cache": {"direct": True}}},
+    )
+
+
+@scenario
+def reopened_child_follows_no_longer_when_the_filter_is_replaced(d: Session) -> None:
+    nested, child = _copied(d)
+    d.qmp("blockdev-add", driver="raw", node_name="user", file="f", read_only=True)
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    changes(d, {**nested, "file": "filter"}, nested, {**nested, "file": "n"})
+    _end(d)
+    changes(d, {**nested, "file": "f"}, nested, {**nested, "file": {**child, "read-only": True}})
