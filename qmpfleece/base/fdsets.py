@@ -111,7 +111,7 @@ class FdSets:
             QmpError: There is no such descriptor.
         """
         if not filename.startswith(_PREFIX):
-            return os.open(c_string(filename), flags)
+            return os.open(c_string(filename), flags, 0o644)
         digits = re.fullmatch(r"0*\d{1,19}", filename.removeprefix(_PREFIX), re.ASCII)
         if digits is None or int(digits[0][-19:]) > _LARGEST:
             raise QmpError(f"Could not parse fdset {filename}")

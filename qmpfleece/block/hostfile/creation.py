@@ -10,6 +10,7 @@ import struct
 from typing import Final, Literal
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import MIB, SECTOR
 from qmpfleece.block.hostfile import locks
@@ -26,14 +27,16 @@ _FIRST_BLOCK: Final = 4096
 _MAX_OFF_T: Final = (1 << 63) - 1
 
 
-def create(filename: str, size: int, preallocation: Preallocation, *, nocow: bool) -> None:
+def create(
+    fdsets: FdSets, filename: str, size: int, preallocation: Preallocation, *, nocow: bool
+) -> None:
     """Make a file of ``size`` bytes that reads as zeroes; one that is there is overwritten.
 
     Raises:
         QmpError: It can't be made, or somebody uses it.
     """
     try:
-        fd = os.open(filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = fdsets.open(filename, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
         raise QmpError(f"Could not create '{filename}': {text}") from error
@@ -46,7 +49,7 @@ def create(filename: str, size: int, preallocation: Preallocation, *, nocow: boo
             _set_nocow(fd)
         _extend(fd, size, preallocation)
     finally:
-        os.close(fd)
+        fdsets.close_copy(fd)
 
 
 def _resize(fd: int, size: int) -> None:

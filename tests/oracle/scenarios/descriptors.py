@@ -111,3 +111,25 @@ def descriptors_in_sets_are_open_there_alone(d: Session) -> None:
     for number in (_RAW_RW, _RAW_RO, _IMAGE_RW):
         is_open = os.path.exists(f"/proc/{process}/fd/{number}")
         d.transcript.add(f"# {number} is {'open' if is_open else 'closed'}")
+
+
+@system_scenario
+def fdset_that_an_image_is_created_in(d: Session) -> None:
+    inheriting(d, *sets(_RAW_RO, _RAW_RW), "-add-fd", f"fd={_IMAGE_RO},set=2")
+    for number in (1, 2, 3):
+        create = {"driver": "file", "filename": f"/dev/fdset/{number}", "size": 4096}
+        d.qmp("blockdev-create", job_id=f"job{number}", options=create)
+        d.event('"concluded"')
+    d.qmp("query-jobs")
+    d.content("disk.raw")
+
+
+@system_scenario
+def image_is_created_whose_name_has_a_zero(d: Session) -> None:
+    name = d.path("a\0b")
+    d.qmp(
+        "blockdev-create", job_id="j", options={"driver": "file", "filename": name, "size": 4096}
+    )
+    d.event('"concluded"')
+    d.qmp("blockdev-add", driver="file", node_name="n", filename=name)
+    d.qmp("query-jobs")

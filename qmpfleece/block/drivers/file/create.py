@@ -33,6 +33,10 @@ class BlockdevCreateOptionsFile(BlockdevCreateOptions):
             raise QmpError("Extent size hint is too large")
         await graph.workers.queue(limit=1).submit(
             lambda: creation.create(
-                self.filename, self.size, self.preallocation or "off", nocow=bool(self.nocow)
+                graph.fdsets,
+                self.filename,
+                self.size,
+                self.preallocation or "off",
+                nocow=bool(self.nocow),
             )
         )
