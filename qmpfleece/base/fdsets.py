@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable
 from typing import Final
 
@@ -104,14 +105,14 @@ class FdSets:
                 self._clean(number)
 
     def open(self, filename: str, flags: int) -> int:
-        """Open a file, or copy a descriptor.
+        """Open a file, or copy a descriptor. It waits for nobody at the other end of a FIFO.
 
         Raises:
             OSError: The file can't be opened.
             QmpError: There is no such descriptor.
         """
         if not filename.startswith(_PREFIX):
-            return os.open(c_string(filename), flags, 0o644)
+            return _open(c_string(filename), flags)
         digits = re.fullmatch(r"0*\d{1,19}", filename.removeprefix(_PREFIX), re.ASCII)
         if digits is None or int(digits[0][-19:]) > _LARGEST:
             raise QmpError(f"Could not parse fdset {filename}")
@@ -165,6 +166,13 @@ class FdSets:
             fdset.members.remove(item)
         if not fdset.members and not fdset.copies:
             del self._sets[number]
+
+
+def _open(path: bytes, flags: int) -> int:
+    with contextlib.suppress(OSError):  # which opening it tells
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            flags |= os.O_NONBLOCK
+    return os.open(path, flags, 0o644)
 
 
 def close(*fds: int) -> None:

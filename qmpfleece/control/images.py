@@ -3,7 +3,6 @@
 Source: QEMU's ``bdrv_img_create`` and ``bdrv_open``.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,10 +10,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import formats
 from qmpfleece.block.creating import CREATE_MODELS
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.hostfile import probing
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node, NodeOptions
 from qmpfleece.control import describe
@@ -101,23 +100,9 @@ async def probe(graph: Graph, filename: str, *, reading: bool = False) -> str:
         QmpError: It can't be opened.
     """
     path = innermost_filename(file_definition(filename))
-
-    def first_bytes() -> bytes:
-        try:
-            fd = graph.fdsets.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.pread(fd, formats.PROBED, 0)
-            finally:
-                graph.fdsets.close_copy(fd)
-        except (OSError, ValueError) as error:
-            if reading and isinstance(error, IsADirectoryError):
-                raise QmpError(
-                    f"'file' driver requires '{filename}' to be a regular file"
-                ) from error
-            text = error.strerror if isinstance(error, OSError) else str(error)
-            raise QmpError(f"Could not open '{filename}': {text}") from error
-
-    return formats.probe(await graph.workers.queue(limit=1).submit(first_bytes))
+    return await graph.workers.queue(limit=1).submit(
+        lambda: probing.probe(graph.fdsets, path, filename, reading=reading)
+    )
 
 
 async def open_probed(graph: Graph, options: BlockdevOptions) -> Node:

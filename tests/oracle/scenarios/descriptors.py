@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 from tests.oracle.scenario import Scenario, system_scenario
+from tests.oracle.scenarios.probing import unname_backing_format
 from tests.oracle.scenarios.qemu_io_reopen import io
 from tests.oracle.session import Session
 
@@ -133,3 +134,16 @@ def image_is_created_whose_name_has_a_zero(d: Session) -> None:
     d.event('"concluded"')
     d.qmp("blockdev-add", driver="file", node_name="n", filename=name)
     d.qmp("query-jobs")
+
+
+@system_scenario
+def fdset_of_a_backing_file_whose_format_is_not_said(d: Session) -> None:
+    inheriting(d, *sets(_RAW_RO, _RAW_RW))
+    d.tool(
+        *("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", "/dev/fdset/1", "-F", "raw"),
+        *("over.qcow2", "1M"),
+    )
+    unname_backing_format(d, "over.qcow2")
+    file = {"driver": "file", "filename": d.path("over.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="over", file=file)
+    d.qmp("query-named-block-nodes", flat=True)

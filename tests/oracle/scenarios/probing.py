@@ -2,7 +2,7 @@
 
 import struct
 
-from tests.oracle.scenario import system_scenario
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.drive_backup import backup
 from tests.oracle.session import Session
 
@@ -147,3 +147,29 @@ def snapshot_sync_probes_nothing(d: Session) -> None:
     d.file("overlay.raw", MIB)
     arguments = {"device": "d0", "snapshot_file": d.path("overlay.raw"), "mode": "existing"}
     d.qmp("blockdev-snapshot-sync", **arguments)
+
+
+def unname_backing_format(d: Session, name: str) -> None:
+    """Let an image name the format of its backing file no longer."""
+    path = d.dir / name
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\xe2\x79\x2a\xca")] = 0
+    path.write_bytes(data)
+
+
+#: What we have drivers for, or nobody has.
+_KNOWN = ("qcow2", "qcow2 3", "qcow2 9", "qcow2 0", "luks 2", "vmdk text 4", "a boot sector")
+
+
+@scenario
+def backing_files_whose_format_is_not_said(d: Session) -> None:
+    (d.dir / "folder").mkdir()
+    for number, what in enumerate((*_KNOWN, "folder", "none")):
+        if what in STARTS:
+            (d.dir / what).write_bytes(STARTS[what].ljust(MIB, b"\0"))
+        words = ("-f", "qcow2", "-b", what, "-F", "raw", f"{number}.qcow2", "1M")
+        d.tool("qemu-img", "create", "-q", "-u", *words)
+        unname_backing_format(d, f"{number}.qcow2")
+        file = {"driver": "file", "filename": d.path(f"{number}.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name=f"n{number}", file=file)
+    d.qmp("query-named-block-nodes", flat=True)

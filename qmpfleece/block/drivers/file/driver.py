@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
 from qmpfleece.base.fdsets import FdSets, close, is_in_a_set
-from qmpfleece.base.files import c_string, pwrite_all
+from qmpfleece.base.files import pwrite_all
 from qmpfleece.base.units import SECTOR, align_up
 from qmpfleece.base.uring.writes import Ring
 from qmpfleece.base.workers import WorkerQueue, Workers
@@ -124,8 +124,6 @@ class File(BlockDriver[FileOptions]):
         writable = not node.options.read_only and not node.options.auto_read_only
         flags = _open_flags(writable=writable, direct=self._direct)
         try:
-            if not is_in_a_set(filename) and stat.S_ISFIFO(os.stat(c_string(filename)).st_mode):
-                flags |= os.O_NONBLOCK  # it is refused, not waited for
             self._fd = self._fdsets.open(filename, flags)
         except (OSError, ValueError) as error:
             raise QmpError(f"Could not open '{filename}': {_text(error)}") from error

@@ -14,8 +14,9 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.driver import DRIVERS, Opener
 from qmpfleece.block.drivers.qcow2 import extensions
 from qmpfleece.block.drivers.qcow2.header import Header
-from qmpfleece.block.drivers.qcow2.layout import MAGIC, named
+from qmpfleece.block.drivers.qcow2.layout import named
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
+from qmpfleece.block.hostfile import probing
 from qmpfleece.block.hostfile.names import file_definition, innermost_filename
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Role
@@ -83,8 +84,8 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
     name = header.backing_name
     raw_format = header.extension(extensions.BACKING_FORMAT)
     image_format = named(raw_format).decode(errors="replace") if raw_format else ""
-    if image_format and image_format not in DRIVERS:
-        raise QmpError(f"Unknown driver '{image_format}'")
+    if image_format:
+        _check_driver(image_format)
     if name.startswith(_JSON):
         return _validate(_from_json(name, image_format))
     below = file_definition(name)
@@ -94,8 +95,16 @@ async def _from_header(opener: Opener, header: Header, file: Node) -> BlockdevOp
         below["filename"] = os.path.join(os.path.dirname(base), below["filename"])
     if not image_format:
         path = innermost_filename(below)
-        image_format = await opener.workers.queue(limit=1).submit(_probe, path)
+        image_format = await opener.workers.queue(limit=1).submit(
+            lambda: probing.probe(opener.fdsets, path, path, reading=True)
+        )
+        _check_driver(image_format)
     return _validate({"driver": image_format, "file": below, "read-only": True})
+
+
+def _check_driver(name: str) -> None:
+    if name not in DRIVERS:
+        raise QmpError(f"Unknown driver '{name}'")
 
 
 def name_below(node: Node) -> str:
@@ -151,12 +160,3 @@ def _validate(tree: dict[str, Any]) -> BlockdevOptions:
         return validate_blockdev(tree)
     except ValidationError as error:
         raise QmpError(str(error.errors(include_url=False)[0]["msg"])) from error
-
-
-def _probe(name: str) -> str:
-    """Return the format of an image that is not said to have one; runs on a thread."""
-    try:
-        with open(name, "rb") as source:
-            return "qcow2" if source.read(4) == MAGIC.to_bytes(4, "big") else "raw"
-    except OSError as error:
-        raise QmpError(f"Could not open '{name}': {error.strerror}") from error
