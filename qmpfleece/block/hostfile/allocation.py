@@ -93,11 +93,14 @@ def write_zeroes(fd: int, offset: int, length: int, *, unmap: bool, fast: bool =
 
 
 def _punch(fd: int, offset: int, length: int) -> bool:
-    """Deallocate a range; return False where that can't be done."""
+    """Deallocate a range; return False where that can't be done, or not now.
+
+    EBUSY comes of a block device whose pages somebody reads meanwhile; QEMU goes on, too.
+    """
     try:
         fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
     except OSError as error:
-        if error.errno != errno.ENOTSUP:
+        if error.errno not in {errno.ENOTSUP, errno.EBUSY}:
             raise
         return False
     return True

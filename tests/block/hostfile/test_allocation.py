@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from qmpfleece.block.hostfile import allocation, extents
 from tests.tools.hostfile import occupied
+from tests.tools.programs import needs, run
 
 BLOCK = 4096
 SIZE = 16 * BLOCK
@@ -138,3 +140,29 @@ def test_block_devices_are_discarded_and_zeroed(loop_device):
     finally:
         os.close(fd)
     assert image.read_bytes() == bytes(262144) + b"x" * ((1 << 20) - 262144)
+
+
+_ZERO = """
+import os
+import sys
+from qmpfleece.block.hostfile import allocation
+allocation.write_zeroes(os.open(sys.argv[1], os.O_RDWR), 0, 65536, unmap=True)
+"""
+
+
+@needs("strace", "qemu-io")
+@pytest.mark.parametrize(
+    ("code", "zeroes"), [("EBUSY", True), ("EINVAL", True), ("EOPNOTSUPP", True), ("EIO", False)]
+)
+def test_zeroes_are_written_where_no_hole_can_be_made_now(tmp_path, code, zeroes):
+    image = tmp_path / "image"
+    failing = ("-f", "-o", tmp_path / "calls", "-e", f"inject=fallocate:error={code}:when=1")
+    for program in (
+        (sys.executable, "-c", _ZERO, image),
+        ("qemu-io", "-f", "raw", "-d", "unmap", "-c", "write -z -u 0 64k", image),
+    ):
+        image.write_bytes(b"x" * 65536)
+        done = run("strace", *failing, *program)
+        if "ptrace" in done.stderr:
+            pytest.skip("nobody may be traced here")
+        assert (image.read_bytes() == bytes(65536), done.returncode == 0) == (zeroes, zeroes)
