@@ -383,3 +383,17 @@ def blkdebug_block_is_not_read_for_a_part_of_it(d: Session) -> None:
     add(d, align=4096, inject_error=[rule(iotype="read")])
     export(d)
     ask(d, "x", "write 512 512")
+
+
+@scenario
+def requests_go_a_long_way_down(d: Session) -> None:
+    top = "n"
+    d.qmp("blockdev-add", driver="null-co", node_name=top, size=1 << 20, read_zeroes=True)
+    for number in range(260):
+        d.qmp("blockdev-add", driver="blkdebug", node_name=f"b{number}", image=top)
+        top = f"b{number}"
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name=top, name="e", writable=True)
+    d.io("e", "read -q -P 0 0 64k", "write -q 0 64k", "write -q -z 0 64k", "discard -q 0 64k")
+    d.io("e", "flush")
+    d.map("e")

@@ -25,8 +25,9 @@ from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
 _JSON: Final = "json:"
 #: Images whose backing files are being opened, topmost first: a chain must not come back.
 _CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("chain", default=())
-#: Opening goes down by recursion.
-_MAX_DEPTH: Final = 100
+#: Opening goes down by recursion, six calls an image; names that links make longer and longer
+#: end here, too.
+_MAX_DEPTH: Final = 500
 
 
 async def open_backing(
@@ -55,8 +56,10 @@ async def open_backing(
         return None
     above = _CHAIN.get()
     name = _place(file)
-    if name in above or len(above) >= _MAX_DEPTH:
+    if name in above:
         raise QmpError(f"Backing file '{header.backing_name}' creates an infinite loop.")
+    if len(above) >= _MAX_DEPTH:
+        raise QmpError(f"Backing file '{header.backing_name}' has more than {_MAX_DEPTH} overlays")
     chain = _CHAIN.set((*above, name))
     try:
         with _said_of_backing():
