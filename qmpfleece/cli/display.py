@@ -8,8 +8,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
+from qmpfleece.cli.aside import Aside
 from qmpfleece.cli.words import size_text, time_text
 from qmpfleece.nbdclient.copy import Progress
 
@@ -33,7 +34,7 @@ class Screen:
         quiet: Write nothing.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | Aside | None = None, *, quiet: bool = False) -> None:
         self.stream: Final = stream or sys.stderr
         self.quiet: Final = quiet
         self.live: Final = not quiet and self.stream.isatty()
@@ -44,7 +45,7 @@ class Screen:
         from rich.console import Console
 
         if self._console is None:
-            self._console = Console(file=self.stream, highlight=False)
+            self._console = Console(file=cast("TextIO", self.stream), highlight=False)
         return self._console
 
     def say(self, text: str = "") -> None:
@@ -165,6 +166,9 @@ class StatusLine:
             text: What there is to know.
             spent: The time gone by; it alone is no reason for another plain line.
         """
+        stream = self._screen.stream
+        if isinstance(stream, Aside) and stream.behind:
+            return  # nor would this be seen; by then it is out of date
         whole = f"{text}, {spent}" if spent else text
         if self._live is not None:
             from rich.text import Text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from qmpfleece.cli import ending
+from qmpfleece.cli.aside import Aside
 from qmpfleece.cli.display import Screen
 from qmpfleece.cli.fleecing import Fleece, Settings, Status
 from qmpfleece.cli.words import size_text, time_text
@@ -30,19 +31,20 @@ def main(given: argparse.Namespace) -> int:
         on_error=given.on_error,
         timeout_s=given.timeout,
     )
-    # The command's output is its own.
-    screen = Screen(sys.stderr if given.run is not None else sys.stdout)
 
     async def verb() -> int:
-        with ending.catching_signals() as interrupted:
-            async with Fleece(settings) as fleece:
-                gc.freeze()  # collections would stop the guest's requests, see qsd
-                _introduce(fleece, settings, screen)
-                if given.run is not None:
-                    return await _run(given.run, fleece, screen, interrupted)
-                await _watch(fleece, screen, interrupted)
-        screen.say("ended; the disk stays as the guest has written it")
-        return 0
+        # The command's output is its own. And whoever looks must not hold up the guest.
+        with Aside(sys.stderr if given.run is not None else sys.stdout) as stream:
+            screen = Screen(stream)
+            with ending.catching_signals() as interrupted:
+                async with Fleece(settings) as fleece:
+                    gc.freeze()  # collections would stop the guest's requests, see qsd
+                    _introduce(fleece, settings, screen)
+                    if given.run is not None:
+                        return await _run(given.run, fleece, screen, interrupted)
+                    await _watch(fleece, screen, interrupted)
+            screen.say("ended; the disk stays as the guest has written it")
+            return 0
 
     return ending.run(PROGRAM, verb)
 

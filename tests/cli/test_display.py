@@ -10,8 +10,10 @@ import pytest
 
 from qmpfleece.base.units import MIB
 from qmpfleece.cli import display
+from qmpfleece.cli.aside import Aside
 from qmpfleece.cli.display import Screen
 from qmpfleece.nbdclient.copy import Progress
+from tests.tools.outputs import full_pipe
 from tests.tools.programs import QMPFLEECE
 
 
@@ -88,6 +90,16 @@ def test_a_plain_status_line_catches_up_with_what_came_too_often(monkeypatch):
         monkeypatch.setattr(display, "PLAIN_S", 0.0)
         line.show("1 client")
     assert stream.getvalue() == "0 clients\n1 client\n"
+
+
+def test_what_nobody_takes_does_not_pile_up(monkeypatch):
+    monkeypatch.setattr(display, "PLAIN_S", 0.0)
+    with full_pipe() as (output, go_on), open(output, "w") as stream:
+        with Aside(stream) as outlet, Screen(outlet).status() as line:
+            for number in range(100):
+                line.show(f"{number} clusters")
+            assert not go_on().strip(b"\0")
+        assert go_on() == b"0 clusters\n"
 
 
 def test_a_quiet_screen_says_nothing():

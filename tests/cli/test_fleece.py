@@ -15,6 +15,7 @@ from qmpfleece.cli.display import Screen
 from qmpfleece.cli.ending import Failure, Interrupted
 from qmpfleece.cli.fleece import _run, _watch
 from qmpfleece.cli.fleecing import Fleece, Settings
+from tests.tools.outputs import full_pipe, stopped_terminal
 from tests.tools.programs import QMPFLEECE, Qmp, needs, run, running
 
 SIZE = 16 * MIB
@@ -180,6 +181,28 @@ def test_the_guest_goes_on_without_what_the_status_tells_of(tmp_path, disk):
         assert run(*write, uri, folder=tmp_path).returncode == 0
         status, _, errors = program.end(signal.SIGINT)  # the status is looked at once more
     assert (status, errors) == (0, "")
+
+
+@needs("qemu-io")
+@pytest.mark.parametrize("watched", [stopped_terminal, full_pipe])
+@pytest.mark.parametrize("command", [None, "while :; do sleep 0.1; done"])
+def test_nobody_who_takes_nothing_holds_up_the_guest_or_the_end(tmp_path, disk, watched, command):
+    words = [QMPFLEECE, "fleece", "disk.raw", "--nbd", "unix:nbd.sock", "--qmp", "qmp.sock"]
+    words += ["--run", command] if command else []
+    with watched() as (output, go_on):
+        shell = f'exec "$@" >{output} 2>&1'
+        with running("sh", "-c", shell, "sh", *words, folder=tmp_path) as program:
+            program.wait_for(tmp_path / "qmp.sock")
+            with Qmp(tmp_path / "qmp.sock") as qmp:
+                uri = "nbd+unix:///guest?socket=nbd.sock"
+                write = ("qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", uri)
+                assert run(*write, folder=tmp_path).returncode == 0
+                program.process.send_signal(signal.SIGTERM)
+                qmp.wait_for_end()
+            assert "disk.raw" in os.listdir(tmp_path)
+            go_on()
+            program.process.wait(20)
+            assert program.end()[0] == (128 + signal.SIGTERM if command else 0)
 
 
 @pytest.mark.parametrize(

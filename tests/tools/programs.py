@@ -176,6 +176,11 @@ class Qmp:
         self.events.clear()
         return dict(found[0]["data"])
 
+    def wait_for_end(self) -> None:
+        """Wait until the program hangs up."""
+        while self._lines.readline():
+            pass
+
     def send(self, command: str, arguments: dict[str, Any]) -> None:
         """Send a command, and do not wait for its reply."""
         request = {"execute": command, "arguments": arguments}
