@@ -133,7 +133,12 @@ async def _run(
             elif number != signal.SIGINT:
                 os.kill(process.pid, number)
 
+    async def heed_quit() -> None:
+        await fleece.daemon.wait()
+        interrupted.take(signal.SIGTERM)  # without the monitor the command is of no more use
+
     ended = asyncio.create_task(process.wait())
+    quitting = asyncio.create_task(heed_quit())
     stop = asyncio.create_task(interrupted.event.wait())
     warned = False
     try:
@@ -149,9 +154,10 @@ async def _run(
                 stop = asyncio.create_task(interrupted.event.wait())
     finally:
         stop.cancel()
+        quitting.cancel()
         if not ended.done():
             tell(signal.SIGKILL)
-        await asyncio.wait({ended, stop})
+        await asyncio.wait({ended, stop, quitting})
     status = ended.result()
     return status if status >= 0 else 128 - status
 

@@ -252,6 +252,17 @@ def test_quit_over_qmp_ends_it(tmp_path, disk):
     assert os.listdir(tmp_path) == ["disk.raw"]
 
 
+def test_quit_over_qmp_is_a_signal_to_the_command(tmp_path, disk):
+    command = "trap 'exit 3' TERM; while :; do sleep 0.01; done"
+    words = (QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", "--run", command)
+    with running(*words, folder=tmp_path) as program:
+        program.wait_for(tmp_path / "qmp.sock")
+        with Qmp(tmp_path / "qmp.sock") as qmp:
+            assert qmp.execute("quit") == {}
+        assert program.process.wait(20) in {3, 128 + signal.SIGTERM}  # the trap may not be set yet
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
 def test_a_disk_in_use_is_refused(tmp_path, disk):
     with running(QMPFLEECE, "fleece", disk, "--qmp", "qmp.sock", folder=tmp_path) as program:
         program.wait_for(tmp_path / "qmp.sock")
