@@ -153,9 +153,11 @@ class Daemon:
     def _take(
         self, tell: Callable[[signal.struct_siginfo], None], info: signal.struct_siginfo
     ) -> None:
-        if not self.ended:
-            tell(info)
-        self.system.end("host-signal")
+        try:
+            if not self.ended:
+                tell(info)
+        finally:
+            self.system.end("host-signal")
 
     async def close(self) -> None:
         """End everything: exports, jobs, nodes; monitors last, so that clients see it happen.

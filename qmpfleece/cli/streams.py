@@ -7,9 +7,10 @@ then get their numbers, and the event loop refuses to close such a descriptor.
 import codecs
 import io
 import os
+import select
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, cast
 
 _OUTPUT: Final = "qmpfleece.output"
 
@@ -64,14 +65,20 @@ class _Patient(io.FileIO):
     failure: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write ``data``, or lose it."""
+        """Write ``data``, or lose it.
+
+        Another program may have made the terminal or the pipe one that does not wait. A result
+        waits until there is room, a message does not: it may come from who serves others.
+        """
         try:
-            return super().write(data)
-        except BlockingIOError:
-            raise
+            while (done := cast("int | None", super().write(data))) is None:
+                if self.fileno() == 2:
+                    return memoryview(data).nbytes
+                select.select([], [self], [])
         except OSError as error:
             self.failure = error
             return memoryview(data).nbytes
+        return done
 
 
 def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,10 +1,12 @@
 """The programs with standard streams that are closed, full, or read by nobody."""
 
+import contextlib
 import os
 import subprocess
 
 import pytest
 
+from tests.tools.outputs import full_pipe
 from tests.tools.programs import BIN, PATIENCE_S, QMPFLEECE, QSD, Qmp, run, running
 from tests.tools.servers import needs_qemu, qemu_nbd
 
@@ -75,3 +77,55 @@ def test_a_sum_that_nobody_gets_is_a_failure(tmp_path):
         assert done.stderr.endswith("qmpfleece pull: No space left on device\n")
         assert shell(f"{pull} --quiet 2>/dev/full", tmp_path).returncode == 0
         assert shell(f"{pull} 2>/dev/full", tmp_path).returncode == 0
+
+
+@contextlib.contextmanager
+def full_pipe_that_does_not_wait():
+    """Yield both ends of a pipe that is full and made to refuse; its writers see to both."""
+    with full_pipe() as (output, take):
+        writing = os.open(output, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            yield writing, take
+        finally:
+            os.close(writing)
+
+
+def test_a_result_waits_for_a_reader_though_the_pipe_does_not():
+    whole = subprocess.run([QSD, "--help"], stdout=subprocess.PIPE, check=True).stdout
+    with full_pipe_that_does_not_wait() as (writing, take):
+        program = subprocess.Popen([QSD, "--help"], stdout=writing, stderr=subprocess.PIPE)
+        text = b""
+        while not text.endswith(whole):
+            text += take()
+        assert program.communicate(timeout=PATIENCE_S)[1] == b""
+        assert program.returncode == 0
+
+
+@needs_qemu
+def test_a_backup_is_kept_though_its_messages_find_no_room(tmp_path):
+    (tmp_path / "disk").write_bytes(bytes(512))
+    with (
+        qemu_nbd(tmp_path / "s", tmp_path / "disk", "-f", "raw", "-r", "-t") as uri,
+        full_pipe_that_does_not_wait() as (writing, _),
+    ):
+        done = subprocess.run(
+            [QMPFLEECE, "pull", uri, "out"], stderr=writing, cwd=tmp_path, timeout=PATIENCE_S,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_bytes() == bytes(512)
+
+
+def test_a_signal_ends_a_daemon_whose_messages_find_no_room(tmp_path):
+    with full_pipe_that_does_not_wait() as (writing, _):
+        options = ["-nodefaults", "-display", "none", "-S", "-qmp", "unix:q,server=on,wait=off"]
+        daemon = subprocess.Popen([BIN / "qmpfleece-qemu", *options], stderr=writing, cwd=tmp_path)
+        try:
+            while not (tmp_path / "q").exists():
+                daemon.poll()
+            with Qmp(tmp_path / "q"):
+                daemon.terminate()
+                assert daemon.wait(PATIENCE_S) == 0
+        finally:
+            daemon.kill()
+            daemon.wait()
