@@ -73,7 +73,13 @@ class Outgoing:
                 buffer.release()
 
     def close(self) -> None:
-        """Give all memory back; the transport is gone and no request is in flight."""
+        """Give all memory back; the transport is gone and no request is in flight.
+
+        Unless uvloop still has some of it to send: that stops with its next turn. Whoever had the
+        memory until then would send what is in it.
+        """
+        if self._transport.get_write_buffer_size():
+            return
         for _, buffers in self._on_way:
             for buffer in buffers:
                 buffer.release()

@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import errno
+import os
 import struct
 
 import pytest
@@ -173,12 +175,6 @@ async def test_client_that_is_thrown_out_has_left_when_its_requests_have_ended(s
 
 async def test_reply_of_a_slow_read_is_kept_until_it_is_sent(served, monkeypatch):
     """Also when those around it were sent long ago, and their memory is given back."""
-    give = BufferPool._give
-
-    def poison(pool, view):
-        view[:] = b"\xdd" * len(view)
-        give(pool, view)
-
     monkeypatch.setattr(BufferPool, "_give", poison)
     client = await served.enter()
     served.disk.stops = lambda verb, offset, _length: verb == "read" and not offset
@@ -189,6 +185,29 @@ async def test_reply_of_a_slow_read_is_kept_until_it_is_sent(served, monkeypatch
     served.disk.release()
     await client.finish(slow)
     assert slow.buffer == served.data[:512]
+
+
+def poison(pool, view):
+    """Spoil memory that is given back."""
+    view[:] = b"\xdd" * len(view)
+
+
+@pytest.mark.parametrize("length", [16384, 300_000])
+async def test_client_that_is_thrown_out_gets_nothing_from_memory_given_back(
+    served, monkeypatch, length
+):
+    monkeypatch.setattr(BufferPool, "_give", poison)
+    client = await served.enter()
+    for _ in range((12 << 20) // length):  # more than the socket has room for
+        client.request(READ, 0, length, flags=const.CMD_FLAG_DF)
+    (server_side,) = served.manager.nbd._connections
+    await until(lambda: server_side._writing_paused)
+    got = os.read(client.writer.get_extra_info("socket").fileno(), 12 << 20)
+    server_side.disconnect()  # just when there is room for what is left
+    with contextlib.suppress(ConnectionError):
+        while piece := await client.receive():
+            got += piece
+    assert not got.count(b"\xdd" * 8)
 
 
 async def test_half_closed_client_gets_its_replies(served):
