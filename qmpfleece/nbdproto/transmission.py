@@ -13,6 +13,7 @@ another one.
 Source: NBD protocol, "Transmission phase".
 """
 
+import errno
 from typing import Final
 
 from qmpfleece.base.units import KIB
@@ -40,17 +41,19 @@ _CHUNK_MAGIC: Final = const.STRUCTURED_REPLY_MAGIC
 _OFFSET_DATA: Final = const.REPLY_TYPE_OFFSET_DATA
 
 
-class BadMagicError(NbdProtocolError):
-    """What should be a request does not start like one.
+class LostTrackError(NbdProtocolError):
+    """The stream cannot be followed any more, as it can't be told where the next request begins.
 
     Args:
-        magic: What stood in its place.
         cookie: What stands in the place of the cookie, for the reply.
+        code: The errno for the reply.
+        text: The text for the reply, QEMU's.
     """
 
-    def __init__(self, magic: int, cookie: int) -> None:
-        super().__init__(f"invalid magic (got {magic:#x})")
+    def __init__(self, cookie: int, code: int, text: str) -> None:
+        super().__init__(text)
         self.cookie: Final = cookie
+        self.code: Final = code
 
 
 class Request:
@@ -148,7 +151,7 @@ class RequestParser:
         payload, the parser must not be used any more.
 
         Raises:
-            BadMagicError: The stream cannot be followed any more.
+            LostTrackError: It does not start like a request, or its payload finds no memory.
         """
         if self._direct is not None:
             return self._finish_direct()
@@ -158,7 +161,7 @@ class RequestParser:
             return None
         magic, flags, type_, cookie, offset, length = _unpack_request(self._view, pos)
         if magic != const.REQUEST_MAGIC:
-            raise BadMagicError(magic, cookie)
+            raise LostTrackError(cookie, errno.EINVAL, f"invalid magic (got {magic:#x})")
         self._after_direct = False
         request = Request(flags, type_, cookie, offset, length)
         pos += _HEADER
@@ -193,7 +196,10 @@ class RequestParser:
             self._direct = self._direct_buffer = None
 
     def _start_direct(self, request: Request, pos: int) -> None:
-        buffer = self._pool.take(request.length)
+        try:
+            buffer = self._pool.take(request.length)
+        except (OSError, MemoryError) as error:
+            raise LostTrackError(request.cookie, errno.ENOMEM, "No memory") from error
         here = self._end - pos
         buffer.view[:here] = self._view[pos : self._end]
         self._pos = self._end

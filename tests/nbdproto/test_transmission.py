@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from qmpfleece.nbdproto import const, transmission
 from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.client import pack_request
-from qmpfleece.nbdproto.transmission import BadMagicError, RequestParser
+from qmpfleece.nbdproto.transmission import LostTrackError, RequestParser
 
 READ = b"\x25\x60\x95\x13\0\0\0\0ABCDEFGH\0\0\0\0\0\0\2\0\0\0\x10\0"
 WRITE = b"\x25\x60\x95\x13\0\1\0\1IJKLMNOP\0\0\0\0\0\0\2\0\0\0\0\4data"
@@ -103,7 +103,7 @@ def test_connection_closed_amid_a_payload_gives_memory_back():
 def test_client_sends_bad_magic():
     parser = RequestParser(BufferPool())
     parser.feed(b"\0\0\0\5" + READ[4:])
-    with pytest.raises(BadMagicError, match=r"^invalid magic \(got 0x5\)$") as caught:
+    with pytest.raises(LostTrackError, match=r"^invalid magic \(got 0x5\)$") as caught:
         parser.next()
     assert caught.value.cookie.to_bytes(8, "big") == b"ABCDEFGH"
 

@@ -151,11 +151,12 @@ class Client:
 
     def _turn_page(self) -> None:
         """Take new memory for replies; the old is free again when all in it is sent."""
+        slab = self._pool.take(_SLAB)  # first: there may be none
         row = self.take_row()
         if row is not None:
             self.out.append(row)
         self.lent.append(self._slab)
-        self._slab = self._pool.take(_SLAB)
+        self._slab = slab
         self._slab_view = self._slab.view
         self._row = self.row_end = self._start
 

@@ -12,7 +12,6 @@ Requests are never cancelled: a connection that is lost ends when they have ende
 
 import asyncio
 import enum
-import errno
 import logging
 from typing import Final, Protocol, cast
 
@@ -27,7 +26,7 @@ from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.buffers import BufferPool
 from qmpfleece.nbdproto.handshake import ServerHandshake
 from qmpfleece.nbdproto.option import Directory, Negotiated
-from qmpfleece.nbdproto.transmission import BadMagicError, Request, RequestParser
+from qmpfleece.nbdproto.transmission import LostTrackError, Request, RequestParser
 
 log = logging.getLogger(__name__)
 
@@ -233,14 +232,32 @@ class Connection(asyncio.BufferedProtocol):
 
     def _serve(self) -> None:
         """Begin all requests that have been received, as far as the bounds allow."""
-        parser, client, requests = self._parser, self._client, self._requests
+        client, requests = self._client, self._requests
         outgoing, courier = self._outgoing, self._courier
-        assert parser is not None
         assert client is not None
         assert requests is not None
         assert outgoing is not None
         assert courier is not None
         self._serving = True
+        try:
+            begun = self._begin(client, requests, outgoing, courier)
+        finally:
+            self._serving = False
+        courier.go()
+        outgoing.send(paused=self._writing_paused)
+        busy = requests.in_flight or courier.pending
+        if begun == 1 and client.read_here < _LARGE and not busy:
+            self._server.vigil.prolong()  # it seems to wait for each reply
+        if self._phase is _Phase.CLOSING and not busy and not courier.undone:
+            assert self._transport is not None
+            self._transport.close()  # once everything is sent
+
+    def _begin(
+        self, client: Client, requests: Requests, outgoing: Outgoing, courier: Courier
+    ) -> int:
+        """Do so, and return how many have been begun."""
+        parser = self._parser
+        assert parser is not None
         begun = client.read_here = 0
         transmission = _Phase.TRANSMISSION
         while self._phase is transmission or courier.undone:
@@ -262,10 +279,9 @@ class Connection(asyncio.BufferedProtocol):
                 continue
             try:
                 request = parser.next()
-            except BadMagicError as error:
-                client.fail(
-                    Request(0, const.CMD_READ, error.cookie, 0, 0), errno.EINVAL, str(error)
-                )
+            except LostTrackError as error:
+                refused = Request(0, const.CMD_READ, error.cookie, 0, 0)
+                client.fail(refused, error.code, str(error))
                 self.lose_track()
                 break
             if request is None:
@@ -275,15 +291,7 @@ class Connection(asyncio.BufferedProtocol):
             begun += 1
             if client.lent:  # much is complete: while it lies in the processor's cache
                 outgoing.send(paused=self._writing_paused)
-        self._serving = False
-        courier.go()
-        outgoing.send(paused=self._writing_paused)
-        busy = requests.in_flight or courier.pending
-        if begun == 1 and client.read_here < _LARGE and not busy:
-            self._server.vigil.prolong()  # it seems to wait for each reply
-        if self._phase is _Phase.CLOSING and not busy and not courier.undone:
-            assert self._transport is not None
-            self._transport.close()  # once everything is sent
+        return begun
 
     def stop_receiving(self) -> None:
         """Take no more requests; hang up once those in flight are answered."""

@@ -1,8 +1,10 @@
 """The memory in which replies are made: nothing is lost, mixed up, or used again too early."""
 
+import errno
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,3 +101,19 @@ def test_every_reply_is_sent_once_as_it_was_made(steps):
     sent = b"".join(got)
     assert len(sent) == sum(map(len, expected))
     assert all(content in sent for content in expected)
+
+
+def test_memory_is_kept_for_a_slow_reply_though_there_was_no_more_for_the_next():
+    box = client()
+    pool = box._pool
+    slow = box.detach(len(box.room(POOLED_READ)))
+    while box.row_end + POOLED_READ <= nbd_client._SLAB:
+        box.row_end += len(box.room(POOLED_READ))
+    none = OSError(errno.ENOMEM, "Cannot allocate memory")
+    with patch.object(pool, "take", side_effect=none), pytest.raises(OSError, match="memory"):
+        box.room(POOLED_READ)
+    box.room(POOLED_READ)
+    box.release_lent()  # what was complete is sent
+    assert not pool.kept
+    slow.release()
+    assert pool.kept

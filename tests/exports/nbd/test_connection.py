@@ -402,6 +402,37 @@ async def test_client_sends_list_options_for_ever(served):
     assert await still_serves(served)
 
 
+@pytest.mark.parametrize(
+    ("kind", "length"), [(WRITE, 1 << 20), (READ, 1 << 20), (READ, 16384)], ids=str
+)
+async def test_request_that_finds_no_memory_harms_nobody_else(served, monkeypatch, kind, length):
+    client = await served.enter()
+    refused = False
+
+    def none_left(size):
+        nonlocal refused
+        refused = True
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.manager.nbd.pool, "take", none_left)
+        data = b"x" * 100_000 if kind == WRITE else b""
+        for cookie in range(1, 30):
+            client.send(pack_request(kind, cookie, 0, length), data)
+            if kind == WRITE:
+                break
+        await until(lambda: refused)
+        await settle()
+    reply = b""
+    while b"No memory" not in reply and b"reading from file failed" not in reply:
+        reply += await client.receive()
+    if kind == WRITE:
+        assert await client.hung_up()
+        await until(lambda: not served.manager.exports()[0].users)
+    assert await still_serves(served)
+    await served.delete("e", "hard")
+
+
 async def test_driver_with_a_bug_fails_the_request_only(served, caplog, monkeypatch):
     client = await served.enter()
 
