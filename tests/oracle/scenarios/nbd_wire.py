@@ -211,6 +211,26 @@ def wire_structured_reads(d: Session) -> None:
 
 
 @scenario
+def wire_reads_that_flush(d: Session) -> None:
+    image = {"driver": "file", "filename": d.file("disk.raw", 1 << 20, (0x11, 0, 4096))}
+    rules = [{"event": "none", "iotype": "flush", "errno": 28}]
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image=image, inject_error=rules)
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="b", name="e", writable=True)
+    client = d.nbd("e")
+    simple = d.nbd(None)
+    simple.go("e", structured=False)
+    client.request(READ, 0, 16, flags=FUA)
+    client.request(WRITE, 8192, 4, data=b"abcd")
+    for length in (0, 16, 65536):
+        client.request(READ, 0, length, flags=FUA)
+        client.request(READ, 0, length, flags=FUA | DF)
+        client.request(READ, 0, length)
+        simple.request(READ, 0, length, flags=FUA)
+    client.request(READ, 1 << 20, 1, flags=FUA)
+
+
+@scenario
 def wire_writes(d: Session) -> None:
     serve(d)
     client = d.nbd("e")

@@ -36,6 +36,8 @@ _DONE: Final = const.REPLY_FLAG_DONE
 )
 def read(client: Client, request: Request) -> Rest:
     """Answer with the data; holes of large structured reads are told, not sent."""
+    if request.flags & const.CMD_FLAG_FUA:
+        return _read_flushed(client, request)
     length = request.length
     accounting = client.accounting
     accounting.rd_operations += 1
@@ -56,6 +58,19 @@ def read(client: Client, request: Request) -> Rest:
         return _send_later(client, reply, client.detach(len(reply)), io)
     client.row_end += header + length
     return DONE
+
+
+async def _read_flushed(client: Client, request: Request) -> None:
+    """Answer when all that has been written is stable, which the protocol does not ask for."""
+    try:
+        await client.backend.flush()
+    except OSError as error:
+        client.fail(request, errno_of(error), "flush failed")
+        return
+    request.flags &= ~const.CMD_FLAG_FUA
+    rest = read(client, request)
+    if rest is not DONE:
+        await rest
 
 
 async def _read_nothing(client: Client, request: Request) -> None:
