@@ -1,7 +1,5 @@
 """NBD_OPT_LIST_META_CONTEXT: what can block status report?"""
 
-from collections.abc import Callable
-
 from qmpfleece.nbdproto import codec, const
 from qmpfleece.nbdproto.option import ExportInfo, Reader, Session, option
 
@@ -9,18 +7,18 @@ Contexts = tuple[tuple[int, str], ...]
 
 
 def select(
-    session: Session,
-    data: bytes,
-    name: str,
-    matches: Callable[[str, set[str]], bool],
+    session: Session, data: bytes, name: str, *, prefixes: bool
 ) -> tuple[ExportInfo, Contexts, bool] | None:
     """Do what LIST and SET have in common.
+
+    A query asks for a context by its name: for the first one, as bitmaps of several nodes may
+    have one name.
 
     Args:
         session: The handshake.
         data: The option's data.
         name: The option's name for messages.
-        matches: Tells whether a context's name is asked for by the queries.
+        prefixes: A query may also be what names begin with.
 
     Returns:
         The export, its matching contexts in listing order, and whether there was any query;
@@ -37,23 +35,29 @@ def select(
         # QEMU takes what is left for the next option and finds no magic there.
         session.close("Bad magic received")
     asked = set(queries)
-    return export, tuple(c for c in export.contexts if matches(c[1], asked)), bool(queries)
+    first = {context: number for number, context in reversed(export.contexts)}
+    selected = tuple(
+        (number, context)
+        for number, context in export.contexts
+        if (context in asked and number == first[context])
+        or (prefixes and _begins_as(context, asked))
+    )
+    return export, selected, bool(queries)
 
 
-def _listed(context: str, asked: set[str]) -> bool:
-    """A query lists a context by its name, or by a leading part that ends in a colon.
+def _begins_as(context: str, asked: set[str]) -> bool:
+    """Tell whether a query is a leading part of a context's name that ends in a colon.
 
     Colons in a bitmap's name end no such part.
     """
     parts = context.split(":", 2)
-    prefixes = {":".join(parts[:n]) + ":" for n in range(1, len(parts))}
-    return context in asked or not asked.isdisjoint(prefixes)
+    return not asked.isdisjoint(":".join(parts[:n]) + ":" for n in range(1, len(parts)))
 
 
 @option(const.OPT_LIST_META_CONTEXT, "list meta context")
 def list_meta_context(session: Session, data: bytes) -> None:
     """List the contexts asked for, all when nothing is asked. Ids mean nothing here: 0."""
-    selected = select(session, data, "list meta context", _listed)
+    selected = select(session, data, "list meta context", prefixes=True)
     if selected is None:
         return
     export, contexts, any_query = selected

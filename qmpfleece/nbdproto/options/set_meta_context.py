@@ -17,7 +17,7 @@ def set_meta_context(session: Session, data: bytes) -> None:
             f"request option '{_NAME}' when structured reply is not negotiated",
         )
         return
-    selected = select(session, data, _NAME, lambda context, asked: context in asked)
+    selected = select(session, data, _NAME, prefixes=False)
     if selected is None:
         return
     export, contexts, _ = selected

@@ -139,6 +139,30 @@ def wire_meta_contexts_of_bitmaps_with_colons(d: Session) -> None:
 
 
 @scenario
+def wire_meta_contexts_of_bitmaps_with_one_name(d: Session) -> None:
+    names = ("f", "g", "h")
+    for name in names:
+        d.qmp("blockdev-add", driver="null-co", node_name=name, size=1 << 20)
+        d.qmp("block-dirty-bitmap-add", node=name, name="b", disabled=True)
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="f")
+    d.qmp("block-dirty-bitmap-add", node="r", name="b", disabled=True)
+    d.nbd_server()
+    bitmaps = [{"node": node, "name": "b"} for node in ("r", "f")]
+    d.qmp("block-export-add", type="nbd", id="e", node_name="r", name="e", bitmaps=bitmaps)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    for query in ("qemu:dirty-bitmap:b", "qemu:dirty-bitmap:", "qemu:"):
+        client.option(LIST_META, meta("e", query))
+        client.option(SET_META, meta("e", query))
+    twice = ("qemu:dirty-bitmap:b",) * 2
+    client.option(LIST_META, meta("e", *twice))
+    client.option(LIST_META, meta("e"))
+    client.option(SET_META, meta("e", *twice))
+    client.option(GO, info("e"))
+    client.request(BLOCK_STATUS, 0, 4096)
+
+
+@scenario
 def wire_export_name(d: Session) -> None:
     serve(d)
     for flags in (1, 3):
