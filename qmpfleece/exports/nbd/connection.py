@@ -66,6 +66,9 @@ class Server(Directory, Protocol):
     def reachable(self, name: str) -> Reachable | None:
         """Return the export of this name."""
 
+    def connection_leaves(self, connection: "Connection") -> None:
+        """The client asks for nothing more, or is gone."""
+
     def connection_ended(self, connection: "Connection") -> None:
         """The connection is closed and nothing of it is in flight."""
 
@@ -296,6 +299,7 @@ class Connection(asyncio.BufferedProtocol):
     def stop_receiving(self) -> None:
         """Take no more requests; hang up once those in flight are answered."""
         self._phase = _Phase.CLOSING
+        self._server.connection_leaves(self)
         if not self._serving:
             self._schedule_wake()
 
@@ -341,6 +345,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _lose(self) -> None:
         self._phase = _Phase.LOST
+        self._server.connection_leaves(self)
         self._stop_timer()
         self._close_courier()
         self._end_if_idle()

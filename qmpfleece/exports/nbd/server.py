@@ -44,7 +44,9 @@ class NbdServer:
         self.sharing: Final = Sharing()
         self.vigil: Final = Vigil(asyncio.get_running_loop())
         self._exports: dict[str, Reachable] = {}
+        #: All, and those that count for the most that may be there.
         self._connections: set[Connection] = set()
+        self._guests: set[Connection] = set()
         self._listeners: dict[asyncio.Task[None], Listener] = {}
         self._room = asyncio.Event()
         self._room.set()
@@ -116,15 +118,20 @@ class NbdServer:
         await self._idle.wait()
         self.vigil.close()
 
+    def connection_leaves(self, connection: Connection) -> None:
+        """Let another client have the place of one who asks no more; again is harmless."""
+        self._guests.discard(connection)
+        self._room.set()
+
     def connection_ended(self, connection: Connection) -> None:
         """Forget a connection of which nothing is left."""
+        self.connection_leaves(connection)
         self._connections.discard(connection)
-        self._room.set()
         if not self._connections:
             self._idle.set()
 
     async def _until_room(self) -> None:
-        while self.max_connections and len(self._connections) >= self.max_connections:
+        while self.max_connections and len(self._guests) >= self.max_connections:
             self._room.clear()
             await self._room.wait()
 
@@ -149,6 +156,7 @@ class NbdServer:
                 _prepare(sock)
             connection = Connection(self)
             self._connections.add(connection)
+            self._guests.add(connection)
             self._idle.clear()
             try:
                 await loop.connect_accepted_socket(partial(_itself, connection), sock)

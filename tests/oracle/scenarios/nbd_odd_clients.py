@@ -3,12 +3,15 @@
 import struct
 from typing import Any
 
-from tests.oracle.scenario import scenario
+from tests.oracle.nbd import NbdClient
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.cbw import failing_target
+from tests.oracle.scenarios.devices import CONTROLLER
 from tests.oracle.scenarios.nbd_wire import (
     ABORT,
     BLOCK_STATUS,
     CACHE,
+    DF,
     DISC,
     EXPORT_NAME,
     FAST_ZERO,
@@ -311,3 +314,25 @@ def contexts_of_an_export_that_is_gone(d: Session) -> None:
 @scenario
 def contexts_of_an_export_with_other_bitmaps_now(d: Session) -> None:
     _contexts_of_one_that_is_gone(d, bitmaps=["b2"])
+
+
+@system_scenario
+def clients_that_are_gone_make_room_for_others(d: Session) -> None:
+    """Although what they have asked for still goes on."""
+    d.start(*CONTROLLER, "-blockdev", "null-co,node-name=n,size=1048576,read-zeroes=on")
+    d.qmp("blockdev-add", driver="blkdebug", node_name="b", image="n")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="b")
+    d.qmp("device_add", driver="scsi-hd", id="sda", drive="r")
+    d.nbd_server(max_connections=1)
+    d.qmp("nbd-server-add", device="r", name="e")
+    for leave in (NbdClient.close, NbdClient.shut_down, lambda client: client.post(DISC)):
+        d.qmp("human-monitor-command", command_line='qemu-io -d sda "break read_aio A"')
+        client = d.nbd("e")
+        client.post(READ, 0, 512, flags=DF)
+        d.qmp("human-monitor-command", command_line='qemu-io -d sda "wait_break A"')
+        leave(client)
+        other = d.nbd("e")
+        other.request(READ, 0, 512)
+        other.close()
+        d.qmp("human-monitor-command", command_line='qemu-io -d sda "resume A"')
+        client.close()
