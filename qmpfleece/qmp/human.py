@@ -47,6 +47,8 @@ class HumanSession:
             reader, writer = await asyncio.open_connection(sock=connection)
         else:
             reader, writer = connection
+        handed_over = self._dispatcher.system.fdsets
+        handed_over.client_came()
         number = ".".join(map(str, QEMU))
         writer.write(
             f"QEMU {number} monitor - type 'help' for more information\r\n{_PROMPT}".encode()
@@ -65,6 +67,7 @@ class HumanSession:
             raise
         finally:
             writer.close()
+            handed_over.client_went()
 
     async def _take(self, byte: int, writer: asyncio.StreamWriter) -> None:
         if self._sequence:

@@ -125,10 +125,14 @@ class Session(Workspace):
                 self.transcript.add(f"{name}: {line}")
         self.transcript.add(f"# exit status {done.returncode}")
 
-    def reconnect(self) -> None:
-        """Hang up the monitor and connect again."""
+    def hang_up(self) -> None:
+        """Hang up the monitor until ``reconnect``."""
         assert self._monitor is not None
         self._monitor.close()
+
+    def reconnect(self) -> None:
+        """Hang up the monitor and connect again."""
+        self.hang_up()
         self._monitor = Monitor(self.path("qmp.sock"))
         self._receive("")
 
@@ -222,11 +226,15 @@ class Session(Workspace):
 
     def give_descriptor(self, name: str, fd: int) -> None:
         """Hand the daemon a descriptor, which gets a name."""
+        self.qmp_with_descriptor(fd, "getfd", {"fdname": name})
+
+    def qmp_with_descriptor(self, fd: int, command: str, arguments: dict[str, Any]) -> None:
+        """Execute a command that takes a descriptor."""
         self._negotiate()
         assert self._monitor is not None
-        line = json.dumps({"execute": "getfd", "arguments": {"fdname": name}})
+        line = json.dumps({"execute": command, "arguments": arguments})
         self._monitor.send_with_descriptor(line.encode(), fd)
-        self._receive("getfd", line)
+        self._receive(command, line)
 
     def raw(self, *pieces: str | bytes, replies: int = 1, command: str = "") -> Any:
         """Send bytes, in pieces, and take the replies; return what the last one returned."""

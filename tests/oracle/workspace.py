@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -92,6 +93,14 @@ class Workspace:
                 _add_run(runs, block[0], len(block))
         text = " ".join(f"{byte:02x}*{length}" for byte, length in runs)
         self.transcript.add(f"# {name}: {len(data)} bytes: {text}")
+
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for what tells nobody; write down that it has not happened in the end."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            if time.monotonic() > deadline:
+                raise StoppedError("what was waited for has not happened")
+            time.sleep(0.002)
 
     def uri(self, export: str) -> str:
         """Return an export's URI."""

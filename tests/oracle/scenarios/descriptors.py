@@ -1,5 +1,6 @@
 """Images that are opened by descriptors which the program inherits."""
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ from tests.oracle.scenario import Scenario, system_scenario
 from tests.oracle.scenarios.probing import unname_backing_format
 from tests.oracle.scenarios.qemu_io_reopen import io
 from tests.oracle.session import Session
+from tests.tools.dial import dial
 
 #: Where descriptors are put, so that both programs get the same numbers.
 _RAW_RW, _RAW_RO, _IMAGE_RW, _IMAGE_RO = 61, 62, 63, 64
@@ -147,3 +149,35 @@ def fdset_of_a_backing_file_whose_format_is_not_said(d: Session) -> None:
     file = {"driver": "file", "filename": d.path("over.qcow2")}
     d.qmp("blockdev-add", driver="qcow2", node_name="over", file=file)
     d.qmp("query-named-block-nodes", flat=True)
+
+
+def _sockets_of(process: str) -> int:
+    count = 0
+    for name in os.listdir(folder := f"/proc/{process}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed just now
+            count += os.readlink(f"{folder}/{name}").startswith("socket:")
+    return count
+
+
+@system_scenario
+def sets_stay_while_somebody_is_at_the_human_monitor(d: Session) -> None:
+    human = f"socket,id=h,path={d.path('h.sock')},server=on,wait=off"
+    options = ("-chardev", human, "-mon", "chardev=h,mode=readline")
+    d.start(*options, "-pidfile", d.path("pid"))
+    d.transcript.masks |= {f'"fd": {number}': '"fd": NUMBER' for number in range(3, 99)}
+    d.qmp("cont")
+    process = (d.dir / "pid").read_text().strip()
+    with dial(d.path("h.sock")) as person:
+        person.recv(1)
+        with open(os.devnull, "rb") as file:
+            d.qmp_with_descriptor(file.fileno(), "add-fd", {"fdset-id": 1})
+        before = _sockets_of(process)
+        d.hang_up()
+        d.until(lambda: _sockets_of(process) < before)
+        d.reconnect()
+        d.qmp("query-fdsets")
+        d.hang_up()
+        d.until(lambda: _sockets_of(process) < before)
+    d.until(lambda: _sockets_of(process) < before - 1)
+    d.reconnect()
+    d.qmp("query-fdsets")
