@@ -44,6 +44,8 @@ HIGH_WATER: Final = MIB
 MAX_UNSENT: Final = 64 * MIB
 #: How long a closing session waits for the client to read what was sent, in seconds.
 FLUSH_TIMEOUT_S: Final = 2.0
+#: What says that a message is a command: in its turn, or at once.
+_COMMAND: Final = frozenset({"execute", "exec-oob"})
 #: One read. Small, because a piece is cut into tokens in one go.
 _READ_BYTES: Final = 16 * KIB
 
@@ -172,6 +174,10 @@ class Session(AsyncProtocol[Any]):
             await asyncio.sleep(0)
 
     async def _on_message(self, msg: Any) -> None:
+        if self._client.oob and isinstance(msg, dict) and msg.keys() & _COMMAND == {"exec-oob"}:
+            # It is not waited for: there is nothing to run, as no command of ours supports that.
+            await self._dispatcher.serve(msg, self._client, self._send_value)
+            return
         fds: list[int] = []
         if isinstance(self._reader, RightsReader):
             fds, self._reader.received = self._reader.received, []

@@ -1,6 +1,8 @@
 """The QMP protocol itself: greeting, lexer, parser, request object, ids."""
 
-from tests.oracle.scenario import scenario
+import json
+
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.session import Session
 
 
@@ -395,3 +397,31 @@ def commands_without_arguments(d: Session) -> None:
     d.qmp("query-named-block-nodes", flat=1)
     d.qmp("query-named-block-nodes", flat=True)
     d.qmp("query-named-block-nodes", zzz=True)
+
+
+@system_scenario
+def commands_out_of_band_overtake_others(d: Session) -> None:
+    d.start("-blockdev", "null-co,node-name=n")
+    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+    slow = {"command-line": 'qemu-io n "sleep 300"'}
+    d.raw(
+        json.dumps({"execute": "human-monitor-command", "arguments": slow, "id": "slow"}),
+        '{"execute": "query-name", "id": "next"}',
+        '{"exec-oob": "query-name", "id": "oob"}',
+        '{"exec-oob": "none", "id": "none"}',
+        '{"exec-oob": "query-name", "zzz": 1}',
+        '{"exec-oob": "query-name", "execute": "query-name", "id": "both"}',
+        replies=6,
+    )
+
+
+@system_scenario
+def commands_out_of_band_that_are_not_enabled_take_turns(d: Session) -> None:
+    d.start("-blockdev", "null-co,node-name=n")
+    d.raw('{"execute": "qmp_capabilities"}')
+    slow = {"command-line": 'qemu-io n "sleep 300"'}
+    d.raw(
+        json.dumps({"execute": "human-monitor-command", "arguments": slow, "id": "slow"}),
+        '{"exec-oob": "query-name", "id": "oob"}',
+        replies=2,
+    )
