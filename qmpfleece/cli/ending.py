@@ -104,6 +104,7 @@ async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interr
 
     Raises:
         Failure: A signal came; the status says which, as shells do.
+        Exception: What ``work`` raised, also when a signal had come.
     """
     task = asyncio.create_task(work)
     waiter = asyncio.create_task(interrupted.event.wait())
@@ -114,6 +115,8 @@ async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interr
             return
         task.cancel()
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()  # it may have failed meanwhile
         raise interrupted.failure()
     finally:
         task.cancel()
