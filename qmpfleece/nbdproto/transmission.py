@@ -47,7 +47,7 @@ class LostTrackError(NbdProtocolError):
     Args:
         cookie: What stands in the place of the cookie, for the reply.
         code: The errno for the reply.
-        text: The text for the reply, QEMU's.
+        text: The text for the reply.
     """
 
     def __init__(self, cookie: int, code: int, text: str) -> None:

@@ -160,7 +160,7 @@ class NbdServer:
             self._idle.clear()
             try:
                 await loop.connect_accepted_socket(partial(_itself, connection), sock)
-            except OSError:
+            except (OSError, ValueError):  # what has no streams is of no use to NBD
                 self.connection_ended(connection)
                 sock.close()
 

@@ -35,6 +35,20 @@ async def test_socket_file_of_somebody_else_is_left(bench):
     assert there(bench)
 
 
+async def test_clients_without_streams_are_hung_up_on_one_by_one(bench):
+    loop = asyncio.get_running_loop()
+    kind = socket.SOCK_SEQPACKET
+    with socket.socket(socket.AF_UNIX, kind) as listening:
+        listening.bind(bench.path)
+        await bench.manager.start_nbd(FdSocketAddress(str_=str(os.dup(listening.fileno()))))
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX, kind) as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, bench.path)
+            assert not await loop.sock_recv(client, 100)
+    assert not bench.manager.nbd.connections
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 async def test_tcp(bench, host):
     try:

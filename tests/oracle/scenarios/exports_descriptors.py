@@ -89,6 +89,16 @@ def nbd_server_option_with_a_socket_that_does_not_listen_yet(d: Session) -> None
     d.qmp("nbd-server-stop")
 
 
+@system_scenario
+def nbd_server_on_sockets_without_streams(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as bound:
+        bound.bind(d.path("nbd.sock"))
+        d.give_descriptor("given", bound.fileno())
+    _listen_at(d, "given")
+    d.qmp("nbd-server-stop")
+
+
 @scenario
 def nbd_server_option_with_sockets_that_cannot_listen(d: Session) -> None:
     with socket.socket(socket.AF_UNIX) as unbound:
