@@ -10,6 +10,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
+from qmpfleece.base import utf8
 from qmpfleece.qapi.order import ordered
 
 #: Ends a message. Source: QMP specification, 2.1.1.
@@ -121,6 +122,8 @@ def _string(text: str) -> str:
     printed = encode_basestring_ascii(text)
     if len(printed) == len(text) + 2 and "\x7f" not in text:
         return printed  # nothing in it is special
+    if not text.isascii():  # it may be the name of a file, in no encoding
+        text = utf8.shown(text.encode("utf-8", "surrogateescape"))
     return f'"{_special.sub(_escape, text)}"'
 
 
@@ -132,8 +135,6 @@ def _escape(match: re.Match[str]) -> str:
     if code > 0xFFFF:
         code -= 0x10000
         return f"\\u{0xD800 + (code >> 10):04X}\\u{0xDC00 + (code & 0x3FF):04X}"
-    if 0xD800 <= code < 0xE000:
-        return "\\uFFFD"  # half a pair, e.g. of a file name that is no UTF-8
     return f"\\u{code:04X}"
 
 

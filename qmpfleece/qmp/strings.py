@@ -6,6 +6,7 @@ QEMU takes modified UTF-8 (a zero byte is C0 80) and refuses what Unicode calls 
 import re
 from typing import Final
 
+from qmpfleece.base import utf8
 from qmpfleece.base.errors import QmpError
 
 _ESCAPES: Final = {
@@ -23,22 +24,10 @@ _BACKSLASH: Final = ord("\\")
 _U: Final = ord("u")
 _pieces = re.compile(rb"\\u[\x00-\xff]{0,4}|\\[\x00-\xff]|[^\\]+").finditer
 _four_hex = re.compile(rb"\\u([0-9a-fA-F]{4})", re.ASCII).fullmatch
-#: One sequence by what its first byte promises, as far as it goes on.
-_sequences = re.compile(
-    rb"[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"
-    rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc-\xfd][\x80-\xbf]{0,5}|[\x00-\x7f]+|[\x80-\xff]"
-).findall
 
 
 def _no_character(code: int) -> bool:
     return 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
-
-
-_has_no_character = re.compile(
-    "[\ufdd0-\ufdef"
-    + "".join(chr(p | 0xFFFE) + chr(p | 0xFFFF) for p in range(0, 0x110000, 0x10000))
-    + "]"
-).search
 
 
 def decode(token: bytes) -> str:
@@ -99,23 +88,12 @@ def _unicode_escape(token: bytes, start: int, high: bytes, out: list[str]) -> by
 
 
 def _utf8(raw: bytes) -> str:
-    if raw.isascii():
-        return raw.decode("ascii")
     try:
-        text = raw.replace(b"\xc0\x80", b"\x00").decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\ufffe"
-    if _has_no_character(text):
-        raise QmpError("JSON parse error, invalid UTF-8 sequence in string")
-    return text
+        return utf8.decode(raw)
+    except UnicodeError:
+        raise QmpError("JSON parse error, invalid UTF-8 sequence in string") from None
 
 
 def show(raw: bytes) -> str:
     """Return bytes for an error text: up to the first zero, each bad sequence as U+FFFD."""
-    text = []
-    for sequence in _sequences(raw.partition(b"\0")[0]):
-        try:
-            text.append(_utf8(sequence))
-        except QmpError:
-            text.append("\ufffd")
-    return "".join(text)
+    return utf8.shown(raw.partition(b"\0")[0])

@@ -1,6 +1,7 @@
 """The QMP protocol itself: greeting, lexer, parser, request object, ids."""
 
 import json
+import os
 
 from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.session import Session
@@ -425,3 +426,23 @@ def commands_out_of_band_that_are_not_enabled_take_turns(d: Session) -> None:
         '{"exec-oob": "query-name", "id": "oob"}',
         replies=2,
     )
+
+
+@scenario
+def names_in_no_encoding_are_printed(d: Session) -> None:
+    """A character in the place of each sequence that is none."""
+    pieces = (
+        *(b"\xff", b"\x80\x80", b"\xe2\x82", b"\xe2\x82x", b"\xf0\x9f\x98", b"\xf0\x9f\x98\x80"),
+        *(
+            b"\xc0\xaf",
+            b"\xed\xa0\x80",
+            b"\xf8\x88\x80\x80\x80",
+            b"\xfc\x84\x80\x80\x80\x80",
+            b"\xfe",
+        ),
+        *("\ufffe".encode(), "\ufdd0".encode(), "\U0001ffff".encode(), "\ufffd\xe9".encode()),
+    )
+    name = os.fsdecode(b"_".join(pieces))
+    d.transcript.masks[name] = "NAME"
+    d.start("--blockdev", f"file,node-name=f,filename={d.file(name)}")
+    d.qmp("query-named-block-nodes", flat=True)
