@@ -37,10 +37,12 @@ class NbdUri:
         return self.path or f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        name = quote(self.name)
+        name = quote(self.name, errors="surrogateescape")
         if self.path:
             return f"nbd+unix:///{name}?socket={quote(os.fsencode(self.path), safe='/')}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = quote(self.host, safe=":")
+        if ":" in host:
+            host = f"[{host}]"
         port = "" if self.port == DEFAULT_PORT else f":{self.port}"
         return f"nbd://{host}{port}/{name}"
 
@@ -62,14 +64,14 @@ def parse(text: str) -> NbdUri:
         raise UriError(f"'{text}' is not an NBD URI; it starts with nbd:// or nbd+unix://")
     if parts.fragment or parts.username:
         raise UriError(f"'{text}' is not an NBD URI: it has parts that NBD URIs have not")
-    name = unquote(parts.path.removeprefix("/"))
+    name = unquote(parts.path.removeprefix("/"), errors="surrogateescape")
     if parts.scheme == "nbd+unix":
         return NbdUri(name, path=_socket(parts, text))
     if parts.query:
         raise UriError(f"nbd:// takes no parameters: '{text}'")
     if not parts.hostname:
         raise UriError(f"nbd:// needs a host: '{text}'")
-    return NbdUri(name, host=parts.hostname, port=DEFAULT_PORT if port is None else port)
+    return NbdUri(name, host=unquote(parts.hostname), port=DEFAULT_PORT if port is None else port)
 
 
 def _socket(parts: SplitResult, text: str) -> str:

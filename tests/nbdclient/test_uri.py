@@ -12,6 +12,8 @@ from qmpfleece.nbdclient.uri import NbdUri, UriError, parse
         ("nbd://localhost/disk", NbdUri("disk", host="localhost")),
         ("nbd://127.0.0.1:1234/a%20b", NbdUri("a b", host="127.0.0.1", port=1234)),
         ("nbd://[::1]:1234/x", NbdUri("x", host="::1", port=1234)),
+        ("nbd://[fe80::1%25eth0]/x%ff", NbdUri("x\udcff", host="fe80::1%eth0")),
+        ("nbd://loc%61lhost/x", NbdUri("x", host="localhost")),
         ("nbd+unix:///disk?socket=/run/s", NbdUri("disk", path="/run/s")),
         ("nbd+unix://?socket=rel", NbdUri("", path="rel")),
         ("nbd+unix:///x?socket=/%ff", NbdUri("x", path="/\udcff")),
@@ -20,6 +22,7 @@ from qmpfleece.nbdclient.uri import NbdUri, UriError, parse
 )
 def test_uris_say_where_an_export_is(text, uri):
     assert parse(text) == uri
+    assert parse(str(uri)) == uri
 
 
 @pytest.mark.parametrize(
