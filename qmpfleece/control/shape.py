@@ -114,19 +114,15 @@ class Struct:
         read: Returns the members in schema order.
         make: Takes the values that were given, by their names on the wire, and returns what
             they make.
-        open_ended: Whether there may be others.
     """
 
     def __init__(
         self,
         read: Callable[[], tuple[Member, ...]],
         make: Callable[..., Any],
-        *,
-        open_ended: bool = False,
     ) -> None:
         self._read: Final = read
         self.make: Final = make
-        self.open_ended: Final = open_ended
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -223,7 +219,6 @@ def struct_of(model: "type[Model]") -> Struct:
     return Struct(
         lambda: tuple(_member(name, info) for name, info in model.model_fields.items()),
         model.model_construct,
-        open_ended=model.model_config.get("extra") == "allow",
     )
 
 

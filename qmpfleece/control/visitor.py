@@ -121,10 +121,8 @@ def _struct(shape: Struct, value: Any, path: str) -> Any:
         elif member.required:
             raise QmpError(f"Parameter '{full}' is missing")
     if not value.keys() <= shape.by_wire.keys():
-        if not shape.open_ended:
-            key = first_unexpected(value, shape.by_wire)
-            raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
-        members |= {key: value[key] for key in value if key not in shape.by_wire}
+        key = first_unexpected(value, shape.by_wire)
+        raise QmpError(f"Parameter '{prefix}{key}' is unexpected")
     return shape.make(**members)
 
 

@@ -102,23 +102,6 @@ class NbdClient:
             part = data[start : start + self._max]
             await self._request(const.CMD_WRITE, offset + start, len(part), flags, payload=part)
 
-    async def write_zeroes(self, offset: int, length: int, *, no_hole: bool = False) -> None:
-        """Make a range read as zeroes.
-
-        Raises:
-            OSError: As ``pread``.
-        """
-        flags = const.CMD_FLAG_NO_HOLE if no_hole else 0
-        await self._request(const.CMD_WRITE_ZEROES, offset, length, flags)
-
-    async def trim(self, offset: int, length: int) -> None:
-        """Say that a range is no longer needed.
-
-        Raises:
-            OSError: As ``pread``.
-        """
-        await self._request(const.CMD_TRIM, offset, length)
-
     async def flush(self) -> None:
         """Make all completed writes stable.
 

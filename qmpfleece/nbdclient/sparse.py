@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from qmpfleece.base.errors import BlockError
-from qmpfleece.base.files import NO_LOCKS
+from qmpfleece.base.files import NO_LOCKS, pwrite_all
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.base.workers import Workers
 
@@ -146,10 +146,10 @@ class SparseFile:
         ``data`` must not be changed before this returns.
         """
         if not self._fresh:
-            await self._queue.submit(self._write_all, offset, data)
+            await self._queue.submit(pwrite_all, self._fd, data, offset)
             return
         for low, high in _runs(data):
-            await self._queue.submit(self._write_all, offset + low, data[low:high])
+            await self._queue.submit(pwrite_all, self._fd, data[low:high], offset + low)
 
     async def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeroes."""
@@ -202,17 +202,11 @@ class SparseFile:
 
     # -- on worker threads ------------------------------------------------------------------
 
-    def _write_all(self, offset: int, data: memoryview) -> None:
-        while len(data):
-            done = os.pwrite(self._fd, data, offset)
-            data = data[done:]
-            offset += done
-
     def _zero(self, offset: int, length: int) -> None:
         zeroes = memoryview(bytes(min(length, MIB)))
         while length:
             part = min(length, MIB)
-            self._write_all(offset, zeroes[:part])
+            pwrite_all(self._fd, zeroes[:part], offset)
             offset += part
             length -= part
 

@@ -61,12 +61,11 @@ class Model(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object, members in schema order, absent optionals left out."""
         # Not model_dump: that has a serializer built for each model first, 0.5 ms apiece.
-        found = {
+        return {
             wire: _to_wire(value)
             for name, wire in _wire_names(type(self))
             if (value := getattr(self, name)) is not None
         }
-        return found | self.__pydantic_extra__ if self.__pydantic_extra__ else found
 
 
 @cache

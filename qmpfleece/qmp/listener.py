@@ -10,10 +10,11 @@ import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from qmpfleece.base import together
 from qmpfleece.base.sockets import SocketFile, peer_of
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.session import Session, Streams
-from qmpfleece.qmp.sockets import Address, UnixAddress, connect, listen
+from qmpfleece.qmp.sockets import Address, UnixAddress, listen
 
 if TYPE_CHECKING:
     from qmpfleece.qmp.human import HumanSession
@@ -55,15 +56,6 @@ class Monitor:
             self._file.remove()
 
 
-async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    ending = set(tasks)
-    for task in ending:
-        task.cancel()
-    if ending:
-        await asyncio.wait(ending)
-
-
 class QmpServer:
     """All monitors of the program.
 
@@ -90,14 +82,6 @@ class QmpServer:
         """Serve the clients of a socket that listens already; the server owns it now."""
         for sock in monitor.sockets:
             self._acceptors[asyncio.create_task(self._accept(monitor, sock))] = monitor
-
-    async def connect(self, address: Address, *, pretty: bool = False) -> None:
-        """Connect to a client that listens, and serve it.
-
-        Raises:
-            QmpError: Nobody listens there.
-        """
-        self.serve(await connect(address), pretty=pretty)
 
     async def stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve standard input and output; the end of input does not end the session."""
@@ -142,12 +126,12 @@ class QmpServer:
 
     async def close(self) -> None:
         """End everything: no new clients, replies are sent out, then all are hung up."""
-        await _cancel(self._acceptors)
+        await together.cancel(set(self._acceptors))
         # Not before: a pending accept must not meet a closed descriptor.
         for monitor in self._acceptors.values():
             monitor.close()
         self._acceptors.clear()
-        await _cancel(self._sessions)
+        await together.cancel(self._sessions)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._sessions.discard(task)

@@ -7,7 +7,7 @@ from qemu.qmp import QMPClient
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.listener import QmpServer
-from qmpfleece.qmp.sockets import TcpAddress, UnixAddress
+from qmpfleece.qmp.sockets import TcpAddress, UnixAddress, connect
 from tests.tools.qmp_pair import make_system
 
 
@@ -50,7 +50,7 @@ async def test_client_that_listens_is_connected_to(server, tmp_path):
     path = str(tmp_path / "client")
     client = QMPClient()
     await client.start_server(path)
-    await server.connect(UnixAddress(path))
+    server.serve(await connect(UnixAddress(path)))
     await client.accept()
     assert await status(client) == "running"
     await client.disconnect()

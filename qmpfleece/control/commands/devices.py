@@ -5,8 +5,6 @@ Source: QAPI, qdev.json and machine.json.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
-
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control import qom
 from qmpfleece.control.command import Unchecked, command
@@ -35,8 +33,6 @@ class Reset(Event, name="RESET"):
 
 class DeviceAdd(Model):
     """What device_add takes besides the properties of the device."""
-
-    model_config = ConfigDict(extra="allow")
 
     driver: str
     bus: str | None = None

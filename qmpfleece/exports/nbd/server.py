@@ -102,7 +102,7 @@ class NbdServer:
                 self._listeners[loop.create_task(self._accept(listener))] = listener
 
     def stop_listening(self) -> None:
-        """Take no more clients, and hang up on those still in the handshake."""
+        """Take no more clients; those still in the handshake stay for now."""
         for task, listener in self._listeners.items():
             task.cancel()
             listener.close()
