@@ -1,6 +1,7 @@
 """Sockets to listen on and to connect to, with QEMU's words for what can go wrong."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
@@ -74,14 +75,29 @@ async def first_clients(listening: Iterable[socket.socket]) -> list[socket.socke
         OSError: One can't be accepted.
     """
     loop = asyncio.get_running_loop()
-    accepting = [asyncio.ensure_future(loop.sock_accept(sock)) for sock in listening]
+    listening = tuple(listening)
+    come = asyncio.Event()
+    # Not sock_accept: who had come when that is cancelled would be lost.
+    for sock in listening:
+        loop.add_reader(sock, come.set)
+    clients: list[socket.socket] = []
     try:
-        await asyncio.wait(accepting, return_when=asyncio.FIRST_COMPLETED)
+        while not clients:
+            await come.wait()
+            come.clear()
+            for sock in listening:
+                with contextlib.suppress(BlockingIOError):
+                    clients.append(sock.accept()[0])
+    except BaseException:
+        for client in clients:
+            client.close()
+        raise
     finally:
-        for task in accepting:
-            task.cancel()
-        await asyncio.wait(accepting)
-    return [task.result()[0] for task in accepting if not task.cancelled()]
+        for sock in listening:
+            loop.remove_reader(sock)
+    for client in clients:
+        client.setblocking(False)
+    return clients
 
 
 async def connect(
