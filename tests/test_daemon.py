@@ -163,3 +163,13 @@ async def settled(task):
     """Wait for the end of a task and return how it failed, None if it did not."""
     await asyncio.wait({task})
     return task.exception()
+
+
+async def test_a_signal_that_can_not_be_told_of_ends_it_all_the_same():
+    def tell(_):
+        raise BlockingIOError
+
+    async with Daemon() as daemon:
+        with pytest.raises(BlockingIOError):
+            daemon._take(tell, None)
+        assert daemon.ended
