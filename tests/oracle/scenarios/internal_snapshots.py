@@ -256,3 +256,29 @@ def internal_snapshots_with_members_that_are_not_known(d: Session) -> None:
     at = int.from_bytes(image[64:72], "big")
     d.transcript.add(f"# {bytes(image[at + 36 : at + 40])!r} {bytes(image[at + 64 : at + 84])!r}")
     _look(d, "a.qcow2")
+
+
+@scenario
+def internal_snapshot_of_an_empty_disk(d: Session) -> None:
+    """Its L1 table has no entries, and so no place."""
+    _open(d, "a.qcow2", size="0")
+    _take(d, "q", "ours")
+    d.qmp("blockdev-del", node_name="q")
+    d.tool("qemu-img", "snapshot", "-c", "theirs", "a.qcow2")
+    _look(d, "a.qcow2")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    _delete(d, "q", name="theirs")
+    _delete(d, "q", name="ours")
+    d.nbd_server()
+    d.qmp("block_resize", node_name="q", size=1 << 20)
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    d.io("x", "write -P 1 0 128k")
+    _take(d, "q", "full")
+    d.io("x", "write -P 2 64k 128k")
+    _delete(d, "q", name="full")
+    d.io("x", "read -P 1 0 64k", "read -P 2 64k 128k")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="q")
+    _look(d, "a.qcow2")

@@ -66,8 +66,8 @@ class Snapshotter:
             raise BlockError(errno.EFBIG)
         await image.journal.settle()
         size = len(image.l1)
-        clusters = max(1, image.geometry.clusters(size * 8))
-        first = await image.refcounts.allocate_table(clusters)
+        clusters = image.geometry.clusters(size * 8)
+        first = await image.refcounts.allocate_table(clusters) if clusters else 0
         made = Snapshot(
             first << image.geometry.cluster_bits,
             size,
@@ -124,7 +124,7 @@ class Snapshotter:
             await self._drop_references(l1, discard=image.discard_snapshot)
             image.journal.free(
                 snapshot.l1_offset >> geometry.cluster_bits,
-                max(1, geometry.clusters(len(l1) * 8)),
+                geometry.clusters(len(l1) * 8),
                 discard=image.discard_snapshot,
             )
             await image.journal.settle()

@@ -96,6 +96,26 @@ async def test_deleting_the_last_snapshot_leaves_nothing_of_it(tmp_path):
     assert not snapshots(image)
 
 
+async def test_snapshot_of_an_empty_disk_takes_no_cluster_and_gives_none_back(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, 0)
+    async with opened(image) as disk:
+        await take(disk, "ours")
+    check(image)
+    qemu_img("snapshot", "-c", "theirs", image)
+    async with opened(image) as disk:
+        await delete(disk, "ours")
+        await delete(disk, "theirs")
+        await disk.resize(SIZE)
+        await fill(disk, 1)
+        await take(disk, "s")
+        await fill(disk, 2)
+        await delete(disk, "s")
+        assert await disk.read() == b"\2" * SIZE
+    check(image)
+    assert content(image, tmp_path) == b"\2" * SIZE
+
+
 async def test_l2_tables_of_snapshots_are_looked_after_as_long_as_these_are_there(tmp_path):
     image = made(tmp_path)
     flags = {"template": "none", "inactive-l2": True}
