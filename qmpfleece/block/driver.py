@@ -354,6 +354,17 @@ class BlockDriver(Generic[O]):
         """
         return False
 
+    def is_past_end(self, offset: int) -> bool:
+        """Tell, without waiting, whether nothing is stored at ``offset`` or behind it.
+
+        What a write there leaves out then reads as zeroes. Asked before the first write there.
+
+        Returns:
+            False when only looking can tell.
+        """
+        child = self.filtered_child
+        return child is not None and child.node.driver.is_past_end(offset)
+
     def child_resized(self) -> None:
         """Take note that a child is of another length; most drivers know what they are told."""
 

@@ -94,3 +94,17 @@ def qcow2_with_bitmaps_shortened_to_nothing(d: Session) -> None:
         d.qmp("blockdev-del", node_name="q")
         d.tool("qemu-img", "info", "q.qcow2")
         d.tool("qemu-img", "check", "q.qcow2")
+
+
+@scenario
+def qcow2_in_a_file_that_another_has_made_longer(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "q.qcow2", "4M")
+    file = {"driver": "file", "filename": d.path("q.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    with (d.dir / "q.qcow2").open("ab") as end:
+        end.write(b"\xff" * (1 << 20))
+    d.io("x", "write -P 1 512 512", "write -P 2 1M 1k", "read -P 0 1k 63k", "read -P 0 1025k 63k")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")

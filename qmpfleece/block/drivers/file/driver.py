@@ -258,6 +258,11 @@ class File(BlockDriver[FileOptions]):
         """Tell whether all of the range has been found to be data, or been written."""
         return self._known_data.covers(offset, length)
 
+    def is_past_end(self, offset: int) -> bool:
+        """Ask the system, if it can't hang: another one may have made the file longer."""
+        size = os.lseek(self._fd, 0, os.SEEK_END) if self._is_local else self.node.length
+        return offset >= size
+
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return data and holes as the file system tells them."""
         if self.is_known_data(offset, length):
@@ -404,6 +409,10 @@ class HostDevice(File):
         if length > size:
             raise BlockError(errno.ENOTSUP, "Cannot grow device files")
         return size
+
+    def is_past_end(self, offset: int) -> bool:
+        """Nobody knows what a device has where it is made longer."""
+        return False
 
 
 register(File, __name__)

@@ -46,7 +46,7 @@ class Refcounts:
         self._moved = 0
         #: No cluster before this one is free.
         self._hint = 0
-        #: From this cluster on the file has never held anything, so it reads as zeroes there.
+        #: From this cluster on nothing has been ours; see ``BlockDriver.is_past_end``.
         self._untouched = image.geometry.clusters(image.file.node.length)
         #: Where the next compressed data goes, 0 when a new cluster is needed.
         self._tail = 0
@@ -150,9 +150,13 @@ class Refcounts:
                 await self._load(missing.region)
                 continue
             self._image.check_allocation(first, count)
-            self.last_was_untouched = first >= self._untouched
+            self.last_was_untouched = first >= self._untouched and self._is_past_end(first)
             self._untouched = max(self._untouched, first + count)
             return first, count
+
+    def _is_past_end(self, cluster: int) -> bool:
+        geometry, file = self._image.geometry, self._image.file.node
+        return file.driver.is_past_end(cluster << geometry.cluster_bits)
 
     def _claim(self, wanted: int) -> tuple[int, int]:
         entries = self._entries

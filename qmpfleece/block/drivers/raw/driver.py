@@ -159,6 +159,12 @@ class Raw(BlockDriver[RawOptions]):
             self._offset + offset, length
         )
 
+    def is_past_end(self, offset: int) -> bool:
+        """Ask the file; a window of a given size has all that can be written."""
+        return self.options.size is None and self._file.node.driver.is_past_end(
+            self._offset + offset
+        )
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:
