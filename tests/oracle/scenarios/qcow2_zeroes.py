@@ -102,3 +102,20 @@ def qcow2_zeroes_in_compressed_clusters(d: Session) -> None:
         d.qmp("blockdev-del", node_name="q")
         d.tool("qemu-img", "check", "q")
         d.tool("sh", "-c", "qemu-img convert -O raw q - | sha1sum")
+
+
+@system_scenario
+def qcow2_zeroes_at_the_end_of_a_data_file_as_long_as_the_disk(d: Session) -> None:
+    layout = f"data_file={d.path('d')},data_file_raw=on"
+    for window in ({}, {"driver": "raw", "size": 66 << 10}):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", layout, "q", "66k")
+        with (d.dir / "d").open("r+b") as data:
+            data.truncate(66 << 10)
+        file = {"driver": "file", "filename": d.path("d")}
+        below = {**window, "file": file} if window else file
+        image = {"driver": "file", "filename": d.path("q")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=image, data_file=below)
+        for line in ("write -P 1 0 66k", "write -z 65k 1k", "write -z 63k 2k", "read -P 0 63k 3k"):
+            io(d, "q", line)
+        d.qmp("blockdev-del", node_name="q")
+        d.content("d")

@@ -270,6 +270,8 @@ class Discarder:
         return True
 
     async def _write(self, start: int, end: int) -> None:
+        """Write zeroes, as far as the disk reaches: a data file may end there."""
+        end = min(end, self._image.size)
         while start < end:
             part = min(end - start, len(_BUFFER))
             await self._writer.pwrite(start, memoryview(_BUFFER)[:part])

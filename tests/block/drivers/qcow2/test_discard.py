@@ -45,6 +45,29 @@ async def test_write_beside_what_is_given_back_to_a_data_file_stays(tmp_path):
     check(image)
 
 
+@pytest.mark.parametrize("layout", ["extended_l2=off", "extended_l2=on"])
+@pytest.mark.parametrize("raw", ["on", "off"])
+async def test_zeroes_and_growth_in_the_last_cluster_make_a_data_file_no_longer_than_the_disk(
+    tmp_path, raw, layout
+):
+    data = tmp_path / "d.raw"
+    options = f"data_file={data},data_file_raw={raw},{layout}"
+    image = await created(tmp_path, options)
+    async with opened(image) as disk:
+        await disk.write(0, b"1" * disk.node.length)
+        await disk.resize(100 << 10)
+    os.truncate(data, 100 << 10)
+    async with opened(image) as disk:
+        await disk.guest.pwrite_zeroes(99 << 10, 1 << 10)
+        assert data.stat().st_size == 100 << 10
+        await disk.resize(110 << 10)
+        assert data.stat().st_size == 110 << 10
+        expected = b"1" * (99 << 10) + bytes(11 << 10)
+        assert await disk.read() == expected
+    check(image)
+    assert content(image, tmp_path) == expected
+
+
 async def test_clusters_of_a_snapshot_are_not_given_back(tmp_path):
     image = await created(tmp_path)
     qemu_io(image, "write -P 7 0 1M")
