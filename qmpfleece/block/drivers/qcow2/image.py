@@ -26,6 +26,7 @@ from qmpfleece.qapi.bus import EventBus
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
 
+_FIELDS_AT: Final = 24
 _INCOMPATIBLE_AT: Final = 72
 
 
@@ -96,6 +97,9 @@ class Image:
         self.cleaner = Cleaner(asyncio.get_running_loop(), self._drop_unused)
         self._signalled = False
         self._mark_due = False
+        #: Whoever writes to the header takes turns, and writes what it says by then: so what is
+        #: written last is the newest.
+        self._header_turn = asyncio.Lock()
         #: How often the file may have got another header, and up to which one it was mended.
         self._header_failures = self._header_mended = 0
         #: Whether that was more than ``write_header_fields`` writes.
@@ -139,30 +143,27 @@ class Image:
         Raises:
             OSError: ENOSPC: they do not fit into the first cluster.
         """
-        encoded = self.header.encode()
-        padded = encoded + bytes(self.geometry.cluster_size - len(encoded))
-        await pipeline.pwrite(self.file, 0, memoryview(padded))
+        async with self._header_turn:
+            encoded = self.header.encode()
+            padded = encoded + bytes(self.geometry.cluster_size - len(encoded))
+            await pipeline.pwrite(self.file, 0, memoryview(padded))
 
     async def write_header_fields(self) -> None:
         """Write the fixed fields only, which change more often than the rest."""
-        header = self.header
-        await pipeline.pwrite(
-            self.file,
-            24,
-            memoryview(
-                struct.pack(
-                    ">QIIQQIIQ",
-                    header.size,
-                    header.crypt_method,
-                    header.l1_size,
-                    header.l1_offset,
-                    header.refcount_table_offset,
-                    header.refcount_table_clusters,
-                    header.snapshots,
-                    header.snapshots_offset,
-                )
-            ),
-        )
+        async with self._header_turn:
+            header = self.header
+            fields = struct.pack(
+                ">QIIQQIIQ",
+                header.size,
+                header.crypt_method,
+                header.l1_size,
+                header.l1_offset,
+                header.refcount_table_offset,
+                header.refcount_table_clusters,
+                header.snapshots,
+                header.snapshots_offset,
+            )
+            await pipeline.pwrite(self.file, _FIELDS_AT, memoryview(fields))
 
     async def change_header(
         self, *, whole: bool = False, trusting: bool = False, **fields: Any
@@ -215,7 +216,9 @@ class Image:
     async def write_features(self) -> None:
         """Write the feature bits."""
         header = self.header
-        if header.version >= 3:
+        if header.version < 3:
+            return
+        async with self._header_turn:
             bits = struct.pack(">QQQ", header.incompatible, header.compatible, header.autoclear)
             await pipeline.pwrite(self.file, _INCOMPATIBLE_AT, memoryview(bits))
 
