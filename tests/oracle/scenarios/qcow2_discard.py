@@ -158,3 +158,18 @@ def qcow2_data_file_is_zeroed_and_discarded(d: Session) -> None:
             occupied(d, "d.raw")
         end(d)
         (d.dir / "d.raw").unlink()
+
+
+@scenario
+def qcow2_uses_again_what_was_discarded_where_there_is_no_more_space(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "512k")
+    with (d.dir / "a.qcow2").open("r+b") as image:
+        image.truncate(1 << 20)
+    below = {"driver": "file", "filename": d.path("a.qcow2"), "discard": "unmap"}
+    file = {"driver": "raw", "size": 1 << 20, "file": below, "discard": "unmap"}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, discard="unmap")
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    requests(d, *("write 0 512", "discard 0 512") * 5)
+    end(d)
+    d.tool("qemu-img", "check", "-q", "a.qcow2")

@@ -26,8 +26,10 @@ from qmpfleece.block.drivers.qcow2.tables import WORD64, Table, TableCache
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
-#: Runs of clusters waiting to be given back, before requests see to it themselves.
+#: Runs of clusters waiting to be given back, before requests see to it themselves: to be done
+#: in one go, and clusters: that the file has grown by.
 MANY_FREES = 4096
+MANY_CLUSTERS = 32768
 
 
 class Free(NamedTuple):
@@ -112,6 +114,7 @@ class Journal:
         self._busy: asyncio.Future[None] | None = None
         self._l1_dirty: set[int] = set()
         self._frees: list[Free] = []
+        self._free_clusters = 0
         #: Dropped on disk, by the rounds that did it.
         self._ready: deque[_Given] = deque()
         #: How many rounds have been written.
@@ -125,6 +128,7 @@ class Journal:
 
     def free(self, first: int, count: int, *, discard: bool) -> None:
         """Drop a reference to clusters; whatever referred to them is already changed."""
+        self._free_clusters += count
         if self._frees and self._frees[-1].discard == discard:
             last = self._frees[-1]
             if last.first + last.clusters == first:
@@ -135,7 +139,12 @@ class Journal:
     @property
     def overfull(self) -> bool:
         """Whether so many clusters wait to be given back that a request should see to it."""
-        return len(self._frees) > MANY_FREES
+        return len(self._frees) > MANY_FREES or self._free_clusters > MANY_CLUSTERS
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any clusters wait to be given back."""
+        return bool(self._frees or self._ready)
 
     # -- writing --------------------------------------------------------------------------
 
@@ -156,7 +165,7 @@ class Journal:
         """Write everything until nothing is left to do. No request is in flight."""
         while True:
             await self.flush(everything=True)
-            if not (self._frees or self._ready or self._any_dirty()):
+            if not (self.waiting or self._any_dirty()):
                 return
 
     def _any_dirty(self) -> bool:
@@ -221,7 +230,7 @@ class Journal:
         l1 = {index: image.l1[index] for index in self._l1_dirty if index < len(image.l1)}
         if not (tables or blocks or changed or move or l1 or self._frees):
             return None
-        frees, self._frees = self._frees, []
+        frees, self._frees, self._free_clusters = self._frees, [], 0
         epoch = self.epoch
         if frees:
             self.epoch = Epoch()
@@ -238,6 +247,7 @@ class Journal:
         if work.frees:
             self._ready.append(_Given(self._rounds, work.epoch, []))
             self._frees = work.frees + self._frees
+            self._free_clusters += sum(item.clusters for item in work.frees)
 
     async def _write_round(self, work: _Round) -> None:
         image = self._image

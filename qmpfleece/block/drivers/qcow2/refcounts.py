@@ -33,6 +33,7 @@ class Refcounts:
 
     Attributes:
         table: Offsets of the blocks.
+        hint: No cluster before this one is free.
         last_was_untouched: Whether the file has never held anything, and so reads as zeroes,
             where the last ``allocate`` has been. To be asked in the step in which it returns.
     """
@@ -44,8 +45,7 @@ class Refcounts:
         self.last_was_untouched = False
         self._changed: set[int] = set()
         self._moved = 0
-        #: No cluster before this one is free.
-        self._hint = 0
+        self.hint = 0
         #: From this cluster on nothing has been ours; see ``BlockDriver.is_past_end``.
         self._untouched = image.geometry.clusters(image.file.node.length)
         #: Where the next compressed data goes, 0 when a new cluster is needed.
@@ -161,7 +161,7 @@ class Refcounts:
     def _claim(self, wanted: int) -> tuple[int, int]:
         entries = self._entries
         while True:
-            region, slot = divmod(self._hint, entries)
+            region, slot = divmod(self.hint, entries)
             if region >= len(self.table):
                 self._grow(region + 1)
                 continue
@@ -173,7 +173,7 @@ class Refcounts:
             try:
                 slot = words.index(0, slot)
             except ValueError:
-                self._hint = (region + 1) * entries
+                self.hint = (region + 1) * entries
                 continue
             stop = min(slot + wanted, entries)
             words[slot] = 1
@@ -182,7 +182,7 @@ class Refcounts:
                 words[end] = 1
                 end += 1
             block.dirty = True
-            self._hint = region * entries + end
+            self.hint = region * entries + end
             return region * entries + slot, end - slot
 
     def allocate_run(self, count: int) -> int:
@@ -350,7 +350,7 @@ class Refcounts:
                 words[index] = value - 1
             if value == 1:
                 cluster = first + index - slot
-                self._hint = min(self._hint, cluster)
+                self.hint = min(self.hint, cluster)
                 if self._tail >> image.geometry.cluster_bits == cluster:
                     self._tail = 0
         image.forget_compressed()

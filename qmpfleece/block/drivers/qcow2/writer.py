@@ -5,6 +5,8 @@ link the clusters into the L2 table, in one step. While it is under way its clus
 image's ``allocating`` list, and requests that would change the same entries wait for it.
 """
 
+import contextlib
+import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmpfleece.base.units import KIB, align_down, align_up
@@ -122,8 +124,12 @@ class Writer:
                 try:
                     await self._write_around(plan, at, buf)
                     dropped = await self._link(plan)
-                except BaseException:
+                except BaseException as error:
+                    waiting = image.journal.waiting
                     image.journal.free(first, count, discard=image.discard_other)
+                    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+                    if full and waiting and await self._gives_back(first):
+                        return 0
                     raise
             else:
                 self._check_place(plan.host + at - plan.start, plan.end - at)
@@ -134,6 +140,12 @@ class Writer:
         finally:
             request.remove()
         return plan.end - at
+
+    async def _gives_back(self, first: int) -> bool:
+        """Give back what waits for that; tell whether a cluster before ``first`` is free then."""
+        with contextlib.suppress(OSError):  # that there is no space is what counts
+            await self._image.journal.flush()
+        return self._image.refcounts.hint < first
 
     def _allocated(self, plan: _Plan, host: int, count: int) -> _Plan:
         """Return the plan with its clusters, cut down to what could be had."""

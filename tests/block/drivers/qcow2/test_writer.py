@@ -1,12 +1,14 @@
 """Many requests at once on the same clusters: each sees what it wrote."""
 
 import asyncio
+import os
 import random
 from itertools import count
 
 import pytest
 
 from qmpfleece.block.driver import ReqFlags
+from qmpfleece.block.drivers.qcow2 import journal
 from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 from tests.tools.hold import Gate, hold, start
@@ -164,6 +166,37 @@ async def test_clusters_that_were_freed_are_used_again(tmp_path):
             await disk.write(0, b"x" * 8 * MIB)
             await disk.guest.pdiscard(0, 8 * MIB)
             await disk.guest.flush()
+    assert image.stat().st_size < 20 * MIB
+
+
+async def test_clusters_that_were_freed_are_used_again_at_once_where_there_is_no_other(tmp_path):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "512k")
+    os.truncate(image, MIB)
+    window = {"driver": "raw", "size": MIB, "file": {"driver": "file", "filename": str(image)}}
+    async with opened(image, file=window) as disk:
+        for number in range(1, 8):
+            data = bytes([number]) * 512 * 1024
+            await disk.write(0, data)
+            assert await disk.read() == data
+            await disk.guest.pdiscard(0, 512 * 1024)
+        await disk.write(0, data)
+        await disk.resize(2 * MIB)
+        with pytest.raises(OSError, match="No space left"):
+            await disk.write(512 * 1024, data + data)
+        assert await disk.read(0, 512 * 1024) == data
+    check(image)
+
+
+async def test_many_clusters_that_were_freed_together_are_used_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "MANY_CLUSTERS", 100)
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, "64M")
+    async with opened(image) as disk:
+        for _ in range(5):
+            await disk.write(0, b"x" * 8 * MIB)
+            await disk.guest.pdiscard(0, 8 * MIB)
+        assert not disk.driver.image.journal.overfull
     assert image.stat().st_size < 20 * MIB
 
 
