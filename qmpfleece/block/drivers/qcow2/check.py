@@ -55,20 +55,24 @@ class Recount:
 
         Raises:
             QmpError: The refcount table lies on something else, or is too small.
-            OSError: The image can't be read or written.
+            OSError: The image can't be read or written. It stays dirty until it is counted.
         """
         image, header = self._image, self._image.header
+        image.uncounted = True
         await self._count_all(bitmaps, directory)
         table = header.refcount_table_offset, header.refcount_table_clusters
         if any(self._references(number) for number in self._numbers(*table)):
             raise _beyond_repair()
         self._count(table[0], table[1] << image.geometry.cluster_bits)
-        self._replace_blocks(self._misplaced_blocks())
+        regions = self._misplaced_blocks()
+        await self._load_others(regions)
+        self._replace_blocks(regions)
         await self._compare(repair=False)
         await self._compare(repair=True)
         await image.journal.write()
         await self._correct_flags()
         await pipeline.flush(image.file)
+        image.uncounted = False
         if not self._damaged:
             header.incompatible &= ~Incompatible.DIRTY
             await image.write_features()
@@ -206,6 +210,13 @@ class Recount:
             if not image.refcounts.table[home] and home not in regions:
                 regions.append(home)
             free += 1
+
+    async def _load_others(self, regions: list[int]) -> None:
+        """See that all other blocks can be read, before there are blank ones."""
+        table, blocks = self._image.refcounts.table, self._image.blocks
+        for region, word in enumerate(table):
+            if (offset := word & REFBLOCK_MASK) and region not in regions:
+                await blocks.load(offset)
 
     async def _compare(self, *, repair: bool) -> None:
         """Compare all refcounts with what was counted; say what differs, or correct it."""

@@ -167,7 +167,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
                 if any(table.dirty for table in cache):
                     sys.stderr.write(f"Failed to flush the {name} cache: {error.strerror}\n")
             return
-        if image.header.incompatible & Incompatible.DIRTY:
+        if image.header.incompatible & Incompatible.DIRTY and not image.uncounted:
             # As in QEMU nobody is told: whoever opens the image next counts once more.
             with contextlib.suppress(OSError):
                 await pipeline.flush(image.file)

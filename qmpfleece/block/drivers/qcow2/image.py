@@ -58,6 +58,7 @@ class Image:
         reftable_offset: Where the refcount table is to lie; the header says where it lies.
         reftable_clusters: Its size in clusters.
         size: Bytes of the disk.
+        uncounted: Counting the references again has failed: the image stays dirty.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         cleaner: Drops tables that have not been used for a while; runs while the image is open.
@@ -91,6 +92,7 @@ class Image:
         self.discard_other = False
         self.reftable_offset = header.refcount_table_offset
         self.reftable_clusters = header.refcount_table_clusters
+        self.uncounted = False
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
         self.metadata_preallocation: bool | None = None

@@ -1,11 +1,15 @@
 """Images that were left dirty are repaired when they are opened, as qemu-io repairs them."""
 
+import errno
 import struct
 import subprocess
 
 import pytest
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.block import reopen
+from qmpfleece.block.drivers.qcow2.layout import Incompatible
+from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 
 COPIED = 1 << 63
@@ -84,6 +88,46 @@ async def test_repaired_image_can_be_written(tmp_path):
         assert await disk.read(131072, 65536) == b"\7" * 65536
         await disk.write(1 << 20, b"b" * 300_000)
     check(image)
+
+
+def let_fail(disk, place):
+    """Let the file below refuse to read what lies at a place."""
+    driver = disk.graph.find("file").driver
+    whole = driver.pread
+
+    def pread(offset, buf):
+        if offset == place:
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(offset, buf)
+
+    driver.pread = pread
+    return whole
+
+
+async def test_count_that_fails_half_way_leaves_no_blank_counts_and_a_dirty_image(
+    tmp_path, capsys
+):
+    image = tmp_path / "a.qcow2"
+    make(image, [], "lazy_refcounts=on,cluster_size=512,refcount_bits=64")
+    data = image.read_bytes()
+    table = int.from_bytes(data[48:56], "big")
+    blocks = struct.unpack_from(">64Q", data, table)
+    with image.open("r+b") as file:
+        file.seek(table + 8 * 3)
+        file.write(bytes(8))  # region 3 has lost its block
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    async with opened(image, read_only=True, file=below) as disk:
+        whole = let_fail(disk, blocks[8])
+        again = {"driver": "qcow2", "node-name": "disk", "file": below}
+        await reopen.reopen(disk.graph, [validate_blockdev(again)])
+        disk.graph.find("file").driver.pread = whole
+        assert "Input/output error" in capsys.readouterr().err
+        assert not disk.driver.image.refcounts.table[3]
+    assert image.read_bytes()[79] & Incompatible.DIRTY
+    async with opened(image):
+        pass
+    check(image)
+    assert content(image, tmp_path)[: 256 << 10] == b"\7" * (256 << 10)
 
 
 @pytest.mark.parametrize("width", [1, 2, 8, 64])
