@@ -205,7 +205,21 @@ class Refcounts:
         if got == count:
             return first
         self._image.journal.free(first, got, discard=False)
+        for region in range(self.hint // self._entries, len(self.table)):
+            block = await self._block(region)
+            slot = _free_run(block.words, count) if block is not None else -1
+            if block is not None and slot >= 0:
+                return self._claim_run(region, block, slot, count)
         return self.allocate_run(count)
+
+    def _claim_run(self, region: int, block: Table, slot: int, count: int) -> int:
+        first = region * self._entries + slot
+        self._image.check_allocation(first, count)
+        for index in range(slot, slot + count):
+            block.words[index] = 1
+        block.dirty = True
+        self._untouched = max(self._untouched, first + count)
+        return first
 
     def _unused_region(self) -> int:
         region = len(self.table)
@@ -388,3 +402,16 @@ class Refcounts:
                     with contextlib.suppress(OSError):
                         await pipeline.pdiscard(image.file, offset, length)
             start = end + 1
+
+
+def _free_run(words: "array[int]", count: int) -> int:
+    """Return where ``count`` clusters in a row are free, -1 for nowhere."""
+    slot = 0
+    while slot + count <= len(words):
+        used = count
+        while used and not words[slot + used - 1]:
+            used -= 1
+        if not used:
+            return slot
+        slot += used
+    return -1

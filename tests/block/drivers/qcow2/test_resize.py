@@ -268,3 +268,17 @@ async def test_whatever_fails_when_a_disk_shrinks_it_is_of_one_size(tmp_path, ma
         if not failing.reached:
             break
     assert number
+
+
+async def test_table_of_several_clusters_is_put_near_the_others_though_one_before_is_free(
+    tmp_path,
+):
+    image, other = tmp_path / "a.qcow2", tmp_path / "b.qcow2"
+    for path in (image, other):
+        qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path, "1M")
+        qemu_io(path, "write -P 1 0 4k", "discard 0 512")
+    async with opened(image) as disk:
+        await disk.resize(64 * MIB)
+    qemu_img("resize", "-q", other, 64 * MIB)
+    assert image.stat().st_size <= other.stat().st_size
+    check(image)
