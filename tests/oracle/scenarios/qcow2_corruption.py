@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
-from tests.oracle.scenario import scenario
+from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.blkdebug import ask
+from tests.oracle.scenarios.qemu_io_reopen import io
 from tests.oracle.session import Session
 
 COPIED: Final = 1 << 63
@@ -357,3 +358,18 @@ def qcow2_given_up_takes_no_snapshot_of_who_builds_on_it(d: Session) -> None:
     d.qmp("blockdev-del", node_name="r")
     d.qmp("blockdev-del", node_name="q")
     _compare(d, before)
+
+
+@system_scenario
+def qcow2_damage_is_told_with_the_name_of_the_drive(d: Session) -> None:
+    """A backing file has none."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    patch(d, {L1: COPIED | L2 | 512})
+    (d.dir / "b.qcow2").write_bytes((d.dir / "a.qcow2").read_bytes())
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "c.qcow2")
+    drives = {"d0": "a.qcow2", "d1": "c.qcow2"}
+    options = (f"if=none,id={k},file={d.path(v)},format=qcow2" for k, v in drives.items())
+    d.start(*(word for option in options for word in ("-drive", option)))
+    for drive in drives:
+        io(d, drive, "read 0 512")

@@ -282,7 +282,7 @@ class Image:
         if self.events is not None:
             self.events.emit(
                 BlockImageCorrupted(
-                    device="",
+                    device=self.node.device_name,
                     node_name=self.node.name,
                     msg=message,
                     offset=offset if offset >= 0 else None,
