@@ -282,3 +282,24 @@ def internal_snapshot_of_an_empty_disk(d: Session) -> None:
     d.event("BLOCK_EXPORT_DELETED")
     d.qmp("blockdev-del", node_name="q")
     _look(d, "a.qcow2")
+
+
+@scenario
+def internal_snapshot_numbered_after_odd_ids(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    d.tool("qemu-img", "snapshot", "-c", "s", "a.qcow2")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    table = int.from_bytes(whole[64:72], "big")
+    fixed = bytearray(whole[table : table + 64])  # with its extra data
+    for ident in ("12abc", " 7", "+5", "-3", "0x10", "abc", "", f"{2**64 - 2}", "9" * 5000):
+        d.transcript.add(f"# after {ident[:40]!r}")
+        fixed[12:14] = len(ident).to_bytes(2, "big")
+        with (d.dir / "a.qcow2").open("r+b") as image:
+            image.write(whole)
+            image.seek(table)
+            image.write(fixed + ident.encode() + b"s")
+        file = {"driver": "file", "filename": d.path("a.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+        _take(d, "q", "new")
+        d.qmp("blockdev-del", node_name="q")
+        d.tool("qemu-img", "snapshot", "-l", "a.qcow2")

@@ -13,10 +13,12 @@ leaks and outdated COPIED flags (version 2), which endanger nothing. Source: as 
 import asyncio
 import contextlib
 import errno
+import re
 from array import array
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Final
 
+from qmpfleece.base.digits import decimal
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import overlap
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 #: Bytes of a name, as far as it is kept.
 _MAX_NAME: Final = 255
+#: What an id may begin with, and the largest number that counts.
+_LEADING: Final = re.compile(r"\s*([+-]?)([0-9]*)", re.ASCII)
+_MAX_NUMBER: Final = (1 << 64) - 1
 
 
 class Snapshotter:
@@ -146,8 +151,8 @@ class Snapshotter:
                 await image.write_features()
 
     def _new_id(self) -> str:
-        numbers = [int(item.snapshot_id) for item in self._image.snapshots if _is_number(item)]
-        return str(max(numbers, default=0) + 1)
+        numbers = [_leading_number(item.snapshot_id) for item in self._image.snapshots]
+        return str((max(numbers, default=0) + 1) & _MAX_NUMBER)
 
     # -- references -----------------------------------------------------------------------
 
@@ -312,8 +317,13 @@ class Snapshotter:
             )
 
 
-def _is_number(snapshot: Snapshot) -> bool:
-    return snapshot.snapshot_id.isascii() and snapshot.snapshot_id.isdigit()
+def _leading_number(text: str) -> int:
+    """Return the number that a text begins with, 0 for none: as ``strtoul`` of C has it."""
+    sign, digits = _LEADING.match(text).groups()  # type: ignore[union-attr]  # as anything does
+    value = decimal(digits or "0")
+    if value > _MAX_NUMBER:
+        return _MAX_NUMBER
+    return -value & _MAX_NUMBER if sign == "-" else value
 
 
 def _set_flags(table: Table, step: int, alone: set[int]) -> None:
