@@ -262,13 +262,17 @@ class Qcow2(BlockDriver[Qcow2Options]):
         end = align_up(offset + len(buf), SECTOR)
         async with self._resizing:
             if end > self.image.size:
-                await self._resizer.truncate(end)
+                await self._truncate(end)
                 pipeline.set_length(self.node, end)  # that stays, whatever becomes of the write
         await self._writer.pwrite(offset, buf)
 
     async def _resize(self, length: int) -> None:
         async with self._resizing:
-            await self._resizer.truncate(length)
+            await self._truncate(length)
+
+    async def _truncate(self, length: int) -> None:
+        await self._resizer.truncate(length)
+        opening.limit_caches(self.image, self.options)
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes; see ``Discarder.pwrite_zeroes``."""

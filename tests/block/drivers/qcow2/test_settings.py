@@ -11,7 +11,7 @@ from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.options import Qcow2Options
 from tests.tools.disk import check, content, opened, qemu_img
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 REFUSED = [
     {"cache-size": MIB, "l2-cache-size": MIB, "refcount-cache-size": MIB},
     {"cache-size": MIB, "l2-cache-size": 2 * MIB},
@@ -96,3 +96,21 @@ async def test_smallest_caches_are_enough(tmp_path):
         whole = await disk.read()
     check(image)
     assert content(image, tmp_path) == whole
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_size": 16 * MIB}])
+async def test_caches_follow_the_size_of_the_disk(tmp_path, options):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", image, 0)
+
+    def limits(disk):
+        return disk.driver.image.l2.capacity, disk.driver.image.blocks.capacity
+
+    found = []
+    async with opened(image, **options) as disk:
+        for size in (64 * GIB, GIB):
+            await disk.resize(size)
+            found.append(limits(disk))
+            await disk.reopen(image, **options)
+            assert limits(disk) == found[-1]
+    assert found[0] != found[1]
