@@ -1,7 +1,11 @@
 """What holds for all tests."""
 
+import asyncio
 import signal
+from pathlib import Path
+from typing import Final
 
+import uvloop
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says nothing: the machine has other things to do.
@@ -11,3 +15,13 @@ settings.load_profile("untimed")
 # What is started from here shall take SIGINT, which shells let their background jobs ignore.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+#: The folders of what says something about the core itself, and so must hold on both event loops.
+_ON_BOTH: Final = {"base", "block", "exports", "nbdclient", "qmp"}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    folders = item.path.relative_to(Path(__file__).parent).parts
+    on_both = folders[0] in _ON_BOTH and "qcow2" not in folders
+    return _LOOPS if on_both else {"asyncio": _LOOPS["asyncio"]}

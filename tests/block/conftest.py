@@ -5,18 +5,11 @@ import os
 import threading
 
 import pytest_asyncio
-import uvloop
 
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
 from tests.tools.copy_bench import Bench
 from tests.tools.fleecing import CLUSTER
-
-
-def pytest_asyncio_loop_factories(config, item):
-    """Run what says something about the core itself on both event loops."""
-    loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return {"asyncio": loops["asyncio"]} if "qcow2" in item.path.parts else loops
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,4 @@
-"""An export manager over gate disks, its events, and raw clients; on both event loops."""
+"""An export manager over gate disks, its events, and raw clients."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import struct
 from typing import Any
 
 import pytest
-import uvloop
 
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.graph import Graph
@@ -21,10 +20,6 @@ from tests.tools.gate import add_disk
 SIZE = 4 << 20
 #: Half of it differs from page to page, the rest is a hole.
 DATA = b"".join(bytes([1 + i % 255]) * 4096 for i in range(SIZE // 8192)) + bytes(SIZE // 2)
-
-
-def pytest_asyncio_loop_factories(config, item):
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class RawClient:
