@@ -11,8 +11,8 @@ import pytest
 
 from qmpfleece.control.dispatch import Client
 from qmpfleece.daemon import Daemon
-from tests.block.test_graph import check_invariants, snapshot
-from tests.control.commands.test_drive_backup import qemu_img
+from tests.tools.disk import qemu_img
+from tests.tools.graphs import check_invariants, snapshot
 from tests.tools.until import settle
 
 SIZE = 1 << 20

@@ -5,13 +5,11 @@ import errno
 import pytest
 
 from qmpfleece.block.driver import Extent, Status
+from tests.control.commands.conftest import ENDED, SIZE, STARTED
 from tests.tools.fleecing import CLUSTER, dirty_clusters, pattern
 from tests.tools.until import settle
 
-SIZE = 8 * CLUSTER
 ALL = {"device": "disk", "target": "target", "job_id": "j"}
-STARTED = ["j created", "j running", "j paused", "j running", "return"]
-ENDED = ["j waiting", "j pending", "j BLOCK_JOB_COMPLETED", "j concluded", "j null"]
 CANCELLED = ["j aborting", "j BLOCK_JOB_CANCELLED", "j concluded", "j null"]
 
 

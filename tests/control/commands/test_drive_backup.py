@@ -1,19 +1,14 @@
 """drive-backup: the image is made, filled and closed; texts are those of QEMU 7.2."""
 
 import re
-import subprocess
 
 import pytest
 
-from tests.control.commands.test_backup import ENDED, SIZE, STARTED
+from tests.control.commands.conftest import ENDED, SIZE, STARTED
+from tests.tools.disk import qemu_img
 from tests.tools.fleecing import CLUSTER, pattern
 
 ALL = {"device": "disk", "job_id": "j", "sync": "full"}
-
-
-def qemu_img(*command: object):
-    words = ["qemu-img", *map(str, command)]
-    return subprocess.run(words, check=True, timeout=30, capture_output=True).stdout
 
 
 def read_image(path, image_format):
@@ -79,7 +74,7 @@ async def test_sync_none_shows_the_old_disk_in_an_overlay(desk, tmp_path):
     await desk.say("job-cancel", id="j")
     await desk.until("j null")
     await desk.take()
-    assert re.search(rb"backing file: .*disk", qemu_img("info", path))
+    assert re.search(r"backing file: .*disk", qemu_img("info", path))
     await guest.detach()
     await desk.say("blockdev-del", node_name="f")
 
@@ -160,4 +155,4 @@ async def test_compressed_backup_is_smaller_and_equal(desk, tmp_path, cluster_si
     await desk.until("j null")
     await desk.take()
     assert read_image(path, "qcow2") == pattern(SIZE)
-    assert re.search(rb"[1-9][0-9.]*% compressed", qemu_img("check", path))
+    assert re.search(r"[1-9][0-9.]*% compressed", qemu_img("check", path))

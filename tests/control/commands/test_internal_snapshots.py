@@ -5,9 +5,8 @@ import random
 
 import pytest
 
-from tests.control.commands.test_backup import SIZE
-from tests.control.commands.test_drive_backup import qemu_img
-from tests.tools.disk import check
+from tests.control.commands.conftest import SIZE
+from tests.tools.disk import check, qemu_img
 from tests.tools.hold import hold, start
 from tests.tools.until import until
 

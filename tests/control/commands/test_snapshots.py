@@ -3,8 +3,8 @@
 import pytest
 
 from qmpfleece.control.commands.snapshots import BlockdevSnapshotAction, BlockdevSnapshotData
-from tests.control.commands.test_backup import SIZE
-from tests.control.commands.test_drive_backup import qemu_img
+from tests.control.commands.conftest import SIZE
+from tests.tools.disk import qemu_img
 from tests.tools.fleecing import pattern
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.control.commands.test_backup import ENDED, SIZE
+from tests.control.commands.conftest import ENDED, SIZE
 from tests.tools.fleecing import CLUSTER, pattern
 from tests.tools.until import settle
 
