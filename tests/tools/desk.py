@@ -25,7 +25,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.graph = Graph(Workers())
-        self.system = System(bus=EventBus(), graph=self.graph, exports=None)  # type: ignore[arg-type]
+        self.system = System(bus=EventBus(), graph=self.graph, exports=None)
         self.dispatcher = Dispatcher(self.system)
         self.heard: list[str] = []
         self.events: list[dict[str, Any]] = []

@@ -43,8 +43,8 @@ class MemoryDisk(BlockDriver[BlockdevOptions]):
         self.calls: list[tuple[str, int, int, int]] = []
         self.errors: dict[str, int] = {}
         self.pause: Callable[[str, int, int], Awaitable[None]] | None = None
-        self.write_flags = ReqFlags.NONE  # type: ignore[misc]  # of this one disk
-        self.zero_flags = ReqFlags.NONE  # type: ignore[misc]  # of this one disk
+        self.write_flags = ReqFlags.NONE  # of this one disk
+        self.zero_flags = ReqFlags.NONE  # of this one disk
         self.fast_zeroes = True
         self.grows = False
         self.closed = False

@@ -24,7 +24,7 @@ class Exports:
 
 
 def disk(name: str = "disk", **kwargs: object) -> ExportInfo:
-    return ExportInfo(name, 1 << 20, FLAGS, **kwargs)  # type: ignore[arg-type]
+    return ExportInfo(name, 1 << 20, FLAGS, **kwargs)
 
 
 class NbdPair:
@@ -58,9 +58,9 @@ def receive(parser: object, data: bytes, most: int | None = None) -> list[object
     """Let a client's parser receive ``data`` in pieces of at most ``most`` bytes."""
     done: list[object] = []
     while data:
-        room = parser.get_buffer()  # type: ignore[attr-defined]
+        room = parser.get_buffer()
         count = min(len(room), len(data), most or len(data))
         room[:count] = data[:count]
-        done += parser.received(count)  # type: ignore[attr-defined]
+        done += parser.received(count)
         data = data[count:]
     return done

@@ -24,7 +24,7 @@ from qmpfleece.qmp.session import Session
 
 def make_system() -> System:
     """Return a system without nodes and exports, all commands loaded."""
-    return System(bus=EventBus(), graph=Graph(Workers()), exports=None)  # type: ignore[arg-type]
+    return System(bus=EventBus(), graph=Graph(Workers()), exports=None)
 
 
 @dataclass

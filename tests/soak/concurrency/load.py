@@ -185,4 +185,4 @@ class Load:
 async def _all(coroutines: Iterable[object]) -> None:
     async with asyncio.TaskGroup() as group:
         for coroutine in coroutines:
-            group.create_task(coroutine)  # type: ignore[arg-type]  # coroutines they are
+            group.create_task(coroutine)  # coroutines they are
