@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("only the real QEMU is recorded, and only here: it is the oracle")
     program = find(PROGRAMS[options.impl])
     if program is None:
-        print(f"not run: {PROGRAMS[options.impl]} is not there yet")
+        print(f"not run: {PROGRAMS[options.impl]} is not there")
         return NOT_RUN
     results = [
         check(name, program, options.reference, record=options.record)
