@@ -10,7 +10,7 @@ from tests.tools.programs import QSD
 
 #: What takes long to import and is needed later, or never.
 HEAVY = frozenset({
-    "aiohttp", "bitarray", "ctypes", "dataclasses", "numpy", "pathlib", "pydantic", "random",
+    "bitarray", "ctypes", "dataclasses", "numpy", "pathlib", "pydantic", "random",
     "rich", "tempfile",
 })  # fmt: skip
 #: What most sessions never need.
