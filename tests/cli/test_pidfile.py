@@ -29,7 +29,7 @@ def make(path, all_there, results, all_have_tried):
 
 
 def test_one_of_several_that_start_at_once_has_the_file(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     barriers = [context.Barrier(_AT_ONCE) for _ in range(2)]
     results = context.SimpleQueue()
     arguments = (str(tmp_path / "p"), barriers[0], results, barriers[1])
