@@ -2,13 +2,13 @@
 
 import os
 import random
-import subprocess
 
 import pytest
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
+from tests.tools.disk import qemu_img, qemu_io
 from tests.tools.graphs import add
 
 CLUSTER = 64 << 10
@@ -109,10 +109,8 @@ async def test_a_snapshot_half_of_which_was_overwritten(graph, disk, tmp_path):
 def image(disk, tmp_path):
     """Five clusters of data and one of zeroes over a backing file."""
     path = str(tmp_path / "image")
-    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, path]
-    subprocess.run(create, check=True, timeout=60)
-    writes = ["-c", f"write -P 7 0 {5 * CLUSTER}", "-c", f"write -z {8 * CLUSTER} {CLUSTER}"]
-    subprocess.run(["qemu-io", *writes, path], check=True, capture_output=True, timeout=60)
+    qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, path)
+    qemu_io(path, f"write -P 7 0 {5 * CLUSTER}", f"write -z {8 * CLUSTER} {CLUSTER}")
     return path
 
 

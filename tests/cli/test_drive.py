@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tests.tools.programs import BIN, run
+from tests.tools.programs import BIN, needs, run
 
 QEMU = BIN / "qmpfleece-qemu"
 QUIET = ("-nodefaults", "-display", "none", "-S", "-qmp", "stdio")
@@ -61,6 +61,7 @@ def test_a_snapshot_takes_the_writes_and_leaves_the_disk_alone(tmp_path, words):
     assert os.listdir(tmp_path / "temporary") == []
 
 
+@needs("qemu-img")
 def test_a_backing_file_can_be_named_without_being_defined(tmp_path):
     for words in (("base", "1M"), ("-b", "base", "-F", "qcow2", "top")):
         assert run("qemu-img", "create", "-f", "qcow2", *words, folder=tmp_path).returncode == 0

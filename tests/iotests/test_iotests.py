@@ -11,6 +11,7 @@ import pytest
 
 from iotests import runner
 from iotests.runner import NOT_RUN, PROGRAMS, TESTS
+from tests.tools.programs import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 #: SHA-256 of the expected output that QEMU 7.2 has with these tests.
@@ -19,6 +20,7 @@ QEMUS_OWN = {
     "image-fleecing": "379efb4310a963f0726b2ee6d1b768eff86440b9d985cb5415193246b3508174",
 }
 
+needs_tools = needs("qemu-img", "qemu-io")
 needs_qemu = pytest.mark.skipif(
     runner.find(PROGRAMS["qemu"]) is None, reason=f"needs {PROGRAMS['qemu']}"
 )
@@ -34,6 +36,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@needs_tools
 @pytest.mark.parametrize("name", TESTS)
 @pytest.mark.parametrize("impl", PROGRAMS)
 def test_every_implementation_that_is_here_prints_what_was_recorded(impl, name):
@@ -73,6 +76,7 @@ def test_a_missing_recording_is_no_success(tmp_path):
     assert "+Done" in done.stdout.splitlines()
 
 
+@needs_tools
 def test_a_program_that_ends_at_once_fails_the_test_and_its_text_is_shown(tmp_path):
     program = tmp_path / "broken"
     program.write_text("#!/bin/sh\necho broken: no such machine >&2\nexit 3\n")
@@ -83,6 +87,7 @@ def test_a_program_that_ends_at_once_fails_the_test_and_its_text_is_shown(tmp_pa
     assert "broken: no such machine" in errors
 
 
+@needs_tools
 def test_a_test_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

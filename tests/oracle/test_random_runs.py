@@ -4,6 +4,9 @@ import pytest
 
 from tests.oracle import random_runs
 from tests.oracle.session import Session
+from tests.tools.programs import needs
+
+pytestmark = needs("qemu-storage-daemon")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """An image opened through the graph, with a guest; and the tools that check what it wrote."""
 
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import pipeline
@@ -18,9 +21,16 @@ from tests.tools.hostfile import buffer
 
 
 def run(*command: object, may_fail: bool = False) -> str:
-    """Run a program; its output, when it succeeds or may fail."""
+    """Run a program; its output, when it succeeds or may fail.
+
+    Without the program the test is skipped.
+    """
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"needs {words[0]}")
+    done = subprocess.run(
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     assert may_fail or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 

@@ -1,8 +1,6 @@
 """The filter over real files, with temporary images of several formats."""
 
 import random
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
@@ -11,11 +9,13 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
+from tests.tools.disk import qemu_img
 from tests.tools.hostfile import buffer
+from tests.tools.programs import needs
 
 CLUSTER = 65536
 SIZE = 40 * CLUSTER + 1536
-KINDS = ("file", "raw", "qcow2")
+KINDS = ("file", "raw", pytest.param("qcow2", marks=needs("qemu-img")))
 
 
 class Images:
@@ -37,11 +37,7 @@ class Images:
 
     def create_temp(self, kind):
         if kind == "qcow2":
-            if not shutil.which("qemu-img"):
-                pytest.skip("needs qemu-img")
-            subprocess.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", str(self.temp), str(SIZE)], check=True
-            )
+            qemu_img("create", "-q", "-f", "qcow2", self.temp, SIZE)
         else:
             self.temp.touch()
             with self.temp.open("r+b") as file:

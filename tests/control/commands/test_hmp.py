@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.tools.desk import Desk
-from tests.tools.programs import converse
+from tests.tools.programs import converse, needs
 
 TIMES = re.compile(r"; \S+( sec)? \(.*\)|0:00:00\.\d\d,.*")
 WARNING = re.compile(r".*QEMU waiting for connection.*\n")
@@ -125,6 +125,7 @@ async def ask(desk, capfd, line):
     return reply, captured.err + captured.out
 
 
+@needs("qemu-system-x86_64", "qemu-img", "qemu-io")
 async def test_every_line_is_answered_and_printed_as_by_qemu(desk, tmp_path, capfd):
     (tmp_path / "a").mkdir()
     nodes = make_images(tmp_path / "a")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.control.qemu_io.numbers import dump, parse_pattern, parse_size, report, size_text
+from tests.tools.programs import needs
 
 #: As large as an image may be.
 HUGE = 'json:{"driver": "null-co", "size": 9223372035781033984, "read-zeroes": true}'
@@ -44,6 +45,7 @@ def by_qemu(texts):
     return found
 
 
+@needs("qemu-io")
 @settings(max_examples=25)
 @given(st.lists(sizes | garbage, min_size=1, max_size=40))
 @example(["18446744073709551616", "18446744073709551616k", "18446744073709551616.", "16E"])
