@@ -15,6 +15,9 @@ from qmpfleece.base.uring import mover as uring_mover
 from qmpfleece.base.uring.mover import Mover, Movers, Run
 from qmpfleece.base.workers import Workers
 from tests.tools.until import until
+from tests.tools.uring import needs_uring
+
+pytestmark = needs_uring
 
 DATA = random.Random(3).randbytes(1 << 20)
 HEADER = b"head"

@@ -12,6 +12,9 @@ import pytest_asyncio
 
 from qmpfleece.base.uring import queues, writes
 from qmpfleece.base.workers import Workers
+from tests.tools.uring import needs_uring
+
+pytestmark = needs_uring
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ from qmpfleece.nbdproto.buffers import BufferPool
 from tests.tools.graphs import add
 from tests.tools.hold import hold
 from tests.tools.until import settle, until
+from tests.tools.uring import needs_uring
+
+pytestmark = needs_uring
 
 LARGE = 256 << 10
 CLUSTER = 64 << 10

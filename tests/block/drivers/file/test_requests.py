@@ -17,6 +17,7 @@ from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.graph import Graph
 from tests.block.drivers.file.conftest import SIZE, R, W, file_size_limit, flags_of, read
 from tests.tools.hostfile import add_file, buffer
+from tests.tools.uring import needs_uring
 
 # -- reading and writing -------------------------------------------------------------------
 
@@ -88,7 +89,14 @@ async def test_short_reads_and_writes_are_carried_on(attach, image, monkeypatch)
     assert image.read_bytes()[123:10_123] == data
 
 
-@pytest.mark.parametrize("aio", ["threads", "io_uring", None])
+@pytest.mark.parametrize(
+    "aio",
+    [
+        "threads",
+        pytest.param("io_uring", marks=needs_uring),
+        pytest.param(None, marks=needs_uring),
+    ],
+)
 async def test_writes_land_in_order_whatever_makes_them(attach, image, aio):
     backend = await attach(image, **({"aio": aio} if aio else {}))
     assert (backend.node.driver._ring is None) == (aio == "threads")
