@@ -2,8 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# What make test checks; the folders are added as they come to exist.
-SOURCES := $(wildcard qmpfleece tests benchmarks iotests scripts setup.py)
+# What ruff checks.
+SOURCES := qmpfleece tests benchmarks iotests setup.py
 WORKERS ?= 2
 # What is tested of the compiled programs, and how much of it by make test.
 COMPILED_TESTS ?= tests/oracle tests/test_end_to_end.py
@@ -36,7 +36,7 @@ test: $(VENV)/.dev tools ## all checks: lint, types, layers, tests (ARGS= goes t
 
 # The programs alone: what is inside of them is tested as it is read.
 test-compiled: compiled tools ## the compiled daemon beside QEMU, and end to end
-	@QMPFLEECE_BIN=$(CURDIR)/build/compiled/bin \
+	@QMPFLEECE_BIN="$(CURDIR)/build/compiled/bin" \
 		$(BIN)/pytest -n $(WORKERS) --dist loadfile $(COMPILED_TESTS)
 
 lint: $(VENV)/.dev ## ruff (rules and format), mypy --strict, import-linter
