@@ -54,6 +54,16 @@ def properties_of_type(system: System, typename: str) -> dict[str, str]:
     return {"type": "string"}
 
 
+def descriptions_of_type(typename: str) -> dict[str, str | None]:
+    """Return what is said about properties that devices of a type have, by their names."""
+    return {
+        item.name: item.description
+        for model in MODELS.values()
+        if typename in {model.name, model.inner}
+        for item in model.properties
+    }
+
+
 def resolve(system: System, path: str) -> QomObject:
     """Return the object at a path; a relative one may begin anywhere, if that is unambiguous.
 

@@ -196,13 +196,17 @@ class _DeviceObject:
                 return f"{device.slot >> 3:02x}.{device.slot & 7:x}"
             case "drive":
                 return _drive_name(device)
-            case "iothread" | "legacy-iothread":
+            case "legacy-iothread":
+                raise QmpError(f"Property '{self.qom_type}.{name}' is not readable")
+            case "iothread":
                 found = device.value("iothread")
                 return f"/objects/{found}" if found else ""
         return device.shown(name)
 
     async def set(self, name: str, value: Any) -> None:
         device = self._device
+        if name.startswith("legacy-"):
+            raise QmpError(f"Property '{self.qom_type}.{name}' is not writable")
         if name != "drive":
             raise QmpError(
                 f"Attempt to set property '{name}' on device '{device.id or ''}'"

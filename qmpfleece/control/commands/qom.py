@@ -55,7 +55,11 @@ async def qom_list_types(
 async def qom_list_properties(system: System, typename: str) -> list[ObjectPropertyInfo]:
     """List the properties of objects of a type."""
     found = qom.properties_of_type(system, typename)
-    return [ObjectPropertyInfo(name=name, type=kind) for name, kind in found.items()]
+    said = qom.descriptions_of_type(typename)
+    return [
+        ObjectPropertyInfo(name=name, type=kind, description=said.get(name))
+        for name, kind in found.items()
+    ]
 
 
 @command("qom-set")

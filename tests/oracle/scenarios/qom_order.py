@@ -15,7 +15,9 @@ def listed(d: Session, *paths: str) -> None:
 
 def tree(d: Session, *board: str) -> None:
     """Start with a board and some devices, list all that they are below."""
-    nodes = [f"-blockdev=null-co,node-name=n{number}" for number in range(4)]
+    nodes: list[str] = []
+    for number in range(4):
+        nodes += ["-blockdev", f"null-co,node-name=n{number}"]
     d.start(
         *board, *nodes, "-object", "iothread,id=io", "-object", "secret,id=s,data=x",
         "-object", "throttle-group,id=tg", "-device", "virtio-scsi-pci,id=scsi",
@@ -34,11 +36,17 @@ def qom_list_of_a_pc(d: Session) -> None:
     listed(d, "/machine/peripheral-anon/device[0]")
     for name in ("legacy-addr", "virtio-bus", "msix-pba[0]", "parent_bus"):
         d.qmp("qom-get", path="/machine/peripheral/blk", property=name)
-    d.qmp("qom-get", path="/machine/peripheral/blk/virtio-backend", property="legacy-iothread")
+    for name in ("blk", "scsi"):
+        inner = f"/machine/peripheral/{name}/virtio-backend"
+        d.qmp("qom-get", path=inner, property="legacy-iothread")
+        d.qmp("qom-set", path=inner, property="legacy-iothread", value="io")
+    d.qmp("qom-set", path="/machine/peripheral/blk", property="legacy-addr", value="06.0")
     d.qmp("qom-get", path="/machine/unattached", property="device[3]")
     d.qmp("qom-get", path="/", property="chardevs")
     d.qmp("device_del", id="/machine/unattached/sysbus")
-    for name in ("scsi-hd", "iothread", "secret", "throttle-group"):
+    for name in ("scsi-hd", "scsi-cd", "virtio-blk-device", "virtio-scsi-device"):
+        d.qmp("qom-list-properties", typename=name)
+    for name in ("iothread", "secret", "throttle-group"):
         d.qmp("qom-list-properties", typename=name)
 
 
