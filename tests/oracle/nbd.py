@@ -4,9 +4,9 @@ import contextlib
 import socket
 import struct
 
+from tests.oracle.monitor import PATIENCE_S, StoppedError
 from tests.oracle.transcript import Transcript
 
-_PATIENCE_S = 10.0
 _IHAVEOPT = b"IHAVEOPT"
 _REQUEST_MAGIC = 0x25609513
 _CMD_READ = 0
@@ -22,12 +22,16 @@ class NbdClient:
     def __init__(self, path: str, transcript: Transcript) -> None:
         self._transcript = transcript
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_PATIENCE_S)
+        self._socket.settimeout(PATIENCE_S)
         self._socket.connect(path)
         self._next_handle = 1
         #: The lengths of reads that were posted, by their handles.
         self._reads: dict[int, int] = {}
-        self._note("greeting", self._take(18))
+        try:
+            self._note("greeting", self._take(18))
+        except StoppedError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Hang up without a word."""
@@ -180,8 +184,7 @@ class NbdClient:
             except ConnectionResetError:
                 break
             except TimeoutError:
-                self._transcript.add("nbd: no answer")
-                break
+                raise StoppedError(f"no answer of the NBD server; so far: {data!r}") from None
             if not piece:
                 break
             data += piece

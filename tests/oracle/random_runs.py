@@ -28,7 +28,8 @@ def difference(
 ) -> list[str]:
     """Run a function on both daemons; return the lines where they first differ, none if equal.
 
-    Whatever is comparable, a fault that ours tells on stderr is a difference.
+    Whatever is comparable, a fault that ours tells on stderr is a difference, and so is that
+    ours could not go on.
 
     Args:
         function: A scenario without a name.
@@ -37,8 +38,9 @@ def difference(
     """
     pair = scenario.STORAGE_DAEMON
     qemu, ours = (scenario.run_function(function, program) for program in (pair.qemu, pair.ours))
-    if faults := [f"+{line}" for line in ours if _FAULT.match(line)]:
-        return faults
+    faults = [line for line in ours if _FAULT.match(line)] + scenario.stops(ours)
+    if faults:
+        return [f"+{line}" for line in faults]
     qemu, ours = [excused(line) for line in comparable(qemu)], comparable(ours)
     if any(line.startswith(_DIED) for line in qemu):
         # Its last reply is the last thing that counts: it may have died of a client's request.

@@ -20,6 +20,9 @@ _SCENARIOS: Final[dict[str, Scenario]] = {}
 
 _ATTEMPTS: Final = 3
 
+#: What the line of a transcript begins with that says why its scenario could not go on.
+_STOPPED: Final = "** "
+
 
 @dataclass(frozen=True)
 class Program:
@@ -99,6 +102,14 @@ def load(module: str | None = None) -> dict[str, Scenario]:
     }
 
 
+def stops(transcript: list[str]) -> list[str]:
+    """Return the lines that say why a scenario could not go on.
+
+    What both programs fail to do, or are waited for in vain, says nothing, however equal it is.
+    """
+    return [line for line in transcript if line.startswith(_STOPPED)]
+
+
 def run(name: str, program: Program) -> list[str]:
     """Run a scenario and return its transcript, which ends with how the program ended."""
     return run_function(load()[name], program)
@@ -116,7 +127,7 @@ def run_function(function: Scenario, program: Program) -> list[str]:
         except UnsettledError as error:
             # Only QEMU is known to have the race; ours must never show it.
             if not program.delayed_commands or attempt == _ATTEMPTS - 1:
-                return [f"** {error}"]
+                return [f"{_STOPPED}{error}"]
     raise AssertionError("unreachable")
 
 
@@ -126,6 +137,6 @@ def _attempt(function: Scenario, path: str, machine: tuple[str, ...] | None) -> 
             function(session)
             session.finish()
         except StoppedError as stopped:
-            session.transcript.add(f"** {stopped}")
+            session.transcript.add(f"{_STOPPED}{stopped}")
             session.collect_stderr()
     return session.transcript

@@ -4,6 +4,7 @@ Each step is written to the transcript. The daemon starts with the first step th
 with a monitor on a unix socket, and is told to quit when the scenario ends.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -34,7 +35,7 @@ class Session(Workspace):
         self._program = program
         self._machine = machine
         self._process: subprocess.Popen[bytes] | None = None
-        #: A daemon in the background, which is no child of ours.
+        #: The descriptor of a daemon in the background, which is no child of ours.
         self._adopted: int | None = None
         self._monitor: Monitor | None = None
         self._watcher: Monitor | None = None
@@ -55,7 +56,9 @@ class Session(Workspace):
             self._process.kill()
             self._process.wait()
         if self._adopted is not None:
-            os.kill(self._adopted, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._adopted, signal.SIGKILL)
+            os.close(self._adopted)
         super().__exit__(kind, error, traceback)
 
     # -- the daemon -------------------------------------------------------------------------
@@ -144,9 +147,9 @@ class Session(Workspace):
         """Write down whether a pidfile names the daemon."""
         assert self._process is not None
         deadline = time.monotonic() + PATIENCE_S
-        text = ""
-        while not text.endswith("\n") and time.monotonic() < deadline:
-            text = (self.dir / name).read_text()
+        while not (text := (self.dir / name).read_text()).endswith("\n"):
+            if time.monotonic() > deadline:
+                raise StoppedError(f"no answer: {name} says no more than {text!r}")
         same = text == f"{self._process.pid}\n"
         self.transcript.add(f"# {name} {'names' if same else 'does not name'} the daemon")
 
@@ -185,13 +188,11 @@ class Session(Workspace):
     def finish(self) -> None:
         """Tell the daemon to quit, if it still runs, and write down its end."""
         if self._adopted is not None and self._monitor is not None:
-            ended = os.pidfd_open(self._adopted)
             self._monitor.send(b'{"execute": "quit"}')
             self._drain_monitor("quit")
             # Its files go after its monitors.
-            if select.select([ended], [], [], PATIENCE_S)[0]:
-                self._adopted = None
-            os.close(ended)
+            if not select.select([self._adopted], [], [], PATIENCE_S)[0]:
+                raise StoppedError("the daemon did not end")
         if self._process is None:
             return
         if self._monitor is None or not self._monitor.negotiated:
@@ -288,7 +289,9 @@ class Session(Workspace):
         assert self._monitor is not None
         deadline = time.monotonic() + PATIENCE_S
         answer = None
-        while answer is None or (not wanted(answer) and time.monotonic() < deadline):
+        while answer is None or not wanted(answer):
+            if time.monotonic() > deadline:
+                raise StoppedError(f"no answer to {query} is the one that is wanted: {answer}")
             self._monitor.send(json.dumps({"execute": query}).encode())
             while "event" in (message := json.loads(line := self._monitor.receive())):
                 self._events.append(line)
@@ -368,9 +371,11 @@ class Session(Workspace):
     def adopt(self, pidfile: str) -> None:
         """Take a daemon that went to the background as the scenario's own."""
         try:
-            self._adopted = int((self.dir / pidfile).read_text())
+            self._adopted = os.pidfd_open(int((self.dir / pidfile).read_text()))
         except FileNotFoundError:
             raise StoppedError("the daemon went to the background without a pidfile") from None
+        except ProcessLookupError:
+            raise StoppedError("the daemon in the background has ended") from None
         self._started = True
         self._monitor = Monitor(self.path("qmp.sock"))
         self._receive("")

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.oracle import random_runs
+from tests.oracle.monitor import StoppedError
 from tests.oracle.session import Session
 from tests.tools.programs import needs
 
@@ -28,6 +29,13 @@ def test_other_lines_of_stderr_are_compared_only_if_they_are_comparable():
     told = ["stderr: PROGRAM: warning: Could not write: Input/output error"]
     assert not random_runs.difference(_told_in_turn([], told), _nothing)
     assert random_runs.difference(_told_in_turn([], told), list)
+
+
+def test_what_stops_both_is_a_difference():
+    def stop(_session: Session) -> None:
+        raise StoppedError("no answer")
+
+    assert random_runs.difference(stop, _nothing) == ["+** no answer"]
 
 
 def _told_in_turn(*told: list[str]):

@@ -168,7 +168,9 @@ class Workspace:
         holder = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         self._others.append(holder)
         deadline = time.monotonic() + PATIENCE_S
-        while not os.path.exists(ready) and time.monotonic() < deadline:
+        while not os.path.exists(ready):
+            if holder.poll() is not None or time.monotonic() > deadline:
+                raise StoppedError("no answer: nobody holds the image")
             time.sleep(0.002)
 
     def io(self, export: str, *commands: str, read_only: bool = False) -> None:

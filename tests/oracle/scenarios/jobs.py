@@ -1,9 +1,11 @@
 """Jobs: their life, their verbs, and what creates images."""
 
 import json
+import os
 import time
 from typing import Any
 
+from tests.oracle.monitor import PATIENCE_S, StoppedError
 from tests.oracle.scenario import scenario
 from tests.oracle.session import Session
 
@@ -46,12 +48,11 @@ def until_copied(d: Session, name: str, byte: int = 0x11) -> None:
 
     One that has not counted it yet pauses later, after the reply to job-pause.
     """
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with (d.dir / name).open("rb") as file:
-            file.seek((1 << 20) - 1)
-            if file.read(1) == bytes([byte]):
-                break
+    deadline = time.monotonic() + PATIENCE_S
+    with (d.dir / name).open("rb") as file:
+        while os.pread(file.fileno(), 1, (1 << 20) - 1) != bytes([byte]):
+            if time.monotonic() > deadline:
+                raise StoppedError(f"no answer: nothing is copied to {name}")
     d.until_told("query-jobs", lambda jobs: all(map(_has_counted, jobs)))
 
 

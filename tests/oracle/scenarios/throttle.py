@@ -3,6 +3,7 @@
 import select
 from typing import Any
 
+from tests.oracle.monitor import PATIENCE_S, StoppedError
 from tests.oracle.nbd import NbdClient
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.nodes import null
@@ -235,9 +236,9 @@ def throttled_nodes_take_turns(d: Session) -> None:
             clients["a"].replies(5)
     order = []
     while len(order) < 7:
-        ready, _, _ = select.select(list(clients.values()), [], [], 10)
+        ready, _, _ = select.select(list(clients.values()), [], [], PATIENCE_S)
         if not ready:
-            break
+            raise StoppedError(f"no answer of the NBD server; so far: {order}")
         order += [
             f"{name}{client.take_reply()}" for name, client in clients.items() if client in ready
         ]
