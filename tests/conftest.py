@@ -1,10 +1,13 @@
 """What holds for all tests."""
 
 import asyncio
+import gc
+import logging
 import signal
 from pathlib import Path
 from typing import Final
 
+import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
@@ -25,3 +28,37 @@ def pytest_asyncio_loop_factories(config, item):
     folders = item.path.relative_to(Path(__file__).parent).parts
     on_both = folders[0] in _ON_BOTH and "qcow2" not in folders
     return _LOOPS if on_both else {"asyncio": _LOOPS["asyncio"]}
+
+
+def pytest_collection_finish():
+    """Let the collections of garbage between tests look only at what the tests have made."""
+    gc.collect()
+    gc.freeze()
+
+
+class _Reports(logging.Handler):
+    """Keeps what is said as text: records would keep objects alive."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record):
+        self.texts.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def reports():
+    """Fail for what asyncio reports: errors that nobody has retrieved, callbacks that raise.
+
+    A test that provokes such a report takes it out of this list.
+    """
+    kept = _Reports()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(kept)
+    try:
+        yield kept.texts
+        gc.collect()  # what is never retrieved is told when it goes
+    finally:
+        logger.removeHandler(kept)
+    assert not kept.texts, "\n".join(kept.texts)
