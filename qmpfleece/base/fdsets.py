@@ -159,13 +159,14 @@ class FdSets:
     def _clean(self, number: int) -> None:
         if self.keeps():
             return
-        fdset = self._sets[number]
+        if (fdset := self._sets.get(number)) is None:
+            return
         unused = not fdset.copies and not self._clients
         for item in [item for item in fdset.members if item.removed or unused]:
+            fdset.members.remove(item)  # first: closing lets others have their turn
             close(item.number)
-            fdset.members.remove(item)
         if not fdset.members and not fdset.copies:
-            del self._sets[number]
+            self._sets.pop(number, None)
 
 
 def _open(path: bytes, flags: int) -> int:

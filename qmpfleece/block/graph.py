@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.fdsets import FdSets
 from qmpfleece.base.workers import Workers
-from qmpfleece.bitmap.dirty import find_bitmap
 from qmpfleece.block import edges, grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
@@ -106,6 +105,8 @@ class Graph:
         Raises:
             QmpError: There is no such node or bitmap.
         """
+        from qmpfleece.bitmap.dirty import find_bitmap  # a start needs no bitmaps
+
         try:
             node = self.find(node_name)
         except QmpError as error:

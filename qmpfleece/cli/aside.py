@@ -1,4 +1,4 @@
-"""A stream written by a thread of its own, so that who writes to it is never held up.
+"""A stream written by a thread of its own, so that only who closes it is ever held up.
 
 A terminal takes nothing while it is stopped (Ctrl-S), nor does a pipe whose reader is busy, and
 that may last.

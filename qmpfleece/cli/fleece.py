@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +36,9 @@ def main(given: argparse.Namespace) -> int:
 
     async def verb() -> int:
         # The command's output is its own. And whoever looks must not hold up the guest.
-        with Aside(sys.stderr if given.run is not None else sys.stdout) as stream:
-            screen = Screen(stream)
+        with Aside(sys.stderr) as errors, _warnings_to(errors), contextlib.ExitStack() as stack:
+            own = given.run is None
+            screen = Screen(stack.enter_context(Aside(sys.stdout)) if own else errors)
             with ending.catching_signals() as interrupted:
                 async with Fleece(settings) as fleece:
                     gc.freeze()  # collections would stop the guest's requests, see qsd
@@ -47,6 +50,17 @@ def main(given: argparse.Namespace) -> int:
             return 0
 
     return ending.run(PROGRAM, verb)
+
+
+@contextlib.contextmanager
+def _warnings_to(stream: Aside) -> Iterator[None]:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _introduce(fleece: Fleece, settings: Settings, screen: Screen) -> None:

@@ -9,10 +9,9 @@ import contextlib
 import gc
 import logging
 import signal
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
@@ -26,10 +25,6 @@ from qmpfleece.daemon import Daemon
 
 if TYPE_CHECKING:
     from qmpfleece.cli.pidfile import PidFile
-
-#: Calls within each other: a request makes up to five for each node on its way down. The stack
-#: that the system gives, 8 MiB, has room for twice as many.
-_MAX_CALLS: Final = 4000
 
 
 class OptionError(Exception):
@@ -229,6 +224,5 @@ def run(
                     begun.remove_pid_file()
 
     background = Background(wanted=daemonize)
-    sys.setrecursionlimit(_MAX_CALLS)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())

@@ -1,6 +1,6 @@
 """From a request to its reply: the one place where a failure becomes an error reply.
 
-QMP sessions and HTTP routes come here alike. What a request looks like, when a command may
+All QMP sessions come here. What a request looks like, when a command may
 run, in which order, and how errors are worded is decided here and nowhere else.
 """
 

@@ -177,6 +177,8 @@ class Session(AsyncProtocol[Any]):
         if self._client.oob and isinstance(msg, dict) and msg.keys() & _COMMAND == {"exec-oob"}:
             # It is not waited for: there is nothing to run, as no command of ours supports that.
             await self._dispatcher.serve(msg, self._client, self._send_value)
+            await self._room.wait()
+            await asyncio.sleep(0)  # the writer's turn, and everybody else's
             return
         fds: list[int] = []
         if isinstance(self._reader, RightsReader):

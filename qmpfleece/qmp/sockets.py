@@ -78,10 +78,10 @@ async def first_clients(listening: Iterable[socket.socket]) -> list[socket.socke
     listening = tuple(listening)
     come = asyncio.Event()
     # Not sock_accept: who had come when that is cancelled would be lost.
-    for sock in listening:
-        loop.add_reader(sock, come.set)
     clients: list[socket.socket] = []
     try:
+        for sock in listening:
+            loop.add_reader(sock, come.set)
         while not clients:
             await come.wait()
             come.clear()

@@ -122,7 +122,7 @@ def test_a_signal_ends_a_daemon_whose_messages_find_no_room(tmp_path):
         daemon = subprocess.Popen([BIN / "qmpfleece-qemu", *options], stderr=writing, cwd=tmp_path)
         try:
             while not (tmp_path / "q").exists():
-                daemon.poll()
+                assert daemon.poll() is None
             with Qmp(tmp_path / "q"):
                 daemon.terminate()
                 assert daemon.wait(PATIENCE_S) == 0

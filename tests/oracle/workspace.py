@@ -95,7 +95,7 @@ class Workspace:
         self.transcript.add(f"# {name}: {len(data)} bytes: {text}")
 
     def until(self, happened: Callable[[], object]) -> None:
-        """Wait for what tells nobody; write down that it has not happened in the end."""
+        """Wait for what tells nobody; stop the scenario if it has not happened in the end."""
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             if time.monotonic() > deadline:

@@ -49,6 +49,7 @@ def create(
             _set_nocow(fd)
         _extend(fd, size, preallocation)
     finally:
+        locks.apply(fd, Perm.NONE, Perm.ALL, drop=True)  # closing a copy leaves them to its set
         fdsets.close_copy(fd)
 
 

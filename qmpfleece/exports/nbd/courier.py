@@ -118,6 +118,8 @@ class Courier:
 
     def take(self, request: Request) -> bool:
         """Add a read of this client to the batch; return whether that is possible."""
+        if self._away:  # the read had to wait before, for a flush
+            return False
         if not self._sharing.is_shared(self) and not self.pending:
             return False
         length = request.length
@@ -176,6 +178,7 @@ class Courier:
     def close(self) -> None:
         """Let go of the socket, and forget what is undone; nothing is away. Again is harmless."""
         assert not self.pending
+        self._impossible = True
         self._sharing.forget(self)
         self.undone.clear()
         if self._socket >= 0:

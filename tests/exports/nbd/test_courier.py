@@ -282,6 +282,30 @@ async def test_a_client_is_hung_up_on_at_once_while_a_read_waits(fleecing, monke
     await until(lambda: not fleecing.bench.manager.nbd.connections)
 
 
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_read_that_waited_for_a_flush_is_in_no_batch_that_is_over(fleecing, gone):
+    one, other = [await fleecing.bench.enter("s") for _ in range(2)]
+    for client in (one, other, one, other):
+        await client.finish(client.request(READ, 0, LARGE, flags=const.CMD_FLAG_DF))
+    await until(lambda: fleecing.moved == 3)
+    snapshot = fleecing.bench.graph.find("snapshot")
+    snapshot.write_gen += 1  # so there is something to flush
+    gate, let_go = hold(snapshot.driver, "flush")
+    flags = const.CMD_FLAG_FUA | const.CMD_FLAG_DF
+    reply = one.request(READ, LARGE, LARGE, flags=flags)
+    await gate.reached.wait()
+    if gone:
+        await fleecing.bench.delete("s", "hard")
+        await settle()
+    gate.set()
+    let_go()
+    if gone:
+        await until(lambda: not fleecing.bench.manager.nbd.connections)
+    else:
+        await one.finish(reply)
+        assert reply.buffer == expected(LARGE, LARGE)
+
+
 async def test_what_is_not_in_the_page_cache_is_read_by_the_loop_for_a_while(
     fleecing, monkeypatch
 ):

@@ -259,8 +259,8 @@ class File(BlockDriver[FileOptions]):
         return self._known_data.covers(offset, length)
 
     def is_past_end(self, offset: int) -> bool:
-        """Ask the system, if it can't hang: another one may have made the file longer."""
-        size = os.lseek(self._fd, 0, os.SEEK_END) if self._is_local else self.node.length
+        """Ask the system, unless it may hang: another one may have made the file longer."""
+        size = os.fstat(self._fd).st_size if self._is_local else self.node.length
         return offset >= size
 
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:

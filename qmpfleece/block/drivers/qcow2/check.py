@@ -213,9 +213,9 @@ class Recount:
 
     async def _load_others(self, regions: list[int]) -> None:
         """See that all other blocks can be read, before there are blank ones."""
-        table, blocks = self._image.refcounts.table, self._image.blocks
+        table, blocks, replaced = self._image.refcounts.table, self._image.blocks, set(regions)
         for region, word in enumerate(table):
-            if (offset := word & REFBLOCK_MASK) and region not in regions:
+            if (offset := word & REFBLOCK_MASK) and region not in replaced:
                 await blocks.load(offset)
 
     async def _compare(self, *, repair: bool) -> None:

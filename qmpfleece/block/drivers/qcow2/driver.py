@@ -262,8 +262,13 @@ class Qcow2(BlockDriver[Qcow2Options]):
         end = align_up(offset + len(buf), SECTOR)
         async with self._resizing:
             if end > self.image.size:
+                before = self.image.size
                 await self._truncate(end)
-                pipeline.set_length(self.node, end)  # that stays, whatever becomes of the write
+                try:
+                    pipeline.set_length(self.node, end)  # it stays, whatever becomes of the write
+                except OSError:
+                    await self._truncate(before)
+                    raise
         await self._writer.pwrite(offset, buf)
 
     async def _resize(self, length: int) -> None:

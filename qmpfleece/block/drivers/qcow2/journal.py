@@ -26,8 +26,8 @@ from qmpfleece.block.drivers.qcow2.tables import WORD64, Table, TableCache
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
-#: Runs of clusters waiting to be given back, before requests see to it themselves: to be done
-#: in one go, and clusters: that the file has grown by.
+#: So many runs, or clusters, may wait to be given back before requests see to it themselves: runs
+#: take time to be given back, clusters let the file grow.
 MANY_FREES = 4096
 MANY_CLUSTERS = 32768
 
@@ -137,9 +137,14 @@ class Journal:
         self._frees.append(Free(first, count, discard))
 
     @property
+    def long(self) -> bool:
+        """Whether giving back what waits for it takes long by now."""
+        return len(self._frees) > MANY_FREES
+
+    @property
     def overfull(self) -> bool:
         """Whether so many clusters wait to be given back that a request should see to it."""
-        return len(self._frees) > MANY_FREES or self._free_clusters > MANY_CLUSTERS
+        return self.long or self._free_clusters > MANY_CLUSTERS
 
     @property
     def waiting(self) -> bool:

@@ -150,13 +150,9 @@ class Refcounts:
                 await self._load(missing.region)
                 continue
             self._image.check_allocation(first, count)
-            self.last_was_untouched = first >= self._untouched and self._is_past_end(first)
+            self.last_was_untouched = first >= self._untouched
             self._untouched = max(self._untouched, first + count)
             return first, count
-
-    def _is_past_end(self, cluster: int) -> bool:
-        geometry, file = self._image.geometry, self._image.file.node
-        return file.driver.is_past_end(cluster << geometry.cluster_bits)
 
     def _claim(self, wanted: int) -> tuple[int, int]:
         entries = self._entries

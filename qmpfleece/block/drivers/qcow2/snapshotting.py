@@ -229,7 +229,7 @@ class Snapshotter:
             journal.free(offset >> bits, 1, discard=discard)
             for first, count in self._clusters(words):
                 journal.free(first, count, discard=discard)
-            if journal.overfull:
+            if journal.long:
                 await journal.settle()
 
     # -- flags ----------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class Writer:
                     waiting = image.journal.waiting
                     image.journal.free(first, count, discard=image.discard_other)
                     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-                    if full and waiting and await self._gives_back(first):
+                    if full and waiting and await self._found_room(first):
                         return 0
                     raise
             else:
@@ -141,7 +141,7 @@ class Writer:
             request.remove()
         return plan.end - at
 
-    async def _gives_back(self, first: int) -> bool:
+    async def _found_room(self, first: int) -> bool:
         """Give back what waits for that; tell whether a cluster before ``first`` is free then."""
         with contextlib.suppress(OSError):  # that there is no space is what counts
             await self._image.journal.flush()
@@ -235,7 +235,12 @@ class Writer:
                 await image.note("write_aio")
             await pipeline.pwrite(image.data, host + at, data)
             return
-        if plan.untouched and self._is_zero(plan.head, at) and self._is_zero(plan.end, plan.tail):
+        if (
+            plan.untouched
+            and self._is_zero(plan.head, at)
+            and self._is_zero(plan.end, plan.tail)
+            and image.file.node.driver.is_past_end(plan.host)
+        ):
             if image.debug is not None:
                 await image.note("cluster_alloc_space")
                 await image.note("write_aio")
