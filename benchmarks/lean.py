@@ -1,7 +1,7 @@
 """Loads made by a client that takes less time for them than the servers do.
 
 fio needs 12 us for each 4 KiB that it reads over NBD, and 24 us for each that it writes, so that
-on two processors it is a good part of what is measured. ``lean_client`` needs 2 and 5.
+on two processors it is a good part of what is measured. ``lean_client`` needs 2 and 12.
 """
 
 import array

@@ -60,12 +60,20 @@ class Connection:
         self.size: Final = machine.result.size
 
     def prepare(
-        self, requests: Iterable[bytes], begins: bytes, reply: int, depth: int, *, again: bool
+        self,
+        requests: Iterable[bytes],
+        begins: bytes,
+        reply: int,
+        depth: int,
+        *,
+        payload: bytes = b"",
+        again: bool = False,
     ) -> None:
         """Say what is to be sent.
 
         Args:
             requests: All of one size.
+            payload: What follows each; sent from one place, which stays in the cache.
             begins: How each reply begins.
             reply: The size of each, in bytes.
             depth: How many are in flight.
@@ -76,6 +84,7 @@ class Connection:
         self._size = len(every[0])
         # As many as there may be room for behind the last one.
         self._requests = memoryview(b"".join((*every, *every[: again * depth])))
+        self._payload = payload
         self._next = 0
         self._again = again
         self._begins = begins
@@ -89,9 +98,17 @@ class Connection:
 
     def send(self, count: int) -> None:
         """Send the next ones."""
-        at = self._next
-        self._socket.sendall(self._requests[at * self._size : (at + count) * self._size])
-        self._next = (at + count) % self._count if self._again else at + count
+        at, size, requests = self._next, self._size, self._requests
+        end = at + count if self._again else min(at + count, self._count)
+        if not self._payload:
+            self._socket.sendall(requests[at * size : end * size])
+        elif at < end:
+            parts: list[bytes | memoryview] = []
+            for number in range(at, end):
+                parts += requests[number * size : (number + 1) * size], self._payload
+            sent = self._socket.sendmsg(parts)
+            assert sent == (end - at) * (size + len(self._payload)), "the socket does not wait"
+        self._next = end % self._count if self._again else end
 
     def receive(self) -> int:
         """Receive what is there; return how many replies became whole.
@@ -189,13 +206,13 @@ def write(where: str, length: int, depth: int, count: int, offsets: Sequence[int
     for first, connection in enumerate(connections):
         connection.prepare(
             (
-                pack_request(const.CMD_WRITE, number, offset, length) + data
+                pack_request(const.CMD_WRITE, number, offset, length)
                 for number, offset in enumerate(offsets[first::count])
             ),
             _WRITTEN,
             codec.SIMPLE_REPLY.size,
             depth,
-            again=False,
+            payload=data,
         )
     begin = time.perf_counter()
     client = Client(connections, depth)
