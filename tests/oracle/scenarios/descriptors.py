@@ -125,6 +125,11 @@ def fdset_that_an_image_is_created_in(d: Session) -> None:
         d.event('"concluded"')
     d.qmp("query-jobs")
     d.content("disk.raw")
+    # Nothing of it is locked any more, though the set still has the file open.
+    d.qmp("blockdev-add", driver="file", node_name="f", filename="/dev/fdset/1")
+    d.qmp("blockdev-create", job_id="job4", options={"driver": "qcow2", "file": "f", "size": 0})
+    d.event('"concluded"')
+    d.qmp("query-jobs")
 
 
 @system_scenario
