@@ -81,7 +81,9 @@ class QmpServer:
     def accept(self, monitor: Monitor) -> None:
         """Serve the clients of a socket that listens already; the server owns it now."""
         for sock in monitor.sockets:
-            self._acceptors[asyncio.create_task(self._accept(monitor, sock))] = monitor
+            task = asyncio.create_task(self._accept(monitor, sock))
+            task.add_done_callback(self._ended)
+            self._acceptors[task] = monitor
 
     async def stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve standard input and output; the end of input does not end the session."""
@@ -136,7 +138,7 @@ class QmpServer:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._sessions.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a QMP session has failed unexpectedly", exc_info=error)
+            log.error("serving QMP has failed unexpectedly", exc_info=error)
 
     async def _accept(self, monitor: Monitor, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
