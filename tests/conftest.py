@@ -36,6 +36,15 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _garbage():
+    """Collect what ``reports`` has put aside once it has become garbage."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 class _Reports(logging.Handler):
     """Keeps what is said as text: records would keep objects alive."""
 
