@@ -167,10 +167,11 @@ async def _run(graph: Graph, queue: dict[Node, Reopening[Any]]) -> None:
     async with drained(*queue):
         await _flush(queue)
         prepared: list[Reopening[Any]] = []
+        moves = {node: change.moves for node, change in queue.items()}  # as they are found
         try:
             for change in changes:
                 prepared.append(change)
-                await _prepare(graph, change, queue)
+                await _prepare(graph, change, moves)
             left = _apply(graph, changes)
         except BaseException:
             for change in reversed(prepared):
@@ -248,9 +249,7 @@ async def _flush(nodes: dict[Node, Reopening[Any]]) -> None:
             raise QmpError(f"Error flushing drive: {error.strerror}") from error
 
 
-async def _prepare(
-    graph: Graph, change: Reopening[Any], queue: Mapping[Node, Reopening[Any]]
-) -> None:
+async def _prepare(graph: Graph, change: Reopening[Any], moves: edges.Moves) -> None:
     node, driver = change.node, change.node.driver
     check_options(change.given, change.options, reopened=True)
     _check_reopens(node)
@@ -265,7 +264,7 @@ async def _prepare(
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
     if change.given.driver == node.given.driver:
         await driver.reopen_prepare(change)
-    _find_moves(graph, change, {node: other.moves for node, other in queue.items()})
+    _find_moves(graph, change, moves)
     left = _flat_left(change)
     for name in ordered(left):
         # Source: QEMU refuses force-share even when it stays as it is.

@@ -400,13 +400,19 @@ def commands_without_arguments(d: Session) -> None:
     d.qmp("query-named-block-nodes", zzz=True)
 
 
+def _while_one_is_slow(d: Session, capabilities: str, *commands: str, replies: int) -> None:
+    d.start("-blockdev", "null-co,node-name=n")
+    d.raw(capabilities)
+    slow = {"command-line": 'qemu-io n "sleep 300"'}
+    first = json.dumps({"execute": "human-monitor-command", "arguments": slow, "id": "slow"})
+    d.raw(first, *commands, replies=replies)
+
+
 @system_scenario
 def commands_out_of_band_overtake_others(d: Session) -> None:
-    d.start("-blockdev", "null-co,node-name=n")
-    d.raw('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
-    slow = {"command-line": 'qemu-io n "sleep 300"'}
-    d.raw(
-        json.dumps({"execute": "human-monitor-command", "arguments": slow, "id": "slow"}),
+    _while_one_is_slow(
+        d,
+        '{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}',
         '{"execute": "query-name", "id": "next"}',
         '{"exec-oob": "query-name", "id": "oob"}',
         '{"exec-oob": "none", "id": "none"}',
@@ -418,11 +424,9 @@ def commands_out_of_band_overtake_others(d: Session) -> None:
 
 @system_scenario
 def commands_out_of_band_that_are_not_enabled_take_turns(d: Session) -> None:
-    d.start("-blockdev", "null-co,node-name=n")
-    d.raw('{"execute": "qmp_capabilities"}')
-    slow = {"command-line": 'qemu-io n "sleep 300"'}
-    d.raw(
-        json.dumps({"execute": "human-monitor-command", "arguments": slow, "id": "slow"}),
+    _while_one_is_slow(
+        d,
+        '{"execute": "qmp_capabilities"}',
         '{"exec-oob": "query-name", "id": "oob"}',
         replies=2,
     )

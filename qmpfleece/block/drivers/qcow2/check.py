@@ -22,7 +22,6 @@ from qmpfleece.block.drivers.qcow2.layout import (
     COPIED,
     OFFSET_MASK,
     REFBLOCK_MASK,
-    Incompatible,
 )
 from qmpfleece.block.drivers.qcow2.snapshots import read_l1
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Table
@@ -74,8 +73,7 @@ class Recount:
         await pipeline.flush(image.file)
         image.uncounted = False
         if not self._damaged:
-            header.incompatible &= ~Incompatible.DIRTY
-            await image.write_features()
+            await image.clear_dirty_bit()
 
     # -- counting -------------------------------------------------------------------------
 

@@ -171,8 +171,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
             # As in QEMU nobody is told: whoever opens the image next counts once more.
             with contextlib.suppress(OSError):
                 await pipeline.flush(image.file)
-                image.header.incompatible &= ~Incompatible.DIRTY
-                await image.write_features()
+                await image.clear_dirty_bit()
 
     async def _store_bitmaps(self) -> None:
         """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""
@@ -297,7 +296,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         """Resize; see ``Resizer.truncate``."""
         if self.image.dead:
             raise BlockError(errno.ENOMEDIUM, "No medium inserted")
-        await self._guard(self._resize(length))
+        await self._watch(self._resize(length))
         return length
 
     def pwrite_compressed(self, offset: int, buf: memoryview) -> Io:

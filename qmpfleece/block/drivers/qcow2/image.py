@@ -58,7 +58,7 @@ class Image:
         reftable_offset: Where the refcount table is to lie; the header says where it lies.
         reftable_clusters: Its size in clusters.
         size: Bytes of the disk.
-        uncounted: Counting the references again has failed: the image stays dirty.
+        uncounted: Counting the references again has not ended well: the image stays dirty.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         cleaner: Drops tables that have not been used for a while; runs while the image is open.
@@ -239,6 +239,12 @@ class Image:
         except BaseException:
             self.header.incompatible &= ~Incompatible.DIRTY
             raise
+
+    async def clear_dirty_bit(self) -> None:
+        """Say in the header that the refcounts on disk are right, unless nobody has counted."""
+        if self.header.incompatible & Incompatible.DIRTY and not self.uncounted:
+            self.header.incompatible &= ~Incompatible.DIRTY
+            await self.write_features()
 
     # -- corruption -----------------------------------------------------------------------
 

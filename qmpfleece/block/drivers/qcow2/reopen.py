@@ -104,9 +104,7 @@ class Reopener:
         """Say in the header that the refcounts on disk are right; everything is written."""
         image = self._image
         await pipeline.flush(image.file)
-        if image.header.incompatible & Incompatible.DIRTY and not image.uncounted:
-            image.header.incompatible &= ~Incompatible.DIRTY
-            await image.write_features()
+        await image.clear_dirty_bit()
 
     def commit(self) -> None:
         """Put the options in force."""
