@@ -14,7 +14,6 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.node import Node
 from qmpfleece.block.perm import Perm
-from qmpfleece.nbdproto import const
 from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
@@ -125,8 +124,6 @@ class ExportManager:
         from qmpfleece.exports.options import NbdExportOptions
 
         name = options.name if options.name is not None else options.device
-        if len(name.encode("utf-8", "surrogatepass")) > const.MAX_STRING:
-            raise QmpError(f"export name '{name}' too long")
         writable = not node.read_only and (backend is None or bool(backend.perm & Perm.WRITE))
         export = await self.add(
             NbdExportOptions(

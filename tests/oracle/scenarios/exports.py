@@ -94,6 +94,7 @@ def server_on_tcp(d: Session) -> None:
 def server_add(d: Session) -> None:
     d.qmp("blockdev-add", **null("n"))
     d.qmp("nbd-server-add", device="n")
+    d.qmp("nbd-server-add", device="n", name="z" * 4097)
     d.nbd_server()
     d.qmp("nbd-server-add", device="n")
     d.qmp("nbd-server-add", device="n")
@@ -104,6 +105,7 @@ def server_add(d: Session) -> None:
     d.qmp("nbd-server-add", device="n", name="a b")
     d.qmp("nbd-server-add", device="n", name="z" * 4096)
     d.qmp("nbd-server-add", device="n", name="z" * 4097)
+    d.qmp("nbd-server-add", device="n", name="!" * 4097)
     d.qmp("nbd-server-add", device="n", name="d", description="z" * 4097)
     d.qmp("nbd-server-add", device="n", zzz=1)
     d.qmp("nbd-server-add")
