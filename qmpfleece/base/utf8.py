@@ -1,4 +1,7 @@
-"""UTF-8 with QEMU's idea of valid: what Unicode calls no characters are none."""
+"""UTF-8 with QEMU's idea of valid: what Unicode calls no characters are none.
+
+A zero is two bytes in it, so that it ends no string.
+"""
 
 import re
 from typing import Final
@@ -30,6 +33,16 @@ def decode(raw: bytes) -> str:
     if _has_no_character(text):
         raise UnicodeError("no character")
     return text
+
+
+def pack(text: str) -> bytes:
+    """Return the bytes of a text as QEMU keeps it; see ``unpack``."""
+    return text.encode("utf-8", "surrogateescape").replace(b"\0", b"\xc0\x80")
+
+
+def unpack(raw: bytes) -> str:
+    """Return the text of any bytes; what is not valid becomes lone surrogates, for ``pack``."""
+    return raw.replace(b"\xc0\x80", b"\0").decode("utf-8", "surrogateescape")
 
 
 def shown(raw: bytes) -> str:

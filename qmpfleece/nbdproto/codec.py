@@ -1,13 +1,14 @@
 """Structures, strings and errors that both sides of the NBD wire share.
 
 Strings are UTF-8 on the wire; bytes that are not come through as surrogate escapes, so that a
-foreign name survives the way in and out.
+foreign name survives the way in and out. A zero is two bytes.
 """
 
 import errno
 import struct
 from typing import Final
 
+from qmpfleece.base import utf8
 from qmpfleece.nbdproto import const
 
 GREETING: Final = struct.Struct(">QQH")
@@ -94,12 +95,12 @@ def error_from_wire(error: int) -> int:
 
 def decode(data: bytes | bytearray | memoryview) -> str:
     """Return the text of a string on the wire."""
-    return bytes(data).decode("utf-8", "surrogateescape")
+    return utf8.unpack(bytes(data))
 
 
 def encode(text: str) -> bytes:
     """Return a string as it goes on the wire."""
-    return text.encode("utf-8", "surrogateescape")
+    return utf8.pack(text)
 
 
 def pack_string(text: str) -> bytes:

@@ -7,6 +7,7 @@ Source: QAPI, block-core, the block-dirty-bitmap-* commands.
 
 from typing import Annotated, ClassVar, Final
 
+from qmpfleece.base import utf8
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import KIB, SECTOR
 from qmpfleece.bitmap.bits import GranularBits
@@ -129,7 +130,7 @@ class AddBitmap(BitmapAction, type="block-dirty-bitmap-add"):
             self._check_storable(node, granularity)
         if any(bitmap.name == name for bitmap in node.bitmaps):
             raise QmpError(f"Bitmap already exists: {name}")
-        if len(name.encode()) > MAX_NAME_SIZE:
+        if len(utf8.pack(name)) > MAX_NAME_SIZE:
             raise QmpError(f"Bitmap name too long: {name}")
         if not node.driver.has_medium:
             raise QmpError("could not get length of device: No medium found")

@@ -19,7 +19,7 @@ from qmpfleece.exports.nbd.contexts.dirty_bitmap import DirtyBitmapContext
 from qmpfleece.exports.nbd.reachable import Reachable
 from qmpfleece.exports.nbd.server import NbdServer
 from qmpfleece.exports.options import NbdExportOptions
-from qmpfleece.nbdproto import const
+from qmpfleece.nbdproto import codec, const
 from qmpfleece.nbdproto.option import ExportInfo
 
 #: The id of the first bitmap's context; base:allocation is 0, qemu:allocation-depth 1.
@@ -137,7 +137,7 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
 
 
 def _too_long(text: str) -> bool:
-    return len(text.encode("utf-8", "surrogatepass")) > const.MAX_STRING
+    return len(codec.encode(text)) > const.MAX_STRING
 
 
 def _find_below(node: Node | None, name: str) -> tuple[Node, DirtyBitmap]:

@@ -88,6 +88,36 @@ def names_with_nul_in_them(d: Session) -> None:
 
 
 @scenario
+def zeroes_in_names_are_two_bytes_on_the_wire(d: Session) -> None:
+    """As they are where QEMU has read JSON; so nothing ends at them."""
+    d.qmp("blockdev-add", driver="null-co", node_name="n", size=1 << 20)
+    for bitmap in ("a\0b", "a\0c"):
+        d.qmp("block-dirty-bitmap-add", node="n", name=bitmap, disabled=True)
+    d.nbd_server()
+    common = {"type": "nbd", "node_name": "n", "bitmaps": ["a\0b", "a\0c"]}
+    d.qmp("block-export-add", id="e", name="a\0b", description="\0c", **common)
+    d.qmp("block-export-add", id="e2", name="a\0b", **common)
+    for size in (2048, 2049):
+        name, text = f"i{size}", "\0" * size
+        d.qmp("block-export-add", type="nbd", id=name, node_name="n", name=text)
+        d.qmp("block-export-add", type="nbd", id=f"d{size}", node_name="n", description=text)
+    for size in (511, 512):
+        d.qmp("block-dirty-bitmap-add", node="n", name="\0" * size)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(LIST)
+    name = b"a\xc0\x80b"
+    named = struct.pack(">I", len(name)) + name
+    client.option(INFO, named + struct.pack(">HHH", 2, 1, 2))
+    query = b"qemu:dirty-bitmap:a\xc0\x80c"
+    client.option(SET_META, named + struct.pack(">II", 1, len(query)) + query)
+    client.option(GO, named + bytes(2))
+    client.request(BLOCK_STATUS, 0, 1 << 20)
+    client.request(DISC)
+    client.end()
+
+
+@scenario
 def descriptions_that_are_empty(d: Session) -> None:
     serve(d)
     common = {"type": "nbd", "node_name": "f"}

@@ -73,6 +73,43 @@ def qcow2_names_end_at_a_nul(d: Session) -> None:
 
 
 @scenario
+def qcow2_zeroes_in_names_are_two_bytes(d: Session) -> None:
+    """As they are where QEMU has read JSON; so nothing ends at them."""
+    shell(d, "truncate -s 1M base && qemu-img create -q -f qcow2 -b base -F raw a.qcow2")
+    opened(d)
+    for name in ("b\0one", "b\0two"):
+        add(d, name)
+    for name in ("s\0one", "s\0two", "\0" * 200, "s" + "\xe9" * 200):
+        d.qmp("blockdev-snapshot-internal-sync", device="a", name=name)
+    d.qmp("change-backing-file", device="a", image_node_name="a", backing_file="f\0one")
+    close(d)
+    opened(d, backing=None)
+    seen(d)
+    d.qmp("block-dirty-bitmap-remove", node="a", name="b\0one")
+    d.qmp("blockdev-snapshot-delete-internal-sync", device="a", name="s\0one")
+    close(d)
+    shell(d, "qemu-img info a.qcow2 | grep -a -v -e disk -e 1970")
+
+
+@scenario
+def qcow2_data_file_with_a_zero_in_its_name(d: Session) -> None:
+    name = b"d\xc0\x80e".decode(errors="surrogateescape")
+    for path in (d.file(name, 0), d.file("a.qcow2", 0)):
+        assert path
+    d.qmp("blockdev-add", driver="file", node_name="f", filename=d.path("a.qcow2"))
+    d.qmp("blockdev-add", driver="file", node_name="d", filename=d.path("d\0e"))
+    options = {"driver": "qcow2", "file": "f", "data-file": "d", "size": 1 << 20}
+    d.qmp("blockdev-create", job_id="j", options=options)
+    d.event("concluded")
+    d.qmp("query-jobs")
+    for node in ("f", "d"):
+        d.qmp("blockdev-del", node_name=node)
+    opened(d)
+    seen(d)
+    close(d)
+
+
+@scenario
 def qcow2_format_and_data_file_end_at_a_nul(d: Session) -> None:
     shell(d, "truncate -s 1M base && qemu-img create -q -f qcow2 -b base -F raw a.qcow2")
     data = (d.dir / "a.qcow2").read_bytes()

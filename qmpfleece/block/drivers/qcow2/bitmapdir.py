@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from qmpfleece.base import utf8
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import MAX_NAME_SIZE
 from qmpfleece.block.drivers.qcow2.extensions import bitmaps_extension
@@ -51,7 +52,7 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the entry as it is stored."""
-        name = _encode(self.name)
+        name = utf8.pack(self.name)
         head = _ENTRY.pack(
             self.table_offset,
             self.table_size,
@@ -64,14 +65,9 @@ class Entry:
         return head + name + bytes(-(len(head) + len(name)) % 8)
 
 
-def _encode(name: str) -> bytes:
-    """Return a name as it stands in the directory, even when it is no UTF-8."""
-    return name.encode(errors="surrogateescape")
-
-
 def entry_size(name: str) -> int:
     """Return how many bytes a bitmap of that name takes in the directory."""
-    return _ENTRY.size + len(_encode(name)) + 7 & ~7
+    return _ENTRY.size + len(utf8.pack(name)) + 7 & ~7
 
 
 def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list[Entry]:
@@ -94,7 +90,7 @@ def parse(data: bytes, count: int, *, cluster_size: int, disk_size: int) -> list
         if extra:
             raise QmpError("Bitmap extra data is not supported")
         start = offset + _ENTRY.size
-        name = named(data[start : start + name_size]).decode(errors="surrogateescape")
+        name = utf8.unpack(named(data[start : start + name_size]))
         stored = size * cluster_size
         if (
             not size
@@ -128,7 +124,7 @@ def constraint(name: str, granularity: int, disk_size: int, cluster_size: int) -
         return f"Granularity exceeds maximum ({1 << MAX_GRANULARITY_BITS} bytes)"
     if bits < MIN_GRANULARITY_BITS:
         return f"Granularity is under minimum ({1 << MIN_GRANULARITY_BITS} bytes)"
-    if len(_encode(name)) > MAX_NAME_SIZE:
+    if len(utf8.pack(name)) > MAX_NAME_SIZE:
         return f"Name length exceeds maximum ({MAX_NAME_SIZE} characters)"
     stored = -(-(disk_size >> bits) // 8)
     if stored > MAX_BYTES or stored > MAX_TABLE * cluster_size:

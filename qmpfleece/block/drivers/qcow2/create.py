@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.files import c_string
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
 from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
@@ -280,7 +281,7 @@ def _header(options: Qcow2CreateOptions, data_name: str) -> Header:
         header.compression = compression.ZSTD
     if options.data_file is not None:
         header.incompatible |= Incompatible.DATA_FILE
-        header.extensions.append(Extension(extensions.DATA_FILE, data_name.encode()))
+        header.extensions.append(Extension(extensions.DATA_FILE, c_string(data_name)))
         if options.data_file_raw:
             header.autoclear |= Autoclear.DATA_FILE_RAW
     if options.backing_fmt:

@@ -5,12 +5,12 @@ rewritten as a whole when extensions change; unknown fields and extensions are k
 """
 
 import errno
-import os
 import struct
 from dataclasses import dataclass, field
 from typing import Final
 
 from qmpfleece.base.errors import BlockError, QmpError
+from qmpfleece.base.files import c_string
 from qmpfleece.block.drivers.qcow2 import extensions
 from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.layout import (
@@ -85,7 +85,7 @@ class Header:
         if self.version >= 3:
             length = max(FULL_LENGTH, self.header_length)
         tail = extensions.encode(self.extensions)
-        name = os.fsencode(self.backing_name)
+        name = c_string(self.backing_name)
         self.backing_offset = length + len(tail) if name else 0
         self.backing_size = len(name)
         image = _V2.pack(

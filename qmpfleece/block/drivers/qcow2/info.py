@@ -4,6 +4,7 @@ import errno
 import os.path
 from typing import TYPE_CHECKING, Any
 
+from qmpfleece.base import utf8
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.backing import name_below
@@ -26,7 +27,7 @@ def format_specific(header: Header, bitmaps: list[Entry]) -> dict[str, Any]:
         if header.data_file:
             data_file = header.extension(extensions.DATA_FILE)
             if data_file is not None:
-                data["data-file"] = named(data_file).decode(errors="replace")
+                data["data-file"] = utf8.unpack(named(data_file))
             data["data-file-raw"] = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
         data["extended-l2"] = header.extended_l2
         data["lazy-refcounts"] = bool(header.compatible & Compatible.LAZY_REFCOUNTS)

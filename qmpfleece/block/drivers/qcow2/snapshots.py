@@ -8,6 +8,7 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from qmpfleece.base import utf8
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import align_up
 from qmpfleece.block.drivers.qcow2.layout import MAX_L1_SIZE, OFFSET_MASK, named
@@ -82,8 +83,8 @@ async def read_snapshots(image: "Image") -> tuple[list[Snapshot], int]:
             Snapshot(
                 l1_offset,
                 l1_size,
-                named(text[:id_size]).decode(errors="surrogateescape"),
-                named(text[id_size:]).decode(errors="surrogateescape"),
+                utf8.unpack(named(text[:id_size])),
+                utf8.unpack(named(text[id_size:])),
                 date_s,
                 date_ns,
                 clock,
@@ -104,9 +105,7 @@ def encode_snapshots(snapshots: list[Snapshot]) -> bytes:
     content = bytearray()
     for item in snapshots:
         content += bytes(-len(content) % 8)
-        ident, name = (
-            text.encode(errors="surrogateescape") for text in (item.snapshot_id, item.name)
-        )
+        ident, name = (utf8.pack(text) for text in (item.snapshot_id, item.name))
         content += _FIXED.pack(
             item.l1_offset,
             item.l1_size,

@@ -18,6 +18,7 @@ from array import array
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Final
 
+from qmpfleece.base import utf8
 from qmpfleece.base.digits import decimal
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
@@ -77,7 +78,7 @@ class Snapshotter:
             first << image.geometry.cluster_bits,
             size,
             self._new_id(),
-            name.encode()[:_MAX_NAME].decode(errors="ignore"),
+            utf8.unpack(utf8.pack(name)[:_MAX_NAME]),
             *divmod(date_ns, 1_000_000_000),
             clock_ns,
             0,
