@@ -41,6 +41,15 @@ class NbdProtocolError(Exception):
     """The peer broke the protocol; the connection cannot go on. The text is for the log."""
 
 
+#: What a refusal means, for servers that say no more. Source: NBD protocol, "Option reply types".
+_REFUSALS: Final = {
+    const.REP_ERR_POLICY: "it is not allowed",
+    const.REP_ERR_TLS_REQD: "TLS is required",
+    const.REP_ERR_UNKNOWN: "there is no such export",
+    const.REP_ERR_SHUTDOWN: "the server is shutting down",
+}
+
+
 class NbdRefused(Exception):  # noqa: N818 - an answer, not a failure of the wire
     """The server refused an option.
 
@@ -51,7 +60,8 @@ class NbdRefused(Exception):  # noqa: N818 - an answer, not a failure of the wir
     """
 
     def __init__(self, option: int, reply: int, message: str) -> None:
-        super().__init__(message or f"option {option} refused with {reply:#x}")
+        said = message or _REFUSALS.get(reply)
+        super().__init__(said or f"option {option} refused with {reply:#x}")
         self.option: Final = option
         self.reply: Final = reply
         self.message: Final = message
