@@ -77,6 +77,15 @@ def options_whose_data_does_not_come(d: Session) -> None:
 
 
 @scenario
+def options_longer_than_anybody_needs(d: Session) -> None:
+    serve(d)
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(SET_META, meta("e", *["x" * 4000] * 70, "base:allocation"))
+    client.option(LIST)
+
+
+@scenario
 def names_with_nul_in_them(d: Session) -> None:
     serve(d)
     client = d.nbd(None).flags()
