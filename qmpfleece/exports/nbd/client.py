@@ -57,7 +57,8 @@ class Client:
         #: read before the next one looks; 0 and less for none.
         self.fruitless = 0
         self.trusted = 0
-        #: Bytes that reads have read on the loop since the owner of the socket has set it.
+        #: Bytes that requests have read, or looked at, on the loop since the owner of the socket
+        #: has set it. Who looks at the metadata of a range takes as long as a read, at worst.
         self.read_here = 0
         #: Given by the owner of the socket.
         self.courier: Courier | None = None

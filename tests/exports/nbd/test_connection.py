@@ -3,6 +3,7 @@ import contextlib
 import errno
 import os
 import struct
+from typing import Any
 
 import pytest
 
@@ -465,25 +466,33 @@ async def test_memory_of_replies_is_used_again_while_the_stream_goes_on(served, 
 
 
 @pytest.mark.parametrize(
-    ("count", "length", "most"), [(5000, 512, 512), (60, 256 << 10, 2)], ids=["many", "large"]
+    ("kind", "verb", "count", "length", "most"),
+    [
+        (READ, "pread", 5000, 512, 512),
+        (READ, "pread", 60, 256 << 10, 2),
+        (const.CMD_BLOCK_STATUS, "block_status", 60, 256 << 10, 2),
+        (ZEROES, "pwrite_zeroes", 60, 256 << 10, 2),
+        (const.CMD_TRIM, "pdiscard", 60, 256 << 10, 2),
+    ],
+    ids=["many", "large", "status", "zeroes", "trim"],
 )
 async def test_client_asks_for_much_and_others_have_their_turn(
-    served, monkeypatch, count, length, most
+    served, monkeypatch, kind, verb, count, length, most
 ):
-    client = await served.enter()
+    client = await served.enter(contexts=[const.CONTEXT_BASE_ALLOCATION])
     loop = asyncio.get_running_loop()
     per_turn = [0]
-    original = served.disk.pread
+    original = getattr(served.disk, verb)
 
-    def counted(offset, buf):
+    def counted(*arguments: Any):
         if not per_turn[-1]:
             loop.call_soon(per_turn.append, 0)
         per_turn[-1] += 1
-        return original(offset, buf)
+        return original(*arguments)
 
-    monkeypatch.setattr(served.disk, "pread", counted)
+    monkeypatch.setattr(served.disk, verb, counted)
     for _ in range(count):
-        client.request(const.CMD_READ, 0, length)
+        client.request(kind, 0, length)
     await client.finish(*client.in_flight.values())
     assert sum(per_turn) == count
     # uvloop may read once more between two callbacks
