@@ -7,8 +7,11 @@ subclasses of asyncio's futures, and a driver's options apart from it.
 
 import os
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 COMPILED = [
     "base/stepper.py",
@@ -72,4 +75,24 @@ def extensions() -> list[Extension]:
     return mypycify([*paths, "--config-file="], opt_level="2", debug_level="0", multi_file=True)
 
 
-setup(ext_modules=extensions())
+class SideBySide(build_ext):
+    """Compiles as many C files at a time as there are processors: setuptools would one by one."""
+
+    def build_extensions(self) -> None:
+        """Build all extensions; raises what the compiler raised for any file."""
+        compile_one, link = self.compiler._compile, self.compiler.link_shared_object
+        begun: list[Future[None]] = []
+
+        def link_what_is_compiled(*args: Any, **options: Any) -> None:
+            for each in begun:
+                each.result()
+            begun.clear()
+            link(*args, **options)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self.compiler._compile = lambda *args: begun.append(pool.submit(compile_one, *args))
+            self.compiler.link_shared_object = link_what_is_compiled
+            super().build_extensions()
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": SideBySide})
