@@ -50,6 +50,19 @@ def is_socket(fd: int) -> bool:
         return False
 
 
+def inherited(text: str) -> int:
+    """Return the number of a socket that the program was started with; it is taken by that.
+
+    Raises:
+        QmpError: It is none: its own ones are not meant.
+    """
+    number = descriptor_number(text)
+    if not is_socket(number) or not os.get_inheritable(number):
+        raise QmpError(f"File descriptor '{text}' is not a socket")
+    os.set_inheritable(number, False)
+    return number
+
+
 def fits_unix(path: str) -> bool:
     """Tell whether a unix socket can have this path."""
     return len(c_string(path)) < UNIX_PATH_BYTES
@@ -60,6 +73,36 @@ def invented_path() -> str:
     import tempfile
 
     return tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
+
+
+def abstract_name(path: str, *, tight: bool) -> bytes:
+    """Return what ``bind`` and ``connect`` take for a name that is no file.
+
+    Args:
+        path: The name; checked by ``fits_unix``.
+        tight: It ends where the path does, and is not filled up with zeroes.
+    """
+    name = b"\0" + os.fsencode(path)
+    return name if tight else name.ljust(UNIX_PATH_BYTES, b"\0")
+
+
+def listen_on(number: int) -> socket.socket:
+    """Return a descriptor, which the caller owns, as a non-blocking socket that listens.
+
+    Raises:
+        QmpError: It can't; it is closed.
+    """
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError as error:
+        raise QmpError(f"File descriptor '{number}' is not a socket") from error
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise QmpError(f"Failed to listen on fd socket: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock
 
 
 def listen_unix(path: str | bytes, shown: str) -> socket.socket:
@@ -98,7 +141,10 @@ class SocketFile:
 
     def __init__(self, path: str) -> None:
         self._path: Final = c_string(path)
-        self._inode: Final = os.stat(self._path).st_ino
+        self._inode = 0  # that of no file
+        with contextlib.suppress(FileNotFoundError):  # of a socket that somebody else has made
+            found = os.stat(self._path)
+            self._inode = found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
 
     def remove(self) -> None:
         """Remove it, if it still can be and nobody has replaced it."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.sockets import family_of, invented_path, peer_of
+from qmpfleece.base.sockets import family_of, inherited, invented_path, listen_on, peer_of
 from qmpfleece.cli import qemuopts
 from qmpfleece.cli.keyval import is_help
 from qmpfleece.cli.qemuopts import switch
@@ -41,7 +41,7 @@ _KNOWN: Final = {
 }
 #: Of those, what would change a socket in ways that there are not here.
 _REFUSED: Final = frozenset(
-    {"telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "abstract", "fd", "mux", "logfile"}
+    {"telnet", "tn3270", "websocket", "tls-creds", "tls-authz", "mux", "logfile"}
 )
 _TYPES: Final = "Available chardev backend types: \n  socket\n  stdio\n  null\n"
 #: What follows ``tcp:``, up to the options.
@@ -97,8 +97,9 @@ class Chardev:
         if place is None:
             return self.shown
         if isinstance(place.address, UnixAddress):
-            name = f"unix:{self.shown},server=on"
-            return name if place.clients or self.connections else f"disconnected:{name}"
+            if not (place.clients or self.connections):
+                return f"disconnected:unix:{self.shown},server=on"
+            return f"unix:{'' if place.address.abstract else self.shown},server=on"
         name = f"tcp:{_host_port(place.sockets[0].getsockname())},server=on"
         waiting = (peer_of(sock) for sock in self.connections)
         peers = place.clients or [peer for peer in waiting if peer is not None]
@@ -199,34 +200,24 @@ async def _socket(name: str, options: dict[str, str], report: Callable[[str], No
             raise QmpError(f"chardev: socket: '{key}' is not supported")
     if signed(number_of("reconnect", options.get("reconnect", "0")), 64) > 0:
         raise QmpError("chardev: socket: 'reconnect' is not supported")
-    address = _address(options)
-    family = socket.AF_UNSPEC
-    if isinstance(address, TcpAddress):
-        family = family_of(
-            **{
-                key: switch(options, key, default=True) if key in options else None
-                for key in ("ipv4", "ipv6")
-            }
-        )
     if not switch(options, "server", default=False):
-        connection = await sockets.connect(address, family)
+        connection = await _connect(options)
         return Chardev(name, connections=[connection], shown=_client_name(connection))
     wait = switch(options, "wait", default=True)
-    if isinstance(address, UnixAddress):
-        address = UnixAddress(address.path or invented_path())
-    # Of the number QEMU keeps 16 bits.
-    to = number_of("to", options["to"]) & 0xFFFF if "to" in options else None
-    listening_at = await sockets.listen(address, family, to=to)
+    address, listening_at = await _listen(options)
     kept = address
-    if isinstance(address, UnixAddress):
+    shown = str(address)
+    if isinstance(address, UnixAddress) and address.abstract:
+        shown += ",abstract=on" + (",tight=on" if address.tight else "")
+    elif isinstance(address, UnixAddress):
         # The directory may change before the file is to be removed.
         kept = UnixAddress(absolute(address.path))
     listening = Monitor(kept, listening_at, pretty=False)
-    device = Chardev(name, listening=listening, shown=str(address))
+    device = Chardev(name, listening=listening, shown=shown)
     if wait:
         # Users know this text, QEMU's name included.
         kind = "unix" if isinstance(address, UnixAddress) else "tcp"
-        report(f"info: QEMU waiting for connection on: disconnected:{kind}:{address},server=on")
+        report(f"info: QEMU waiting for connection on: disconnected:{kind}:{shown},server=on")
         try:
             device.connections.extend(await sockets.first_clients(listening_at))
         except BaseException:
@@ -260,7 +251,7 @@ def _client_name(connection: socket.socket) -> str:
     """Return what QEMU calls a socket that has connected to somebody."""
     own = connection.getsockname()
     if connection.family == socket.AF_UNIX:
-        return f"unix:{own}"
+        return f"unix:{own if isinstance(own, str) else ''}"
     peer = peer_of(connection)
     return f"tcp:{_host_port(own)}" + (f" <-> {_host_port(peer)}" if peer is not None else "")
 
@@ -273,11 +264,49 @@ def absolute(path: str) -> str:
         return path
 
 
-def _address(options: dict[str, str]) -> Address:
+async def _connect(options: dict[str, str]) -> socket.socket:
+    if "fd" in options:
+        connection = socket.socket(fileno=inherited(options["fd"]))
+        connection.setblocking(False)
+        return connection
+    return await sockets.connect(*_address(options))
+
+
+async def _listen(options: dict[str, str]) -> tuple[Address, list[socket.socket]]:
+    """Return where a device listens, and the sockets that do."""
+    if "fd" in options:
+        sock = listen_on(inherited(options["fd"]))
+        return _address_of(sock), [sock]
+    address, family = _address(options)
+    if isinstance(address, UnixAddress):
+        address = address._replace(path=address.path or invented_path())
+    # Of the number QEMU keeps 16 bits.
+    to = number_of("to", options["to"]) & 0xFFFF if "to" in options else None
+    return address, await sockets.listen(address, family, to=to)
+
+
+def _address_of(sock: socket.socket) -> Address:
+    """Return where a socket listens that somebody else has made."""
+    name = sock.getsockname()
+    if isinstance(name, bytes):
+        return UnixAddress(os.fsdecode(name[1:]), abstract=True)
+    return UnixAddress(name) if isinstance(name, str) else TcpAddress(name[0], str(name[1]))
+
+
+def _address(options: dict[str, str]) -> tuple[Address, socket.AddressFamily]:
+    """Return where a device is to be, and what its host may stand for."""
     if "path" in options:
-        return UnixAddress(options["path"])
+        abstract = switch(options, "abstract", default=False)
+        tight = switch(options, "tight", default=True)
+        return UnixAddress(options["path"], abstract, tight), socket.AF_UNSPEC
     if "host" in options:
         if "port" not in options:
             raise QmpError("chardev: socket: no port given")
-        return TcpAddress(options["host"], options["port"])
+        family = family_of(
+            **{
+                key: switch(options, key, default=True) if key in options else None
+                for key in ("ipv4", "ipv6")
+            }
+        )
+        return TcpAddress(options["host"], options["port"]), family
     raise QmpError("chardev: socket: neither path nor host and port given")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.base.sockets import descriptor_number, is_socket
+from qmpfleece.base.sockets import inherited
 from qmpfleece.cli import chardev, options
 from qmpfleece.cli.chardev import absolute
 from qmpfleece.cli.object_help import help_of
@@ -134,10 +134,7 @@ class _Start(Start):
         address = given.addr.to_wire()
         # Here is no monitor that would have named descriptors: they have numbers.
         if "str" in address:
-            number = descriptor_number(address["str"])
-            if not is_socket(number):
-                raise QmpError(f"File descriptor '{address['str']}' is not a socket")
-            self.daemon.system.named_fds[address["str"]] = number
+            self.daemon.system.named_fds[address["str"]] = inherited(address["str"])
         if "path" in address:
             check_path(address["path"])
         if self.daemonized and "path" in address:

@@ -46,7 +46,9 @@ class Monitor:
         self.pretty = pretty
         self.human = False
         self.clients: Final[list[Any]] = []
-        self._file: Final = SocketFile(address.path) if isinstance(address, UnixAddress) else None
+        self._file: SocketFile | None = None
+        if isinstance(address, UnixAddress) and not address.abstract:
+            self._file = SocketFile(address.path)
 
     def close(self) -> None:
         """Stop listening and remove the socket file."""

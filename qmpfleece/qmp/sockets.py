@@ -12,9 +12,24 @@ from qmpfleece.base.errors import QmpError
 
 
 class UnixAddress(NamedTuple):
-    """A unix socket."""
+    """A unix socket.
+
+    Attributes:
+        path: Its file, or a name that is no file.
+        abstract: It is no file.
+        tight: That name is not filled up with zeroes.
+    """
 
     path: str
+    abstract: bool = False
+    tight: bool = True
+
+    @property
+    def where(self) -> str | bytes:
+        """What ``bind`` and ``connect`` take."""
+        if self.abstract:
+            return sockets.abstract_name(self.path, tight=self.tight)
+        return self.path
 
     def __str__(self) -> str:
         return self.path
@@ -64,7 +79,7 @@ async def listen(
     """
     if isinstance(address, UnixAddress):
         check_path(address.path)
-        return [sockets.listen_unix(address.path, address.path)]
+        return [sockets.listen_unix(address.where, address.path)]
     return await sockets.listen_inet(address.host, address.port, to=to, family=family)
 
 
@@ -115,7 +130,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixAddress):
         check_path(address.path)
-        targets: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_UNIX, address.path)]
+        targets: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_UNIX, address.where)]
     else:
         targets = [*await sockets.resolve(address.host, address.port, family=family)]
     failure = ""

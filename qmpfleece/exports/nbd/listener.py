@@ -4,7 +4,6 @@ A name that stands for several addresses, such as localhost, is listened on at a
 Texts are QEMU's.
 """
 
-import os
 import socket
 from typing import Final
 
@@ -49,19 +48,15 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
     if isinstance(address, InetSocketAddress):
         return await _listen_inet(address)
     if isinstance(address, FdSocketAddress):
-        return [_take_descriptor(int(address.str_))]
+        return [Listener(sockets.listen_on(int(address.str_)))]
     raise QmpError("socket family AF_VSOCK unsupported")
 
 
 def _listen_unix(address: UnixSocketAddress) -> Listener:
     path = address.path or sockets.invented_path()
+    where: str | bytes = path
     if address.abstract:
-        name = b"\0" + os.fsencode(path)
-        if not address.tight and address.tight is not None:
-            name = name.ljust(sockets.UNIX_PATH_BYTES, b"\0")
-        where: str | bytes = name
-    else:
-        where = path
+        where = sockets.abstract_name(path, tight=address.tight is not False)
     if not sockets.fits_unix(path):
         raise QmpError(f"UNIX socket path '{path}' is too long")
     return Listener(sockets.listen_unix(where, path), None if address.abstract else path)
@@ -76,18 +71,3 @@ async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
         numeric=bool(address.numeric),
     )
     return [Listener(sock) for sock in listening]
-
-
-def _take_descriptor(number: int) -> Listener:
-    """Listen on a socket of ours; it need not listen yet."""
-    try:
-        sock = socket.socket(fileno=number)
-    except OSError as error:
-        raise QmpError(f"File descriptor '{number}' is not a socket") from error
-    try:
-        sock.listen(sockets.BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise QmpError(f"Failed to listen on fd socket: {error.strerror}") from error
-    sock.setblocking(False)
-    return Listener(sock)

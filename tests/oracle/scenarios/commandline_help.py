@@ -100,7 +100,7 @@ def protocols_of_unix_sockets(d: Session) -> None:
 
 
 #: Too large, negative or of digits that C doesn't know.
-_NO_DESCRIPTORS = (
+NO_DESCRIPTORS = (
     *("100000000000000000000", "4294967299", "2147483648", "4294967295", "2147483647", "-1"),
     *("-2147483648", "-2147483649", "0x3", "3x", "\u0663", "", "0" * 4500, "9" * 4500, "099"),
 )
@@ -114,7 +114,7 @@ def nbd_server_addresses_that_are_wrong(d: Session) -> None:
         "--nbd-server",
         f"addr.type=unix,addr.path={'a' * 200}",
         "addr.type=fd,addr.str=x",
-        *(f"addr.type=fd,addr.str={number}" for number in _NO_DESCRIPTORS),
+        *(f"addr.type=fd,addr.str={number}" for number in NO_DESCRIPTORS),
         *(f"{host}=http,addr.numeric=on", f"{host}=-1", f"{host}=5,addr.to=4"),
     )
 
