@@ -139,6 +139,7 @@ class Reader:
         self.wanted: Final = Wanted()
         self._arguments_of = arguments_of
         self._ids: set[tuple[str, str]] = set()
+        self._short_monitors = 0
         self._handlers: Final[dict[str, Callable[[Option], None]]] = {
             "S": self._stopped,
             "daemonize": self._daemonize,
@@ -305,10 +306,11 @@ class Reader:
     def _monitor_on(self, option: Option, given: dict[str, str]) -> None:
         kind, colon, name = option.value.partition(":")
         if not colon or kind != "chardev":
-            name = f"compat_monitor{len(self.wanted.monitors)}"
+            name = f"compat_monitor{self._short_monitors}"
             self.wanted.chardevs.append((option, _short(option, name, "parse error: ")))
         if option.name == "qmp-pretty":
             given["pretty"] = "on"
+        self._short_monitors += 1
         self.wanted.monitors.append((option, given | {"chardev": name}))
 
     def _serial(self, option: Option) -> None:

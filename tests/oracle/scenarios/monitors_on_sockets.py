@@ -90,3 +90,12 @@ def monitors_without_a_file(d: Session) -> None:
         d.start("--chardev", device, "--monitor", name, "--chardev", dialling)
         d.qmp("query-chardev")
         d.finish()
+
+
+@system_scenario
+def monitors_are_numbered_by_their_short_options(d: Session) -> None:
+    d.start(
+        *("-chardev", "null,id=a", "-mon", "a,mode=control", "-monitor", "null"),
+        *("-chardev", "null,id=b", "-qmp", "chardev:b", "-qmp", "null"),
+    )
+    d.qmp("query-chardev")
