@@ -129,8 +129,6 @@ class _Start(Start):
         given: NbdServerOptions = options.parse_as(struct_of(NbdServerOptions), option.value)
         if given.tls_creds is not None:
             raise QmpError(f"No TLS credentials with id '{given.tls_creds}'")
-        if given.tls_authz is not None:
-            raise QmpError("TLS is not supported")
         address = given.addr.to_wire()
         # Here is no monitor that would have named descriptors: they have numbers.
         if "str" in address:

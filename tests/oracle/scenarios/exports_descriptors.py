@@ -154,3 +154,14 @@ def server_on_any_port_of_all_interfaces(d: Session) -> None:
         data = {"host": "", "port": "0", **more}
         d.qmp("nbd-server-start", addr={"type": "inet", "data": data})
         d.qmp("nbd-server-stop")
+
+
+@scenario
+def authorization_without_credentials(d: Session) -> None:
+    """There is nobody to be authorized."""
+    path = d.path("nbd.sock")
+    d.start("--nbd-server", f"addr.type=unix,addr.path={path},tls-authz=none")
+    d.qmp("nbd-server-stop")
+    d.nbd_server(tls_authz="none")
+    d.qmp("nbd-server-stop")
+    d.nbd_server(tls_authz="none", tls_creds="none")
