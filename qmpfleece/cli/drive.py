@@ -104,7 +104,8 @@ class Drives:
             raise QmpError(f"'{media}' invalid media")
         _check_errors(node_options)
         if media == "cdrom":
-            node_options.setdefault("read-only", "on")
+            switch(node_options, "read-only", default=True)
+            node_options["read-only"] = "on"  # whatever was said
         name = node_options.pop("id", None)
         place = self._place(kind, node_options)
         name = name or self._default_name(kind, place, media)

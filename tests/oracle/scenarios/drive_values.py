@@ -87,3 +87,16 @@ def texts_of_a_drive_that_is_reopened(d: Session) -> None:
             _names(d)
         d.qmp("blockdev-reopen", options=[n])
         _names(d)
+
+
+@system_scenario
+def compact_disc_that_is_said_to_be_writable(d: Session) -> None:
+    path = d.file("disc.raw")
+    disc = f"media=cdrom,format=raw,file={path}"
+    refused(d, f"{disc},id=a,read-only=maybe")
+    d.start(
+        *("-drive", f"if=none,{disc},id=a,read-only=off"),
+        *("-drive", f"if=none,{disc},id=b,readonly=off"),
+        *("-drive", "if=none,media=cdrom,id=c,read-only=off"),
+    )
+    d.qmp("query-block")
