@@ -224,6 +224,22 @@ def test_every_argument_of_ours_is_one_of_qemu(system, has_machine):
     assert len(expected) > len(known) / 2
 
 
+@pytest.mark.oracle
+def test_what_is_always_told_of_disks_is_no_option(system):
+    if not shutil.which("qemu-storage-daemon"):
+        pytest.skip("qemu-storage-daemon is not installed")
+    (reply,) = replies_of_qemu(PROGRAMS[False], "query-qmp-schema")
+
+    def told(entities):
+        types = {entity["name"]: entity for entity in entities}
+        element = types[types["query-blockstats"]["ret-type"]]["element-type"]
+        members = {member["name"]: member["type"] for member in types[element]["members"]}
+        stats = types[members["stats"]]["members"]
+        return {member["name"] for member in stats if "default" not in member}
+
+    assert told(schema(commands_of(system), EVENTS)) == told(reply["return"])
+
+
 def test_events_are_told_also_if_nothing_has_been_imported_yet():
     script = (
         "import asyncio\n"

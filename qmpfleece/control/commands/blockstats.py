@@ -7,10 +7,11 @@ known of the former only; nobody looks at a clock for each request of a client.
 Source: QAPI ``BlockStats``, ``BlockDeviceStats``; which members there are is as QEMU 7.2 has it.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
+from qmpfleece.block.accounting import Accounting
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.node import Node
 from qmpfleece.control.command import command
@@ -19,37 +20,46 @@ from qmpfleece.control.describe import filtered_or_backing
 from qmpfleece.control.system import System
 from qmpfleece.qapi.model import Int64, Model
 
+#: Requests are not merged, and no intervals can be asked for.
+_NOT_COUNTED: Final[dict[str, Any]] = {
+    "rd_merged": 0,
+    "wr_merged": 0,
+    "unmap_merged": 0,
+    "timed_stats": [],
+}
+_NO_REQUESTS: Final[dict[str, Any]] = Accounting().counters()
+
 
 class BlockDeviceStats(Model):
     """QAPI ``BlockDeviceStats``."""
 
-    rd_bytes: Int64 = Field(0, alias="rd_bytes")
-    wr_bytes: Int64 = Field(0, alias="wr_bytes")
-    unmap_bytes: Int64 = Field(0, alias="unmap_bytes")
-    rd_operations: Int64 = Field(0, alias="rd_operations")
-    wr_operations: Int64 = Field(0, alias="wr_operations")
-    flush_operations: Int64 = Field(0, alias="flush_operations")
-    unmap_operations: Int64 = Field(0, alias="unmap_operations")
-    rd_total_time_ns: Int64 = Field(0, alias="rd_total_time_ns")
-    wr_total_time_ns: Int64 = Field(0, alias="wr_total_time_ns")
-    flush_total_time_ns: Int64 = Field(0, alias="flush_total_time_ns")
-    unmap_total_time_ns: Int64 = Field(0, alias="unmap_total_time_ns")
-    wr_highest_offset: Int64 = Field(0, alias="wr_highest_offset")
-    rd_merged: Int64 = Field(0, alias="rd_merged")
-    wr_merged: Int64 = Field(0, alias="wr_merged")
-    unmap_merged: Int64 = Field(0, alias="unmap_merged")
+    rd_bytes: Int64 = Field(alias="rd_bytes")
+    wr_bytes: Int64 = Field(alias="wr_bytes")
+    unmap_bytes: Int64 = Field(alias="unmap_bytes")
+    rd_operations: Int64 = Field(alias="rd_operations")
+    wr_operations: Int64 = Field(alias="wr_operations")
+    flush_operations: Int64 = Field(alias="flush_operations")
+    unmap_operations: Int64 = Field(alias="unmap_operations")
+    rd_total_time_ns: Int64 = Field(alias="rd_total_time_ns")
+    wr_total_time_ns: Int64 = Field(alias="wr_total_time_ns")
+    flush_total_time_ns: Int64 = Field(alias="flush_total_time_ns")
+    unmap_total_time_ns: Int64 = Field(alias="unmap_total_time_ns")
+    wr_highest_offset: Int64 = Field(alias="wr_highest_offset")
+    rd_merged: Int64 = Field(alias="rd_merged")
+    wr_merged: Int64 = Field(alias="wr_merged")
+    unmap_merged: Int64 = Field(alias="unmap_merged")
     idle_time_ns: Int64 | None = Field(None, alias="idle_time_ns")
-    failed_rd_operations: Int64 = Field(0, alias="failed_rd_operations")
-    failed_wr_operations: Int64 = Field(0, alias="failed_wr_operations")
-    failed_flush_operations: Int64 = Field(0, alias="failed_flush_operations")
-    failed_unmap_operations: Int64 = Field(0, alias="failed_unmap_operations")
-    invalid_rd_operations: Int64 = Field(0, alias="invalid_rd_operations")
-    invalid_wr_operations: Int64 = Field(0, alias="invalid_wr_operations")
-    invalid_flush_operations: Int64 = Field(0, alias="invalid_flush_operations")
-    invalid_unmap_operations: Int64 = Field(0, alias="invalid_unmap_operations")
+    failed_rd_operations: Int64 = Field(alias="failed_rd_operations")
+    failed_wr_operations: Int64 = Field(alias="failed_wr_operations")
+    failed_flush_operations: Int64 = Field(alias="failed_flush_operations")
+    failed_unmap_operations: Int64 = Field(alias="failed_unmap_operations")
+    invalid_rd_operations: Int64 = Field(alias="invalid_rd_operations")
+    invalid_wr_operations: Int64 = Field(alias="invalid_wr_operations")
+    invalid_flush_operations: Int64 = Field(alias="invalid_flush_operations")
+    invalid_unmap_operations: Int64 = Field(alias="invalid_unmap_operations")
     account_invalid: bool = Field(alias="account_invalid")
     account_failed: bool = Field(alias="account_failed")
-    timed_stats: list[dict[str, Any]] = Field([], alias="timed_stats")
+    timed_stats: list[dict[str, Any]] = Field(alias="timed_stats")
 
 
 class BlockStats(Model):
@@ -67,7 +77,11 @@ class BlockStats(Model):
 def _of_node(node: Node, *, backing: bool) -> BlockStats:
     """Return what is said of a node, and of those below: ``parent`` is where its data is."""
     stats = BlockDeviceStats(
-        wr_highest_offset=node.wr_highest_offset, account_invalid=False, account_failed=False
+        **_NOT_COUNTED,
+        **_NO_REQUESTS,
+        wr_highest_offset=node.wr_highest_offset,
+        account_invalid=False,
+        account_failed=False,
     )
     found = BlockStats(node_name=node.name, stats=stats)
     if (known := node.driver.statistics()) is not None:
@@ -84,6 +98,7 @@ def _of_node(node: Node, *, backing: bool) -> BlockStats:
 def _of_disk(backend: Backend) -> BlockDeviceStats:
     node, accounting = backend.node, backend.accounting
     return BlockDeviceStats(
+        **_NOT_COUNTED,
         **accounting.counters(),
         idle_time_ns=accounting.idle_ns(),
         wr_highest_offset=node.wr_highest_offset if node is not None else 0,
