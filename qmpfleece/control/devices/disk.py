@@ -73,7 +73,9 @@ def check_block_size(device: Device, name: str) -> None:
         QmpError: It is out of range, or no power of two.
     """
     value = device.values[name]
-    where = f"Property {device.id or ''}.{name} doesn't take value"
+    # One that is made of two has the property in the inner one, which has no id.
+    owner = "" if device.model.inner else device.id or ""
+    where = f"Property {owner}.{name} doesn't take value"
     if value and not SECTOR <= value <= _MAX_BLOCK:
         raise QmpError(f"{where} {value} (minimum: {SECTOR}, maximum: {_MAX_BLOCK})")
     if value & (value - 1):
@@ -107,7 +109,9 @@ def _check_queues(device: Device) -> None:
     if not device.value("num-queues"):
         raise QmpError("num-queues property must be larger than 0")
     size = device.value("queue-size")
-    if not 2 <= size <= 1024 or size & (size - 1):
+    if size <= 2:
+        raise QmpError(f"invalid queue-size property ({size}), must be > 2")
+    if size > 1024 or size & (size - 1):
         raise QmpError(f"invalid queue-size property ({size}), must be a power of 2 (max 1024)")
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.oracle.scenario import system_scenario
+from tests.oracle.scenarios.devices import verbatim
 from tests.oracle.scenarios.long_numbers import LONG, ZEROES
 from tests.oracle.session import Session
 
@@ -81,7 +82,7 @@ def numbers_of_descriptors(d: Session) -> None:
 def numbers_of_device_properties(d: Session) -> None:
     d.start()
     for number in (f"-{LONG}", "-1", "08", "0x", "1_0", "+5x", "0x1x"):
-        d.qmp("device_add", driver="virtio-scsi", num_queues=number)
+        verbatim(d, {"driver": "virtio-scsi", "num_queues": number})
     for size in (
         *(
             LONG,
@@ -97,7 +98,7 @@ def numbers_of_device_properties(d: Session) -> None:
         ),
         *("0x201", "0x", "512.", "0.5000001k", "1.5b"),
     ):
-        d.qmp("device_add", driver="virtio-blk-pci", logical_block_size=size)
+        verbatim(d, {"driver": "virtio-blk-pci", "logical_block_size": size})
     for address in ("+5", "-1", " 5", "+0x5.+3", "5.8"):
         d.qmp("device_add", driver="virtio-blk-pci", addr=address)
 
@@ -123,3 +124,17 @@ def numbers_of_drives(d: Session) -> None:
             )
         ),
     )  # fmt: skip
+
+
+@system_scenario
+def disks_of_two_devices_with_wrong_sizes(d: Session) -> None:
+    d.qmp("blockdev-add", driver="null-co", node_name="n", read_zeroes=True)
+    disk = {"driver": "virtio-blk-pci", "id": "disk", "drive": "n"}
+    for size in (3, 513, "4M"):
+        verbatim(d, disk | {"logical_block_size": size})
+        verbatim(d, disk | {"physical_block_size": size})
+    for size in (0, 1, 2, 3, 5, 1025, 2048, 65535):
+        d.qmp("device_add", **disk, queue_size=size)
+    for count in (0, 65535, 2000):
+        d.qmp("device_add", **disk, num_queues=count)
+    d.qmp("device_add", **disk, queue_size=4)
