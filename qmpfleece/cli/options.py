@@ -37,8 +37,9 @@ those of qemu-storage-daemon; they are processed in the order given.
              Common options: read-only, auto-read-only, force-share (on|off),
              discard (ignore|unmap), detect-zeroes (off|on|unmap),
              cache.direct, cache.no-flush (on|off)
-  --chardev socket,id=ID,path=PATH[,server=on][,wait=off]
+  --chardev socket,id=ID,path=PATH[,abstract=on][,server=on][,wait=off]
   --chardev socket,id=ID,host=HOST,port=PORT[,server=on][,wait=off]
+  --chardev socket,id=ID,fd=FD[,server=on][,wait=off]
   --chardev stdio,id=ID
              a channel for a monitor
   --monitor [chardev=]ID[,pretty=on]

@@ -30,7 +30,7 @@ the disks of a guest that never runs. Options have one dash or two.
              plug a device in; -device help lists them, -device DRIVER,help its properties
   -object TYPE,id=NAME[,PROPERTY=VALUE...]
              make an object; -object help lists the types
-  -chardev socket,id=ID,path=PATH|host=HOST,port=PORT[,server=on][,wait=off]
+  -chardev socket,id=ID,path=PATH|host=HOST,port=PORT|fd=FD[,server=on][,wait=off]
   -chardev stdio,id=ID
              a channel for a monitor
   -mon [chardev=]ID,mode=control[,pretty=on]
