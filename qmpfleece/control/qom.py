@@ -64,8 +64,13 @@ def descriptions_of_type(typename: str) -> dict[str, str | None]:
     }
 
 
-def resolve(system: System, path: str) -> QomObject:
+def resolve(system: System, path: str, *, listing: bool = False) -> QomObject:
     """Return the object at a path; a relative one may begin anywhere, if that is unambiguous.
+
+    Args:
+        system: Where it is.
+        path: Its names, ``/`` between them.
+        listing: It is to be listed; else QEMU does not tell more than one from none.
 
     Raises:
         QmpError: There is none, or more than one.
@@ -74,6 +79,8 @@ def resolve(system: System, path: str) -> QomObject:
     top = root(system)
     starts = [top] if path.startswith("/") else _everything(top)
     found = [end for start in starts if (end := _walk(start, names)) is not None]
+    if listing and len(found) > 1:
+        raise QmpError(f"Path '{path}' is ambiguous")
     if len(found) != 1 or not path:
         raise not_found(path)
     return found[0]

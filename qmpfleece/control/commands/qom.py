@@ -12,7 +12,7 @@ from qmpfleece.qapi.model import Model
 @command("qom-list", exclusive=False)
 async def qom_list(system: System, path: str) -> list[ObjectPropertyInfo]:
     """List an object's properties, its children among them."""
-    found = qom.list_properties(qom.resolve(system, path))
+    found = qom.list_properties(qom.resolve(system, path, listing=True))
     return [ObjectPropertyInfo(name=name, type=kind) for name, kind in found.items()]
 
 

@@ -89,3 +89,13 @@ def qom_list_of_a_storage_daemon(d: Session) -> None:
     for name in ("b", "a", "tg"):
         d.qmp("object-add", qom_type="throttle-group", id=name)
     listed(d, "/", "/objects", "/objects/b")
+
+
+@system_scenario
+def paths_that_more_than_one_object_has(d: Session) -> None:
+    d.start("-device", "virtio-scsi-pci,id=a", "-device", "virtio-scsi-pci,id=b")
+    d.qmp("object-add", qom_type="secret", id="a", data="x")
+    for path in ("a", "b", "virtio-bus", "b/virtio-bus", "peripheral/a", "", "/", "none"):
+        d.qmp("qom-get", path=path, property="type")
+        if path in {"a", "virtio-bus", "", "none"}:
+            d.qmp("qom-list", path=path)
