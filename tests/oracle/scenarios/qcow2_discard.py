@@ -1,8 +1,10 @@
 """What a qcow2 image gives back to its file, and when."""
 
+import os
 from typing import Any
 
 from tests.oracle.scenario import scenario
+from tests.oracle.scenarios.blkdebug import ask
 from tests.oracle.session import Session
 
 _UNIT = 64 << 10
@@ -173,3 +175,22 @@ def qcow2_uses_again_what_was_discarded_where_there_is_no_more_space(d: Session)
     requests(d, *("write 0 512", "discard 0 512") * 5)
     end(d)
     d.tool("qemu-img", "check", "-q", "a.qcow2")
+
+
+@scenario
+def qcow2_without_space_takes_what_was_discarded(d: Session) -> None:
+    """The file can't grow: data and tables go where clusters have been given up."""
+    options = ("-o", "cluster_size=4k")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", *options, "a.qcow2", "64M")
+    os.truncate(d.dir / "a.qcow2", 1 << 20)
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    window = {"driver": "raw", "size": 1 << 20, "file": file}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=window)
+    d.nbd_server()
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    full = (f"write {offset} 65536" for offset in range(0, 1 << 20, 65536))
+    ask(d, "x", *full, "discard 0 131072", "write 33554432 4096", "write 8388608 4096")
+    ask(d, "x", "write 0 65536", "write 67104768 4096", "flush", "read 33554432 512")
+    d.qmp("block-export-del", id="e")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-del", node_name="q")

@@ -317,7 +317,10 @@ class Clusters:
         await self.load(offset)
 
     async def _make_table(self, index: int) -> None:
-        """Give an L1 entry an L2 table of its own: blank, or a copy of a snapshot's."""
+        """Give an L1 entry an L2 table of its own: blank, or a copy of a snapshot's.
+
+        Where there was no space, but is now, nothing is changed.
+        """
         image, geometry = self._image, self._geometry
         old = image.l1[index] & OFFSET_MASK
         if old & self._mask:
@@ -328,8 +331,10 @@ class Clusters:
         offset = cluster << geometry.cluster_bits
         try:
             await self._write_table(old, offset)
-        except BaseException:
+        except BaseException as error:
             image.journal.free(cluster, 1, discard=image.discard_other)
+            if await image.journal.found_room(error, cluster):
+                return
             raise
         image.l1[index] = offset | COPIED
         image.journal.l1_changed(index)

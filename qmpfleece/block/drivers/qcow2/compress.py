@@ -66,11 +66,13 @@ class Compressor:
             pass
         request = image.allocating.add(offset, size)
         try:
-            await self._store(offset, packed)
+            while not await self._store(offset, packed):
+                pass
         finally:
             request.remove()
 
-    async def _store(self, offset: int, packed: bytes) -> None:
+    async def _store(self, offset: int, packed: bytes) -> bool:
+        """Write compressed data; False where there was no space for it, but is now."""
         image = self._image
         await self._check_free(offset)
         place = await image.refcounts.allocate_bytes(len(packed))
@@ -78,14 +80,18 @@ class Compressor:
             await image.note("write_compressed")
             await pipeline.pwrite(image.file, place, memoryview(packed))
             table, index = await self._place(offset)
-        except BaseException:
-            self._clusters.drop_reference(image.geometry.compressed_entry(place, len(packed)))
+        except BaseException as error:
+            entry = image.geometry.compressed_entry(place, len(packed))
+            first, _ = self._clusters.drop_reference(entry)
+            if await image.journal.found_room(error, first):
+                return False
             raise
         at = index * image.geometry.entry_words
         table.words[at] = image.geometry.compressed_entry(place, len(packed))
         if image.geometry.extended:
             table.words[at + 1] = 0
         table.dirty = True
+        return True
 
     async def _check_free(self, offset: int) -> None:
         """Refuse where there is a cluster already, as compressed data never replaces one."""

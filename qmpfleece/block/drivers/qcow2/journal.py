@@ -14,6 +14,8 @@ blocks are left out and the image is marked dirty; whoever opens it next counts 
 """
 
 import asyncio
+import contextlib
+import errno
 from array import array
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -55,10 +57,11 @@ class Epoch:
         users: How many are in flight.
     """
 
-    __slots__ = ("users",)
+    __slots__ = ("_over", "users")
 
     def __init__(self) -> None:
         self.users = 0
+        self._over: asyncio.Future[None] | None = None
 
     def enter(self) -> None:
         """Be one user more."""
@@ -67,12 +70,22 @@ class Epoch:
     def leave(self) -> None:
         """Be one user less."""
         self.users -= 1
+        if not self.users and self._over is not None:
+            over, self._over = self._over, None
+            over.set_result(None)
+
+    async def over(self) -> None:
+        """Wait until nobody is left. Cancellation-safe."""
+        while self.users:
+            if self._over is None:
+                self._over = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._over)
 
     def __enter__(self) -> None:
         self.users += 1
 
     def __exit__(self, *_: object) -> None:
-        self.users -= 1
+        self.leave()
 
 
 class _Given(NamedTuple):
@@ -165,6 +178,29 @@ class Journal:
         await self.write(everything=everything)
         if self._ready:
             await self._give_back()
+
+    async def found_room(self, error: BaseException, first: int) -> bool:
+        """Give back all that can be, if there is no space; wait for who may still use it.
+
+        Called by who holds no epoch and has freed what could not be written.
+
+        Args:
+            error: Why it could not.
+            first: Number of the first cluster that was to be written.
+
+        Returns:
+            Whether a cluster before that one is free: it has its place in the file already.
+        """
+        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+            return False
+        with contextlib.suppress(OSError):  # that there is no space is what counts
+            await self.write(everything=False)
+        last = self._rounds
+        with contextlib.suppress(OSError):
+            while self._ready and self._ready[0].number <= last:
+                await self._ready[0].epoch.over()
+                await self._give_back()
+        return self._image.refcounts.hint < first
 
     async def settle(self) -> None:
         """Write everything until nothing is left to do. No request is in flight."""

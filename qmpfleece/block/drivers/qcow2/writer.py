@@ -5,8 +5,6 @@ link the clusters into the L2 table, in one step. While it is under way its clus
 image's ``allocating`` list, and requests that would change the same entries wait for it.
 """
 
-import contextlib
-import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmpfleece.base.units import KIB, align_down, align_up
@@ -125,10 +123,8 @@ class Writer:
                     await self._write_around(plan, at, buf)
                     dropped = await self._link(plan)
                 except BaseException as error:
-                    waiting = image.journal.waiting
                     image.journal.free(first, count, discard=image.discard_other)
-                    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-                    if full and waiting and await self._found_room(first):
+                    if await image.journal.found_room(error, first):
                         return 0
                     raise
             else:
@@ -140,12 +136,6 @@ class Writer:
         finally:
             request.remove()
         return plan.end - at
-
-    async def _found_room(self, first: int) -> bool:
-        """Give back what waits for that; tell whether a cluster before ``first`` is free then."""
-        with contextlib.suppress(OSError):  # that there is no space is what counts
-            await self._image.journal.flush()
-        return self._image.refcounts.hint < first
 
     def _allocated(self, plan: _Plan, host: int, count: int) -> _Plan:
         """Return the plan with its clusters, cut down to what could be had."""
