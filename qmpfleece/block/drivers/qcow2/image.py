@@ -58,7 +58,8 @@ class Image:
         reftable_offset: Where the refcount table is to lie; the header says where it lies.
         reftable_clusters: Its size in clusters.
         size: Bytes of the disk.
-        uncounted: Counting the references again has not ended well: the image stays dirty.
+        uncounted: Refcounts may be too low: counting the references again is due, or has not
+            ended well. The image stays dirty, and nothing is allocated.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         cleaner: Drops tables that have not been used for a while; runs while the image is open.

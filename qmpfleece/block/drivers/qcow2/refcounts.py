@@ -136,8 +136,11 @@ class Refcounts:
             Number of the first one, and how many.
 
         Raises:
-            OSError: No block can be read, or the file is as large as it can get.
+            OSError: No block can be read, or the file is as large as it can get; EIO: what is in
+                use may be counted as free, as counting again has failed.
         """
+        if self._image.uncounted:
+            raise BlockError(errno.EIO)
         if self._image.debug is not None:
             await self._image.note("cluster_alloc")
             await self._image.note("refblock_alloc")

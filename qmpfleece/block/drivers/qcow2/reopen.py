@@ -129,15 +129,19 @@ class Reopener:
     async def finish(self) -> None:
         """Take possession of an image that has become writable.
 
-        Differs: bitmaps that stayed read-only, as the image could not be written, are tried
-        again, each time. QEMU leaves them so until the image is closed.
+        Differs: QEMU writes to a dirty one as if all was counted. And bitmaps that stayed
+        read-only, as the image could not be written, are tried again, each time, as is counting;
+        QEMU leaves them so until the image is closed.
         """
         image = self._image
-        if not image.writable or (self._was_writable and not image.node.readonly_bitmaps):
+        due = image.node.readonly_bitmaps or image.uncounted
+        if not image.writable or (self._was_writable and not due):
             return
+        if not self._was_writable and image.header.incompatible & Incompatible.DIRTY:
+            image.uncounted = True
         try:
             await opening.clear_unknown_autoclear(image)
-            if image.header.incompatible & Incompatible.DIRTY:
+            if image.uncounted:
                 recount = Recount(image)
                 await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
         except OSError as error:

@@ -8,9 +8,13 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.drivers.qcow2.layout import Incompatible
+from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
+from tests.tools.failing import Failing
+from tests.tools.hostfile import buffer
 
 COPIED = 1 << 63
 # Where qemu-img and one write of four clusters put things.
@@ -128,6 +132,44 @@ async def test_count_that_fails_half_way_leaves_no_blank_counts_and_a_dirty_imag
         pass
     check(image)
     assert content(image, tmp_path)[: 256 << 10] == b"\7" * (256 << 10)
+
+
+@pytest.mark.parametrize("what", ["header", "block"])
+async def test_nothing_is_allocated_before_a_count_that_has_failed_succeeds(
+    tmp_path, capsys, what
+):
+    """The counts of the second write's clusters are too low until then."""
+    image = tmp_path / "a.qcow2"
+    make(image, [(REFBLOCK + 8, 0), (REFBLOCK + 16, 0)])
+    if what == "header":
+        with image.open("r+b") as file:
+            file.seek(88)
+            file.write(b"\1")  # an autoclear bit that nobody knows
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    again = validate_blockdev({"driver": "qcow2", "node-name": "disk", "file": below})
+    async with opened(image, read_only=True, file=below) as disk:
+        driver = disk.graph.find("file").driver
+        failing = Failing(0, 100)
+        if what == "header":
+            failing.begin(driver)
+        else:
+            whole = let_fail(disk, REFBLOCK)
+        await reopen.reopen(disk.graph, [again])
+        if what == "header":
+            failing.end()
+        else:
+            driver.pread = whole
+        assert "Input/output error" in capsys.readouterr().err
+        guest = Backend(disk.graph, perm=Perm.WRITE)
+        guest.attach(disk.node)
+        with pytest.raises(OSError, match="Input/output error"):
+            await guest.pwrite(1 << 20, buffer(b"a" * 65536))
+        await guest.pwrite(0, buffer(b"b" * 65536))
+        await reopen.reopen(disk.graph, [again])
+        await guest.pwrite(1 << 20, buffer(b"a" * 65536))
+        await guest.detach()
+    check(image)
+    assert content(image, tmp_path)[: 256 << 10] == b"b" * 65536 + b"\7" * (192 << 10)
 
 
 @pytest.mark.parametrize("width", [1, 2, 8, 64])
