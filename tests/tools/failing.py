@@ -13,12 +13,12 @@ class Failing:
     Args:
         first: The first one that fails, from 0.
         many: How many fail.
-        landed: They are done all the same, and only reported as failed.
+        landed: They are done all the same, and only reported as failed: all, or so many.
     """
 
-    def __init__(self, first: int, many: int = 1, *, landed: bool = False) -> None:
+    def __init__(self, first: int, many: int = 1, *, landed: bool | int = False) -> None:
         self._bad = range(first, first + many)
-        self._landed = landed
+        self._landed = range(first, first + (many if landed is True else landed))
         self._count = 0
         self._driver: Any = None
         self._whole: dict[str, Callable[..., Awaitable[None]]] = {}
@@ -44,7 +44,7 @@ class Failing:
         async def request(*arguments: object) -> None:
             number, self._count = self._count, self._count + 1
             if number in self._bad:
-                if self._landed:
+                if number in self._landed:
                     await whole(*arguments)
                 raise OSError(errno.EIO, "Input/output error")
             await whole(*arguments)

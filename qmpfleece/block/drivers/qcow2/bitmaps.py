@@ -373,7 +373,8 @@ class Bitmaps:
                 extensions=image.header.extensions_with(extensions.BITMAPS, extension),
             )
         except OSError as error:
-            self._free(taken)
+            for offset, count in taken:
+                image.free_unless_named(offset >> image.geometry.cluster_bits, count)
             raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
         old_offset, old_size = self._offset, self._size
         image.overlap.remove(overlap.BITMAPS, old_offset, old_size)

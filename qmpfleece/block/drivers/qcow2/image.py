@@ -107,6 +107,9 @@ class Image:
         self._header_failures = self._header_mended = 0
         #: Whether that was more than ``write_header_fields`` writes.
         self._whole_due = False
+        #: The same of one that is to be trusted; and what is to be freed once it is mended.
+        self._doubtful = False
+        self._withheld: list[tuple[int, int]] = []
 
     @property
     def writable(self) -> bool:
@@ -175,15 +178,17 @@ class Image:
 
         Args:
             whole: They are not all among those of ``write_header_fields``.
-            trusting: Take it that a write that fails leaves the old header, so that an image
-                whose header can't be written is used as before.
+            trusting: Use an image whose header can't be written as before; what the new one
+                names is freed by ``free_unless_named`` then.
             fields: The new values, by name.
 
         Raises:
             OSError: They could not be written. The header stays what it was; where that can't
-                be written again, no metadata is before it can, and no clusters are given back.
+                be written again, no metadata is before it can, and no clusters are given back,
+                unless it is to be trusted.
         """
         before = {name: getattr(self.header, name) for name in fields}
+        old = await self._first_cluster() if trusting else b""
         self._set_fields(fields)
         unsure = not trusting
         try:
@@ -195,9 +200,20 @@ class Image:
             if unsure:
                 self._header_failures += 1
                 self._whole_due |= whole
-            with contextlib.suppress(OSError):
-                await (self.write_due_header() if unsure else self.write_header())
+                with contextlib.suppress(OSError):
+                    await self.write_due_header()
+            else:
+                known, self._doubtful = not self._doubtful, True
+                await self._write_doubtful_header()
+                with contextlib.suppress(OSError):
+                    if known and await self._first_cluster() == old:
+                        self._doubtful = False  # nothing of the new one is there
             raise
+
+    async def _first_cluster(self) -> bytes:
+        raw = bytearray(self.geometry.cluster_size)
+        await self.read(0, memoryview(raw))
+        return bytes(raw)
 
     def _set_fields(self, fields: dict[str, Any]) -> None:
         for name, value in fields.items():
@@ -206,15 +222,33 @@ class Image:
     @property
     def header_due(self) -> bool:
         """Whether the file may have another header, since writing one has failed."""
-        return self._header_mended < self._header_failures
+        return self._doubtful or self._header_mended < self._header_failures
 
     async def write_due_header(self) -> None:
         """Write the header once more if the file may have another one."""
+        await self._write_doubtful_header()
         failures = self._header_failures
         if self._header_mended < failures:
             await (self.write_header() if self._whole_due else self.write_header_fields())
             await pipeline.flush(self.file)
             self._header_mended = max(failures, self._header_mended)
+
+    async def _write_doubtful_header(self) -> None:
+        if self._doubtful:
+            with contextlib.suppress(OSError):
+                await self.write_header()
+                await pipeline.flush(self.file)
+                self._doubtful = False
+                for first, count in self._withheld:
+                    self.journal.free(first, count, discard=self.discard_other)
+                self._withheld.clear()
+
+    def free_unless_named(self, first: int, count: int) -> None:
+        """Free clusters that no header names, or one that has not been written over yet."""
+        if self._doubtful:
+            self._withheld.append((first, count))
+        else:
+            self.journal.free(first, count, discard=self.discard_other)
 
     async def write_features(self) -> None:
         """Write the feature bits."""
