@@ -1,7 +1,6 @@
 """Header extensions: type, length, data, padded to 8 bytes; unknown ones are kept as they are."""
 
 import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from qmpfleece.base.errors import QmpError
@@ -11,7 +10,8 @@ BACKING_FORMAT: Final = 0xE2792ACA
 FEATURE_NAMES: Final = 0x6803F857
 BITMAPS: Final = 0x23852875
 DATA_FILE: Final = 0x44415441
-_HEAD: Final = struct.Struct(">II")
+#: Magic and length of data.
+HEAD: Final = struct.Struct(">II")
 _BITMAPS: Final = struct.Struct(">IIQQ")
 _FEATURE: Final = struct.Struct(">BB46s")
 
@@ -83,29 +83,9 @@ def feature_names(data: bytes) -> dict[int, str]:
     return names
 
 
-def parse(data: bytes) -> Iterator[Extension]:
-    """Yield the extensions in ``data``, which ends where they must end.
-
-    Raises:
-        QmpError: One reaches past the end.
-    """
-    offset = 0
-    while offset < len(data):
-        magic = length = 0
-        if offset + _HEAD.size <= len(data):
-            magic, length = _HEAD.unpack_from(data, offset)
-        offset += _HEAD.size
-        if offset + length > len(data):  # that of the end counts, too
-            raise QmpError("Header extension too large")
-        if not magic:
-            break
-        yield Extension(magic, data[offset : offset + length])
-        offset += length + 7 & ~7
-
-
 def encode(items: list[Extension]) -> bytes:
     """Return extensions, and the one that ends them, as they are stored."""
     parts = []
     for magic, data in items:
-        parts.append(_HEAD.pack(magic, len(data)) + data + bytes(-len(data) % 8))
-    return b"".join(parts) + _HEAD.pack(0, 0)
+        parts.append(HEAD.pack(magic, len(data)) + data + bytes(-len(data) % 8))
+    return b"".join(parts) + HEAD.pack(0, 0)

@@ -6,6 +6,7 @@ Source: QEMU 7.2, whose texts and order of checks these are.
 import contextlib
 import os
 import sys
+from collections.abc import AsyncIterator
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
@@ -13,6 +14,7 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2 import compression, extensions, overlap, settings
 from qmpfleece.block.drivers.qcow2.bitmapdir import check_extension
+from qmpfleece.block.drivers.qcow2.extensions import Extension
 from qmpfleece.block.drivers.qcow2.header import (
     FULL_LENGTH,
     MAX_BACKING_NAME,
@@ -48,6 +50,11 @@ _FORMAT_SIZE: Final = 16
 #: Set in memory only, so that an outdated extension is dropped with unknown autoclear bits.
 STALE: Final = 1 << 64
 _MAX_SIGNED: Final = (1 << 63) - 1
+_UNREADABLE: Final = {
+    extensions.BACKING_FORMAT: "ERROR: ext_backing_format: Could not read format name",
+    extensions.BITMAPS: "bitmaps_ext: Could not read ext header",
+    extensions.DATA_FILE: "ERROR: Could not read data file name",
+}
 
 
 async def read_header(file: Child, *, writable: bool) -> Header:
@@ -57,43 +64,78 @@ async def read_header(file: Child, *, writable: bool) -> Header:
         QmpError: It is no image that can be opened.
         OSError: It can't be read.
     """
-    raw = bytearray(FULL_LENGTH)
-    try:
-        await read_padded(file, 0, memoryview(raw))
-    except OSError as error:
-        raise QmpError(f"Could not read qcow2 header: {error.strerror}") from error
-    header = parse(bytes(raw))
+    header = parse(await _read(file, 0, FULL_LENGTH, "Could not read qcow2 header"))
     cluster = 1 << header.cluster_bits
-    first = bytearray(cluster)
-    await read_padded(file, 0, memoryview(first))
-    if header.version >= 3:
-        header.unknown = bytes(first[FULL_LENGTH : header.header_length])
-    else:
+    if header.version < 3:
         header.header_length = V2_LENGTH
+    elif (unknown := header.header_length - FULL_LENGTH) > 0:
+        text = "Could not read unknown qcow2 header fields"
+        header.unknown = await _read(file, FULL_LENGTH, unknown, text)
     end = header.backing_offset or cluster
-    _check_features(header, first, end)
+    await _check_features(file, header, end)
     if header.header_length == V3_LENGTH:
         header.compression = compression.DEFLATE
     _check_compression(header)
     _check_modes(header, writable=writable)
-    for item in extensions.parse(bytes(first[header.header_length : end])):
+    async for item in _extensions(file, header, end):
         if _is_kept(header, item, end - header.header_length):
             header.extensions.append(item)
     if header.backing_offset:
         if header.backing_size > min(MAX_BACKING_NAME, cluster - header.backing_offset):
             raise QmpError("Backing file name too long")
-        start = header.backing_offset
-        header.backing_name = os.fsdecode(named(first[start : start + header.backing_size]))
+        text = "Could not read backing file name"
+        name = await _read(file, header.backing_offset, header.backing_size, text)
+        header.backing_name = os.fsdecode(named(name))
     return header
 
 
-def _check_features(header: Header, first: bytearray, end: int) -> None:
+async def _read(file: Child, offset: int, length: int, failure: str) -> bytes:
+    """Read what is needed and no more: the rest of the first cluster may be unreadable."""
+    raw = bytearray(length)
+    try:
+        await read_padded(file, offset, memoryview(raw))
+    except OSError as error:
+        raise QmpError(f"{failure}: {error.strerror}") from error
+    return bytes(raw)
+
+
+async def _extensions(file: Child, header: Header, end: int) -> AsyncIterator[Extension]:
+    """Yield the extensions, which end where they must end at the latest.
+
+    Raises:
+        QmpError: One reaches past the end, or can't be read.
+    """
+    offset = header.header_length
+    while offset < end:
+        text = f"qcow2_read_extension: ERROR: pread fail from offset {offset}"
+        magic, length = extensions.HEAD.unpack(
+            await _read(file, offset, extensions.HEAD.size, text)
+        )
+        offset += extensions.HEAD.size
+        if offset + length > end:  # that of the end counts, too
+            raise QmpError("Header extension too large")
+        if not magic:
+            break
+        text = _UNREADABLE.get(magic, "ERROR: unknown extension: Could not read data")
+        # Of bitmaps that somebody did not keep up to date only the length is looked at.
+        outdated = magic == extensions.BITMAPS and not header.autoclear & Autoclear.BITMAPS
+        try:
+            data = bytes(length) if outdated else await _read(file, offset, length, text)
+        except QmpError:
+            if magic != extensions.FEATURE_NAMES:
+                raise
+            data = extensions.feature_table()  # which QEMU writes without having looked
+        yield Extension(magic, data)
+        offset += length + 7 & ~7
+
+
+async def _check_features(file: Child, header: Header, end: int) -> None:
     unknown = header.incompatible & ~Incompatible.KNOWN
     if not unknown:
         return
     names = {}
     try:
-        for item in extensions.parse(bytes(first[header.header_length : end])):
+        async for item in _extensions(file, header, end):
             if item.magic == extensions.FEATURE_NAMES:
                 names = extensions.feature_names(item.data)
     except QmpError:

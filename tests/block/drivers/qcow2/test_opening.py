@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,8 +88,10 @@ HEADERS: dict[str, Patch] = {
 
 def refusal_by_qemu(image: Path, *, read_only: bool) -> str | None:
     blockdev = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={image}"
-    if read_only:
-        blockdev += ",read-only=on"
+    return said_by_qemu(blockdev + (",read-only=on" if read_only else ""))
+
+
+def said_by_qemu(blockdev: str) -> str | None:
     done = subprocess.run(
         [
             "qemu-storage-daemon",
@@ -100,14 +103,15 @@ def refusal_by_qemu(image: Path, *, read_only: bool) -> str | None:
         check=False,
     )
     for line in done.stderr.splitlines():
-        if line.startswith(f"qemu-storage-daemon: --blockdev {blockdev}: "):
-            return line.removeprefix(f"qemu-storage-daemon: --blockdev {blockdev}: ")
+        said = line.removeprefix(f"qemu-storage-daemon: --blockdev {blockdev}: ")
+        if said != line and not said.startswith("warning: "):
+            return said
     return None
 
 
-async def refusal_by_us(image: Path, *, read_only: bool) -> str | None:
+async def refusal_by_us(image: Path, *, read_only: bool, **options: Any) -> str | None:
     try:
-        async with opened(image, read_only=read_only):
+        async with opened(image, read_only=read_only, **options):
             return None
     except QmpError as error:
         return error.desc
@@ -129,6 +133,40 @@ async def test_damaged_header_is_refused_as_by_qemu(tmp_path, patches, read_only
     ours = await refusal_by_us(image, read_only=read_only)
     make(image, patches)
     assert ours == refusal_by_qemu(image, read_only=read_only)
+
+
+#: What covers the beginning of the second sector.
+ACROSS = {
+    "nothing": [],
+    "unknown extension": [(112, u32(0x12345678) + u32(600))],
+    "head of an extension": [(112, u32(0x12345678) + u32(392))],
+    "format of the backing file": [(496, u32(0xE2792ACA) + u32(9)), (112, u32(1) + u32(376))],
+    "name of the data file": [(496, u32(0x44415441) + u32(9)), (112, u32(1) + u32(376))],
+    "outdated bitmaps": [(496, u32(0x23852875) + u32(24)), (112, u32(1) + u32(376))],
+    "bitmaps": [
+        (496, u32(0x23852875) + u32(24)),
+        (112, u32(1) + u32(376)),
+        (88, u64(1)),
+    ],
+    "names of features": [(112, u32(0x6803F857) + u32(480)), (600, bytes(8))],
+    "names of features that are missed": [(112, u32(0x6803F857) + u32(480)), (72, u64(1 << 20))],
+    "unknown fields": [(100, u32(600)), (600, bytes(8))],
+    "name of the backing file": [(8, u64(510) + u32(4)), (112, bytes(8))],
+}
+
+
+@pytest.mark.parametrize("patches", ACROSS.values(), ids=ACROSS)
+async def test_only_what_is_needed_of_the_first_cluster_is_read(tmp_path, patches, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "a.qcow2", patches)
+    broken = "driver=blkdebug,image.driver=file,image.filename=a.qcow2"
+    broken += ",inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.sector=1"
+    wire = ",".join(f"file.{word}" for word in broken.split(","))
+    expected = said_by_qemu(f"driver=qcow2,node-name=disk,read-only=on,{wire}")
+    rule = {"event": "none", "iotype": "read", "sector": 1}
+    image = {"driver": "file", "filename": "a.qcow2"}
+    file = {"driver": "blkdebug", "image": image, "inject-error": [rule]}
+    assert await refusal_by_us(tmp_path / "a.qcow2", read_only=True, file=file) == expected
 
 
 @pytest.mark.parametrize("size", [0, 3, 71, 72, 103, 104, 112, 512, 65536, 131073, 196608])
