@@ -192,10 +192,15 @@ async def pdiscard(child: Child, offset: int, length: int) -> None:
 
     Does nothing unless the node was opened with ``discard: unmap``. Parts of blocks are left to
     the driver, apart from whole ones, which it can do something with at least.
+
+    Raises:
+        OSError: ENOMEDIUM: the image was given up as corrupt; else what the driver says.
     """
     node = child.node
     _check_write(child, offset, length)
     if not node.options.unmap or not node.driver.discards or length <= 0:
+        if not node.driver.has_medium:
+            raise BlockError(errno.ENOMEDIUM)
         return
     node.in_flight += 1
     request: Req | None = None

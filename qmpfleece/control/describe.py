@@ -6,6 +6,7 @@ as QEMU does: ``json:{"driver": "null-co", "size": 1048576}``.
 
 from typing import Any, Final, TypeAlias
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.node import Node
 from qmpfleece.qapi.encode import Printed, encode
@@ -131,8 +132,13 @@ async def image_info(node: Node, *, flat: bool) -> Wire:
     Args:
         node: The node.
         flat: Without those that show through.
+
+    Raises:
+        QmpError: The image was given up as corrupt.
     """
     driver = node.driver
+    if not driver.has_medium:
+        raise QmpError(f"Block device {node.device_name or node.name} is ejected")
     info: Wire = {"filename": filename(node), "format": driver.driver_name}
     known = driver.image_info()
     layout = _laid_out_by(node).driver

@@ -52,6 +52,9 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
             raise QmpError(f"description '{description}' too long")
         if server.find_export(self.name) is not None:
             raise QmpError(f"NBD server already has export named '{self.name}'")
+        node = self.backend.node
+        if node is not None and not node.driver.has_medium:
+            raise QmpError("Failed to determine the NBD export's length: No medium found")
         if not self.borrowed:
             # The size that clients are told must stay.
             self.backend.set_perm(self.backend.perm, Perm.ALL & ~Perm.RESIZE)

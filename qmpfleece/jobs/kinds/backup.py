@@ -298,6 +298,9 @@ def _check(settings: BackupSettings) -> None:
     """Check what can be checked before anything changes, in QEMU's order."""
     if settings.source is settings.target:
         raise QmpError("Source and target cannot be the same")
+    for node in (settings.source, settings.target):
+        if not node.driver.has_medium:
+            raise QmpError(f"Device is not inserted: {node.device_name}")
     if settings.compress and not settings.target.driver.compresses:
         name = settings.target.device_name
         raise QmpError(f"Compression is not supported for this drive {name}")

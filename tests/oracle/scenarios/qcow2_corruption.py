@@ -373,3 +373,50 @@ def qcow2_damage_is_told_with_the_name_of_the_drive(d: Session) -> None:
     d.start(*(word for option in options for word in ("-drive", option)))
     for drive in drives:
         io(d, drive, "read 0 512")
+
+
+@scenario
+def qcow2_given_up_takes_no_commands(d: Session) -> None:
+    """What each command says of an image that was found corrupt while it was used."""
+    d.nbd_server()
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+    d.tool("qemu-img", "snapshot", "-c", "s", "a.qcow2")
+    d.tool("qemu-img", "bitmap", "--add", "a.qcow2", "old")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    l1 = int.from_bytes(whole[40:48], "big")
+    l2 = int.from_bytes(whole[l1 : l1 + 8], "big") & ~COPIED
+    patch(d, {l2: COPIED | l1})
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    options = {"driver": "qcow2", "node-name": "q", "file": file}
+    d.qmp("blockdev-add", **options)
+    d.qmp("block-dirty-bitmap-add", node="q", name="plain")
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    ask(d, "x", "write 0 512", "write 65536 512", "read 65536 512", "flush")
+    ask(d, "x", "zero 0 65536", "discard 0 65536")
+    for persistent in (False, True):
+        d.qmp("block-dirty-bitmap-add", node="q", name=f"new{persistent}", persistent=persistent)
+    for name in ("old", "plain", "newFalse", "newTrue"):
+        d.qmp("block-dirty-bitmap-clear", node="q", name=name)
+        d.qmp("block-dirty-bitmap-disable", node="q", name=name)
+        d.qmp("block-dirty-bitmap-merge", node="q", target=name, bitmaps=["old"])
+        d.qmp("block-dirty-bitmap-remove", node="q", name=name)
+    d.qmp("blockdev-snapshot-internal-sync", device="q", name="t")
+    d.qmp("blockdev-snapshot-delete-internal-sync", device="q", name="s")
+    d.qmp("blockdev-snapshot-delete-internal-sync", device="q", name="t")
+    d.qmp("block-export-del", id="e", mode="hard")
+    d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("block_resize", node_name="q", size=32 << 20)
+    d.qmp("block_resize", node_name="q", size=128 << 20)
+    d.qmp("block-export-add", id="e", type="nbd", node_name="q", name="x", writable=True)
+    d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("blockdev-add", driver="file", node_name="t", filename=d.file("t.raw", 64 << 20))
+    d.qmp("blockdev-backup", job_id="j", device="q", target="t", sync="full")
+    d.qmp("blockdev-backup", job_id="j", device="t", target="q", sync="full")
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="q", target="t")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="q")
+    d.qmp("block-export-add", id="r", type="nbd", node_name="r", name="r", writable=True)
+    d.qmp("query-jobs")
+    d.qmp("blockdev-del", node_name="q")
+    features = (d.dir / "a.qcow2").read_bytes()[72:80].hex()
+    d.transcript.add(f"# incompatible features: {features}")
