@@ -14,9 +14,18 @@ class Failing:
         first: The first one that fails, from 0.
         many: How many fail.
         landed: They are done all the same, and only reported as failed: all, or so many.
+        verbs: What is counted instead.
     """
 
-    def __init__(self, first: int, many: int = 1, *, landed: bool | int = False) -> None:
+    def __init__(
+        self,
+        first: int,
+        many: int = 1,
+        *,
+        landed: bool | int = False,
+        verbs: tuple[str, ...] = VERBS,
+    ) -> None:
+        self._verbs = verbs
         self._bad = range(first, first + many)
         self._landed = range(first, first + (many if landed is True else landed))
         self._count = 0
@@ -31,7 +40,7 @@ class Failing:
     def begin(self, driver: Any) -> None:
         """Count from here on."""
         self._driver = driver
-        for verb in VERBS:
+        for verb in self._verbs:
             self._whole[verb] = getattr(driver, verb)
             setattr(driver, verb, self._counted(self._whole[verb]))
 

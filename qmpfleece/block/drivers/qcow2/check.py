@@ -71,7 +71,7 @@ class Recount:
         await image.journal.write()
         await self._correct_flags()
         await pipeline.flush(image.file)
-        image.uncounted = False
+        image.uncounted = image.outdated = False
         if not self._damaged:
             await image.clear_dirty_bit()
 

@@ -167,7 +167,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
                 if any(table.dirty for table in cache):
                     sys.stderr.write(f"Failed to flush the {name} cache: {error.strerror}\n")
             return
-        if image.header.incompatible & Incompatible.DIRTY and not image.uncounted:
+        if image.header.incompatible & Incompatible.DIRTY:
             # As in QEMU nobody is told: whoever opens the image next counts once more.
             with contextlib.suppress(OSError):
                 await pipeline.flush(image.file)

@@ -60,6 +60,8 @@ class Image:
         size: Bytes of the disk.
         uncounted: Refcounts may be too low: counting the references again is due, or has not
             ended well. The image stays dirty, and nothing is allocated.
+        outdated: Refcounts may be too high, or "copied" flags missing, since a snapshot was only
+            half taken or deleted: the image stays dirty.
         dead: The image is corrupt beyond use.
         decompressed: The last decompressed cluster, by its L2 entry.
         cleaner: Drops tables that have not been used for a while; runs while the image is open.
@@ -94,6 +96,7 @@ class Image:
         self.reftable_offset = header.refcount_table_offset
         self.reftable_clusters = header.refcount_table_clusters
         self.uncounted = False
+        self.outdated = False
         self.dead = False
         self.decompressed: tuple[int, bytes] = (0, b"")
         self.metadata_preallocation: bool | None = None
@@ -276,8 +279,9 @@ class Image:
             raise
 
     async def clear_dirty_bit(self) -> None:
-        """Say in the header that the refcounts on disk are right, unless nobody has counted."""
-        if self.header.incompatible & Incompatible.DIRTY and not self.uncounted:
+        """Say in the header that the refcounts on disk are right, unless they may not be."""
+        due = self.uncounted or self.outdated
+        if self.header.incompatible & Incompatible.DIRTY and not due:
             self.header.incompatible &= ~Incompatible.DIRTY
             await self.write_features()
 

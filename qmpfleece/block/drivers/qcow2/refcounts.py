@@ -320,11 +320,19 @@ class Refcounts:
 
         Returns:
             How many of them could be; fewer than ``count`` when one has the most already.
+
+        Raises:
+            OSError: A block can't be read; what was counted is given back.
         """
         done = 0
         while done < count:
             region, slot = divmod(first + done, self._entries)
-            block = await self._block(region)
+            try:
+                block = await self._block(region)
+            except BaseException:
+                if done:
+                    self._image.journal.free(first, done, discard=False)
+                raise
             for index in range(slot, min(slot + count - done, self._entries)):
                 if block is None or block.words[index] >= self._image.geometry.refcount_max:
                     return done

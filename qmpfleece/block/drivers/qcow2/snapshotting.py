@@ -86,19 +86,19 @@ class Snapshotter:
         )
         try:
             async with self._counting_anew():
-                if counted := await self._add_references():
-                    await self._keep_l1(made)
+                if (counted := await self._add_references()) is not None:
+                    await self._keep_l1(made, counted)
         except BaseException:
             if made not in image.snapshots:
                 image.journal.free(first, clusters, discard=False)
             raise
-        if not counted:
+        if counted is None:
             image.journal.free(first, clusters, discard=False)
             raise BlockError(errno.EINVAL)
         return made
 
-    async def _keep_l1(self, made: Snapshot) -> None:
-        """Write the L1 table of a snapshot and enter it; all has been counted."""
+    async def _keep_l1(self, made: Snapshot, counted: list[tuple[int, int]]) -> None:
+        """Write the L1 table of a snapshot and enter it; what it leads to has been counted."""
         image = self._image
         try:
             await self._clear_flags()
@@ -106,9 +106,11 @@ class Snapshotter:
             await self._write_l1(made.l1_offset)
             await self._write_list([*image.snapshots, made])
         except BaseException:
-            with contextlib.suppress(OSError):
-                await self._drop_references(image.l1, discard=False)
+            self._take_back(counted)
+            try:
                 await self._refresh_flags()
+            except OSError:
+                image.outdated = True
             raise
         image.overlap.add(overlap.INACTIVE_L1, made.l1_offset, made.l1_size * 8)
         image.overlap.add_many(overlap.INACTIVE_L2, tables_of(image.l1))
@@ -127,6 +129,7 @@ class Snapshotter:
             image.overlap.remove(overlap.INACTIVE_L1, snapshot.l1_offset, len(l1) * 8)
             for offset in tables_of(l1):
                 image.overlap.remove(overlap.INACTIVE_L2, offset, 1)
+            image.outdated, before = True, image.outdated
             await self._drop_references(l1, discard=image.discard_snapshot)
             image.journal.free(
                 snapshot.l1_offset >> geometry.cluster_bits,
@@ -135,6 +138,7 @@ class Snapshotter:
             )
             await image.journal.settle()
             await self._refresh_flags()
+            image.outdated = before
 
     @contextlib.asynccontextmanager
     async def _counting_anew(self) -> AsyncIterator[None]:
@@ -148,8 +152,7 @@ class Snapshotter:
             await image.journal.settle()
             await pipeline.flush(image.file)
             if mine:
-                image.header.incompatible &= ~Incompatible.DIRTY
-                await image.write_features()
+                await image.clear_dirty_bit()
 
     def _new_id(self) -> str:
         numbers = [_leading_number(item.snapshot_id) for item in self._image.snapshots]
@@ -194,11 +197,11 @@ class Snapshotter:
         if count:
             yield first, count
 
-    async def _add_references(self) -> bool:
+    async def _add_references(self) -> list[tuple[int, int]] | None:
         """Count one reference more to all that the active L1 table leads to, or none.
 
         Returns:
-            False when one has as many as can be counted.
+            The runs of clusters; None when one has as many as can be counted.
         """
         refcounts, bits = self._image.refcounts, self._image.geometry.cluster_bits
         done: list[tuple[int, int]] = []
@@ -216,7 +219,8 @@ class Snapshotter:
             raise
         if full:
             self._take_back(done)
-        return not full
+            return None
+        return done
 
     def _take_back(self, runs: list[tuple[int, int]]) -> None:
         for first, count in runs:

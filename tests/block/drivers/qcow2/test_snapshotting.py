@@ -1,6 +1,7 @@
 """Taking and deleting internal snapshots: what they hold, what failure and death leave."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qmpfleece.block.drivers.qcow2 import overlap
-from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
+from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK, Incompatible
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
 from tests.tools.snapshots import allowed, delete, fill, take
@@ -257,6 +258,38 @@ async def test_whatever_write_or_flush_fails_disk_and_snapshots_keep_their_data(
         image.write_bytes(whole)
         failing = Failing(number, many, landed=landed)
         if not await fail_and_verify(image, tmp_path, doing, failing):
+            break
+    assert number
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+@pytest.mark.parametrize("doing", ["take", "delete"])
+async def test_snapshot_that_can_not_be_finished_for_want_of_a_table_leaves_a_sound_image(
+    tmp_path, doing, many
+):
+    """Read errors: an image that is not sound at once says that it is dirty."""
+    image = made(tmp_path, "cluster_size=4096")
+    async with opened(image) as disk:
+        await fill(disk, 1)
+        await take(disk, "old")
+        await disk.write(0, b"\2" * 100_000)
+    whole = image.read_bytes()
+    for number in count():
+        image.write_bytes(whole)
+        failing = Failing(number, many, verbs=("pread",))
+        async with opened(image, l2_cache_size=8192) as disk:
+            failing.begin(disk.node.children["file"].node.driver)
+            with contextlib.suppress(OSError):
+                await (take(disk, "new") if doing == "take" else delete(disk, "old"))
+            failing.end()
+        if not image.read_bytes()[79] & Incompatible.DIRTY:
+            told = run("qemu-img", "check", "-f", "qcow2", image, may_fail=True)
+            assert "ERROR" not in told, number
+        async with opened(image):
+            pass
+        check(image)
+        assert content(image, tmp_path)[:100_000] == b"\2" * 100_000
+        if not failing.reached:
             break
     assert number
 
