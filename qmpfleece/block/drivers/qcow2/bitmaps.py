@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.image import Image
 
 _ALL_ONES: Final = 1
-#: Bytes of a bitmap that are stored at a stretch.
+#: Bytes of a bitmap that are stored, or loaded, at a stretch.
 _PIECE: Final = MIB
 _RESERVED: Final = ~(OFFSET_MASK | _ALL_ONES) & ((1 << 64) - 1)
 
@@ -142,10 +142,7 @@ class Bitmaps:
             bitmap.inconsistent = True
             bitmap.enabled = False
             return bitmap
-        cluster = image.geometry.cluster_size
-        data = bytearray(bitmap.bits.serialised_size)
-        view = memoryview(data)
-        needed = -(-len(data) // cluster)
+        cluster, size = image.geometry.cluster_size, bitmap.bits.serialised_size
         try:
             table = await self._read_table(entry)
         except OSError as error:
@@ -154,16 +151,19 @@ class Bitmaps:
                 f" {error.strerror}"
             ) from error
         try:
-            for index in range(needed):
-                word = table[index]
-                part = view[index * cluster : (index + 1) * cluster]
+            for index, first in enumerate(range(0, size, cluster)):
+                if not first % _PIECE:
+                    await asyncio.sleep(0)  # others have their turn
+                word, part = table[index], bytearray(min(cluster, size - first))
                 if word & OFFSET_MASK:
-                    await image.read(word & OFFSET_MASK, part)
+                    await image.read(word & OFFSET_MASK, memoryview(part))
                 elif word & _ALL_ONES:
-                    part[:] = b"\xff" * len(part)
+                    part = bytearray(b"\xff") * len(part)
+                else:
+                    continue
+                bitmap.bits.deserialise(part, first)
         except (OSError, IndexError) as error:
             raise QmpError(f"Could not read bitmap '{entry.name}' from image") from error
-        bitmap.bits.deserialise(data)
         return bitmap
 
     async def _read_table(self, entry: Entry) -> "array[int]":

@@ -5,6 +5,7 @@ cached block, and ``journal`` writes it before anything that refers to the clust
 the table grow in the same way, in memory first.
 """
 
+import asyncio
 import contextlib
 import errno
 from array import array
@@ -118,6 +119,7 @@ class Refcounts:
         last = image.geometry.clusters(image.file.node.length)
         found = region = 0
         while found < enough and region < len(self.table) and region * entries < last:
+            await asyncio.sleep(0)  # others have their turn
             block = await self._block(region)
             if block is not None:
                 words = block.words[: last - region * entries]
@@ -205,6 +207,7 @@ class Refcounts:
             return first
         self._image.journal.free(first, got, discard=False)
         for region in range(self.hint // self._entries, len(self.table)):
+            await asyncio.sleep(0)  # others have their turn
             block = await self._block(region)
             slot = _free_run(block.words, count) if block is not None else -1
             if block is not None and slot >= 0:

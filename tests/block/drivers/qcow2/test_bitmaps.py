@@ -11,6 +11,7 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import DirtyBitmap
+from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from tests.tools.disk import check, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
 
@@ -227,6 +228,19 @@ async def test_others_have_turns_while_a_large_clean_bitmap_is_stored(tmp_path):
     await busy
     assert seen[0] > 60
     assert dirty_by_qemu(path, "b") == []
+
+
+async def test_others_have_turns_while_a_large_bitmap_is_loaded(tmp_path):
+    path = tmp_path / "large.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, "256G")
+    qemu_img("bitmap", "--add", "-g", "512", path, "b")  # 64 MiB
+    async with opened(path, read_only=True) as disk:
+        loading, turns = asyncio.create_task(Bitmaps(disk.driver.image).load()), 0
+        while not loading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        await loading
+    assert turns > 60
 
 
 async def test_inconsistent_bitmap_forbids_a_resize(image):

@@ -261,6 +261,24 @@ async def test_compressed_data_without_space_is_put_where_clusters_were_freed(tm
         assert await disk.read(MIB + MIB // 2, 4096) == b"2" * 4096
 
 
+async def test_others_have_turns_while_room_for_a_table_is_looked_for(tmp_path):
+    image = tmp_path / "a.qcow2"
+    options = "cluster_size=512,refcount_bits=64"  # 64 clusters are counted in a block
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "8M")
+    qemu_io(image, "write 0 4M")
+    async with opened(image, refcount_cache_size=MIB) as disk:
+        refcounts, turns = disk.driver.image.refcounts, 0
+        await disk.guest.pdiscard(0, 512)
+        await disk.guest.flush()
+        looking = asyncio.create_task(refcounts.allocate_table(2))
+        while not looking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        disk.driver.image.journal.free(await looking, 2, discard=False)
+        assert turns > 60
+    check(image)
+
+
 async def test_many_clusters_that_were_freed_together_are_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "MANY_CLUSTERS", 100)
     image = tmp_path / "a.qcow2"
