@@ -276,7 +276,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     async def _truncate(self, length: int) -> None:
         await self._resizer.truncate(length)
-        opening.limit_caches(self.image, self.options)
+        opening.limit_caches(self.image, settings.cache_sizes(self.options, self.image.header))
 
     def pwrite_zeroes(self, offset: int, length: int, flags: int) -> Io:
         """Write zeroes; see ``Discarder.pwrite_zeroes``."""

@@ -198,7 +198,8 @@ class Journal:
         last = self._rounds
         with contextlib.suppress(OSError):
             while self._ready and self._ready[0].number <= last:
-                await self._ready[0].epoch.over()
+                epoch = self._ready[0].epoch
+                await epoch.over()
                 await self._give_back()
         return self._image.refcounts.hint < first
 

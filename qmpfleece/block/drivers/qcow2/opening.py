@@ -308,12 +308,11 @@ def apply_options(image: Image, options: Qcow2Options, *, unmap: bool) -> None:
     if sizes.l2_entry != image.geometry.slice_bytes and not len(image.l2):
         image.geometry.set_slice_bytes(sizes.l2_entry)
         image.l2.table_bytes = sizes.l2_entry
-    limit_caches(image, options)
+    limit_caches(image, sizes)
 
 
-def limit_caches(image: Image, options: Qcow2Options) -> None:
+def limit_caches(image: Image, sizes: settings.CacheSizes) -> None:
     """Let the caches get as large as the options say, or as is of use for the disk as it is."""
-    sizes = settings.cache_sizes(options, image.header)
     image.l2.capacity = max(2, sizes.l2 // image.l2.table_bytes)
     image.blocks.capacity = sizes.refcount // image.blocks.table_bytes
 
