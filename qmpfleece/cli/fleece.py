@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -129,14 +130,10 @@ async def _run(
         "guest_uri": fleece.guest_uri,
         "qmp": str(fleece.qmp_path),
     }
-    if numbers := ending.ignored():  # uvloop would not hand that down
-        command = f"trap '' {' '.join(str(int(number)) for number in numbers)}\n{command}"
     # At a terminal the command may read from it, and has its Ctrl-C from it. Elsewhere signals are
     # for all that it starts.
     alone = not _at_terminal()
-    process = await asyncio.create_subprocess_shell(
-        command, env=environment, start_new_session=alone
-    )
+    process = _begin(command, environment, alone=alone)
 
     def tell(number: int) -> None:
         # It may have ended just now, or belong to somebody else, as sudo does. The process's own
@@ -151,7 +148,7 @@ async def _run(
         await fleece.daemon.wait()
         interrupted.take(signal.SIGTERM)  # without the monitor the command is of no more use
 
-    ended = asyncio.create_task(process.wait())
+    ended = asyncio.create_task(asyncio.to_thread(process.wait))
     quitting = asyncio.create_task(heed_quit())
     stop = asyncio.create_task(interrupted.event.wait())
     warned = False
@@ -174,6 +171,17 @@ async def _run(
         await asyncio.wait({ended, stop, quitting})
     status = ended.result()
     return status if status >= 0 else 128 - status
+
+
+def _begin(command: str, environment: dict[str, str], *, alone: bool) -> "subprocess.Popen[bytes]":
+    """Start the user's command, which gets what we were given: descriptors, ignored signals.
+
+    Not by the loop: uvloop's would let it have copies of our output besides, so that who reads
+    that waits for what the command leaves behind.
+    """
+    return subprocess.Popen(  # noqa: S602 - a shell's command it is
+        command, shell=True, env=environment, start_new_session=alone, close_fds=False
+    )
 
 
 def _at_terminal() -> bool:

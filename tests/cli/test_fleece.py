@@ -140,6 +140,14 @@ def test_a_signal_that_was_ignored_at_the_beginning_stays_ignored(tmp_path, disk
     assert int(done.stdout.split()[1], 16) & 1 << number - 1
 
 
+def test_what_the_command_leaves_behind_holds_no_output_of_ours(tmp_path, disk):
+    command = "ls -l /proc/self/fd >held 2>/dev/null </dev/null"
+    assert fleece(disk, "--run", command, folder=tmp_path).returncode == 0
+    held = (tmp_path / "held").read_text()
+    assert "held" in held
+    assert "pipe:" not in held
+
+
 @needs("nbdinfo")
 @pytest.mark.parametrize("temp", [False, True])
 def test_it_runs_until_ctrl_c_and_leaves_the_disk_only(tmp_path, disk, temp):
