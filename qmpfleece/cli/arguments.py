@@ -41,7 +41,7 @@ def _add_fleece(parser: argparse.ArgumentParser) -> None:
         "which stays what DISK is now. Ends on Ctrl-C."
     )
     add = parser.add_argument
-    add("disk", metavar="DISK", help="the disk: an image file or a block device")
+    add("disk", type=name, metavar="DISK", help="the disk: an image file or a block device")
     add("--format", default="raw", metavar="FMT", help="format of DISK (default: raw)")
     add(
         "--temp",
@@ -85,7 +85,12 @@ def _add_pull(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("uri", metavar="URI", help="nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")
-    add("file", metavar="FILE", help="the file to make; a block device is written in place")
+    add(
+        "file",
+        type=name,
+        metavar="FILE",
+        help="the file to make; a block device is written in place",
+    )
     add(
         "--bitmap",
         metavar="NAME",
@@ -111,6 +116,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stay", action="store_true", help="leave everything up at the end, until Ctrl-C"
     )
+
+
+def name(text: str) -> str:
+    """Return what names a file; an unset variable leaves nothing, and would name the folder."""
+    if not text:
+        raise ValueError(text)
+    return text
 
 
 def seconds(text: str) -> int:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
+from qmpfleece.base import sockets
 from qmpfleece.base.errors import BlockError
 from qmpfleece.base.units import KIB, MIB
 from qmpfleece.nbdclient.uri import NbdUri
@@ -178,6 +179,8 @@ async def _shake_hands(uri: NbdUri, machine: ClientHandshake) -> "_Wire":
 async def _open(uri: NbdUri, factory: "Callable[[], _Wire]") -> "_Wire":
     loop = asyncio.get_running_loop()
     if uri.path:
+        if not sockets.fits_unix(uri.path):  # uvloop would cut it, and connect to another
+            raise BlockError(errno.ENAMETOOLONG)
         _, wire = await loop.create_unix_connection(factory, uri.path)
         return wire
     try:

@@ -41,11 +41,12 @@ class NbdProtocolError(Exception):
     """The peer broke the protocol; the connection cannot go on. The text is for the log."""
 
 
-#: What a refusal means, for servers that say no more. Source: NBD protocol, "Option reply types".
-_REFUSALS: Final = {
+#: What a refusal means that the server says nothing about. Source: QEMU 7.2's client, for the
+#: first two; NBD protocol, "Option reply types".
+_REFUSED: Final = {
+    const.REP_ERR_TLS_REQD: "TLS negotiation required",
+    const.REP_ERR_UNKNOWN: "Requested export not available",
     const.REP_ERR_POLICY: "it is not allowed",
-    const.REP_ERR_TLS_REQD: "TLS is required",
-    const.REP_ERR_UNKNOWN: "there is no such export",
     const.REP_ERR_SHUTDOWN: "the server is shutting down",
 }
 
@@ -60,8 +61,8 @@ class NbdRefused(Exception):  # noqa: N818 - an answer, not a failure of the wir
     """
 
     def __init__(self, option: int, reply: int, message: str) -> None:
-        said = message or _REFUSALS.get(reply)
-        super().__init__(said or f"option {option} refused with {reply:#x}")
+        unsaid = _REFUSED.get(reply, f"option {option} refused with {reply:#x}")
+        super().__init__(message or unsaid)
         self.option: Final = option
         self.reply: Final = reply
         self.message: Final = message

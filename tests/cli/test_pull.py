@@ -154,21 +154,45 @@ def test_a_link_to_itself_is_one_line(tmp_path):
     assert (done.returncode, done.stderr) == (1, f"qmpfleece pull: {message}\n")
 
 
+#: One byte more than the path of a unix socket may have.
+LONG = "/" + "x" * 107
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         ([], 2, "the following arguments are required: URI, FILE (see qmpfleece pull --help)"),
         (["nbd://h"], 2, "the following arguments are required: FILE (see qmpfleece pull --help)"),
+        (["x", ""], 2, "argument FILE: invalid name value: '' (see qmpfleece pull --help)"),
         (["x", "out"], 1, "'x' is not an NBD URI; it starts with nbd:// or nbd+unix://"),
         (["nbd+unix:///?socket=none", "out"], 1,
          "cannot connect to none: No such file or directory"),
         (["nbd://127.0.0.1:1/x", "out"], 1, "cannot connect to 127.0.0.1:1: Connection refused"),
+        ([f"nbd+unix:///?socket={LONG}", "out"], 1,
+         f"cannot connect to {LONG}: File name too long"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_done_is_one_line(tmp_path, arguments, status, message):
     done = pull(*arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")
     assert done.stderr == f"qmpfleece pull: {message}\n"
+
+
+@needs_nbdkit
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--filter=exportname", "exportname-strict=true"], "Requested export not available"),
+        (["--tls=require", "--tls-psk=psk"], "TLS negotiation required"),
+    ],
+)
+def test_what_a_server_refuses_without_a_word_is_said_in_words(tmp_path, options, message):
+    (tmp_path / "psk").write_text("a:00112233445566778899aabbccddeeff\n")
+    psk = [option.replace("=psk", f"={tmp_path}/psk") for option in options]
+    with nbdkit(tmp_path / "s", "pattern", "1M", *psk) as uri:
+        done = pull(uri, "out", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"qmpfleece pull: the server at {tmp_path}/s refuses: {message}\n"
 
 
 @needs_qemu

@@ -115,19 +115,6 @@ async def test_an_unknown_export_is_refused_with_the_server_s_words(tmp_path, im
 
 
 @needs_nbdkit
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("--filter=exportname", "null", "exportname-strict=true"), "there is no such export"),
-        (("--tls=require", "--tls-psk=/dev/null", "null"), "TLS is required"),
-    ],
-)
-async def test_a_refusal_without_words_is_told_in_ours(tmp_path, arguments, text):
-    with nbdkit(tmp_path / "s", *arguments) as uri, pytest.raises(NbdRefused, match=text):
-        await NbdClient.connect(parse(uri))
-
-
-@needs_nbdkit
 async def test_an_error_of_the_disk_has_its_errno(tmp_path):
     arguments = ("--filter=error", "memory", "1M", "error-pread=ENOSPC", "error-pread-rate=100%")
     with nbdkit(tmp_path / "s", *arguments) as uri:
