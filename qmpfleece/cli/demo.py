@@ -224,6 +224,8 @@ def _copy_disk(source: Path, target: Path, over: threading.Event) -> None:
     Its end is filled up with zeroes to a whole sector, as a guest sees it.
     """
     try:
+        if source.is_fifo() or source.is_char_device():  # who opens or reads one may wait for ever
+            raise Failure(f"'{source}' is neither a regular file nor a block device")
         with source.open("rb") as reader, target.open("wb") as writer:
             size = reader.seek(0, os.SEEK_END)
             if not size:

@@ -82,6 +82,7 @@ def test_quit_over_qmp_ends_it_when_it_stays(tmp_path):
         (lambda path: None, "cannot copy '{}': No such file or directory"),
         (lambda path: path.mkdir(), "cannot copy '{}': Is a directory"),
         (lambda path: path.touch(), "'{}' is empty"),
+        (os.mkfifo, "'{}' is neither a regular file nor a block device"),
     ],
 )
 def test_a_disk_that_is_none_is_one_line(tmp_path, make, message):
