@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from tests.tools.programs import QMPFLEECE, run
@@ -29,3 +31,13 @@ def test_an_unknown_verb_is_one_line_that_names_the_known_ones():
     assert done.stderr.count("\n") == 1
     for verb in ("serve", "fleece", "pull", "demo"):
         assert verb in done.stderr
+
+
+def test_the_package_can_be_run_as_the_program_can():
+    for arguments in (["--version"], ["pull", "--help"], ["bogus"]):
+        one, other = run(QMPFLEECE, *arguments), run(sys.executable, "-m", "qmpfleece", *arguments)
+        assert (one.returncode, one.stdout, one.stderr) == (
+            other.returncode,
+            other.stdout,
+            other.stderr,
+        )

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from qmpfleece import __version__
 from qmpfleece.cli import chardev, qemu, qtest
 from tests.tools.programs import BIN, Qmp, needs, run, running
 
@@ -272,7 +273,7 @@ async def test_a_line_for_qtest_that_is_too_long_ends_its_client_and_no_other(
           '"virtual SCSI disk"', 'name "virtio-blk-pci", bus PCI, alias "virtio-blk"']),
         (["-accel", "help"], ["tcg"]),
         (["-object", "help"], ["  throttle-group"]),
-        (["-version"], ["QEMU emulator version 7.2.0 (qmpfleece 0.1.0)"]),
+        (["-version"], [f"QEMU emulator version 7.2.0 (qmpfleece {__version__})"]),
     ],
 )  # fmt: skip
 def test_what_there_is_is_listed(option, lines):
