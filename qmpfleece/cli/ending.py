@@ -45,7 +45,7 @@ def run(program: str, verb: Callable[[], Coroutine[Any, Any, int]]) -> int:
 def words(error: BaseException) -> str:
     """Return an error as a person reads it."""
     if isinstance(error, QmpError):
-        return error.desc
+        return error.desc.partition("\n")[0]  # what follows is a hint, as QEMU gives at a terminal
     if isinstance(error, OSError) and error.strerror:
         if error.filename is not None:
             return f"'{error.filename}': {error.strerror}"

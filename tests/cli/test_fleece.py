@@ -331,6 +331,8 @@ def test_data_in_a_file_that_takes_no_space_are_not_written_over(tmp_path, disk)
          "No such file or directory"),
         (["disk.raw", "--qmp", "no/such"], 1,
          "Failed to bind socket to no/such: No such file or directory"),
+        (["disk.raw", "--qmp", "/" + "x" * 107], 1,
+         f"UNIX socket path '/{'x' * 107}' is too long"),
         (["disk.raw", "--timeout", "x"], 2,
          "argument --timeout: invalid seconds value: 'x' (see qmpfleece fleece --help)"),
         ([], 2, "the following arguments are required: DISK (see qmpfleece fleece --help)"),
