@@ -30,7 +30,7 @@ def link(child: Child) -> None:
     """Enter an edge at its node; permissions are left to the caller."""
     child.node.parents.append(child)
     if isinstance(child.parent, Node):
-        child.parent.find_listener()
+        child.parent.child_moved()
     for _ in range(child.node.quiesced):
         child.parent.drained_begin()
 
@@ -43,7 +43,7 @@ def unlink(child: Child) -> None:
 def _leave(node: Node, child: Child) -> None:
     node.parents.remove(child)
     if isinstance(child.parent, Node):
-        child.parent.find_listener()
+        child.parent.child_moved()
     for _ in range(node.quiesced):
         child.parent.drained_end()
 

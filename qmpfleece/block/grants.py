@@ -34,8 +34,10 @@ def refresh(nodes: Iterable[Node], were_writable: Container[Node] = ()) -> None:
             checked.append(node)
             node.driver.check_perm(perm, shared)
             for child in node.children.values():
-                before.append((child, child.perm, child.shared))
-                child.perm, child.shared = _needed(node, child, perm, shared)
+                needed, held = _needed(node, child, perm, shared), (child.perm, child.shared)
+                if needed != held:
+                    before.append((child, *held))
+                    child.perm, child.shared = needed
     except BaseException:
         for child, perm, shared in reversed(before):
             child.perm, child.shared = perm, shared

@@ -108,7 +108,8 @@ class Node:
             to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
         debug: The listener of the primary child, whom this node tells what it is about to
             do; None as a rule, so that telling costs nothing.
-        memo: What those who describe the node have worked out, with what it depends on.
+        memo: What those who describe the node have worked out of its options and of all that
+            is below it; see ``described_anew``.
         wr_highest_offset: The end of the write that has gone furthest, in bytes.
         write_threshold: After which offset the next write is to be told, 0 for none; see
             ``write_threshold``.
@@ -192,7 +193,22 @@ class Node:
     @property
     def exact_filename(self) -> str:
         """A plain file name that would open the node alike, or ``""``."""
-        return self.driver.exact_filename()
+        if "exact_filename" not in self.memo:
+            self.memo["exact_filename"] = self.driver.exact_filename()
+        return str(self.memo["exact_filename"])
+
+    def described_anew(self) -> None:
+        """Take note that the node shows, or may be called, something else than before.
+
+        So do those above it, which may be called by what is below them.
+        """
+        seen: set[Node] = set()
+        left = [self]
+        while left:
+            if (node := left.pop()) not in seen:
+                seen.add(node)
+                node.memo.clear()
+                left += [edge.parent for edge in node.parents if isinstance(edge.parent, Node)]
 
     @property
     def primary_child(self) -> Child | None:
@@ -208,11 +224,13 @@ class Node:
         """Put other options in force; the caller sees to it that the driver can."""
         self.given, self.options, self.said = given, options, said
         self.driver.options = given
+        self.described_anew()
 
-    def find_listener(self) -> None:
-        """Learn whom to tell, after an edge has changed."""
+    def child_moved(self) -> None:
+        """Take note that an edge to a child has changed: learn whom to tell."""
         primary = self.primary_child
         self.debug = primary.node.listener if primary is not None else None
+        self.described_anew()
 
     def users_perm(self) -> tuple[Perm, Perm]:
         """Return what all users together need, and what all of them share."""

@@ -7,6 +7,7 @@ Source: QEMU's documentation of ``BlockPermission`` (QAPI) and of child roles.
 """
 
 import enum
+from functools import cache
 from typing import Final
 
 
@@ -46,6 +47,7 @@ class Role(enum.IntFlag):
     IMAGE = DATA | METADATA | PRIMARY
 
 
+@cache  # few can be asked for, but for every node below one that changes
 def default_perms(role: Role, perm: Perm, shared: Perm, *, writable: bool) -> tuple[Perm, Perm]:
     """Return what a node needs of and shares on a child of ``role``.
 

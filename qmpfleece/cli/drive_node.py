@@ -91,6 +91,7 @@ def remember(node: Node, said: Mapping[str, Tree]) -> None:
             node.said[name] = value
         elif child is not None and isinstance(value, dict):
             remember(child.node, value)
+    node.described_anew()
 
 
 def _set_aio(definition: dict[str, Any], aio: str) -> None:

@@ -42,29 +42,9 @@ _SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
 
 def filename(node: Node) -> str:
     """Return what QEMU calls the file name of a node. Source: QAPI ``BlockDeviceInfo.file``."""
-    given: list[Any] = []
-    origin = _origin(node, given)
-    known = node.memo.get("filename")
-    if known is not None and known[0] == origin:
-        return str(known[1])
-    name = _filename(node)
-    node.memo["filename"] = origin, name, given
-    return name
-
-
-def _origin(node: Node, given: list[Any]) -> tuple[Any, ...]:
-    """Return what the file name of a node depends on; equal as long as that is the same.
-
-    Args:
-        node: The node.
-        given: Takes the options, which go into it by identity: keep them as long as it.
-    """
-    given.append(node.given)
-    own = id(node.given), node.exact_filename
-    if not node.children:
-        return own
-    below = [(name, _origin(child.node, given)) for name, child in node.children.items()]
-    return *own, node.driver.overrides_backing, *below
+    if "filename" not in node.memo:
+        node.memo["filename"] = _filename(node)
+    return str(node.memo["filename"])
 
 
 def _filename(node: Node) -> str:

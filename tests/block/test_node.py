@@ -1,10 +1,12 @@
 import asyncio
+import sys
 
 import pytest
 
 from qmpfleece.block.node import NodeOptions
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import BlockdevCacheOptions, BlockdevOptions
+from tests.tools.graphs import add
 from tests.tools.memory import User, add_memory, hold
 from tests.tools.until import settle
 
@@ -103,3 +105,28 @@ async def test_quiescing_reaches_all_users_and_nests(graph):
 @pytest.mark.parametrize("name", ["a", "#block012"])
 async def test_messages_name_the_node(graph, name):
     assert add_memory(graph, name).node.describe() == f"node '{name}'"
+
+
+async def test_names_in_a_chain_take_as_many_calls_as_it_is_deep(graph):
+    """After a change at its end, which all of them depend on."""
+    nodes = [await add(graph, "null-co", "n0")]
+    nodes += [await add(graph, "raw", f"n{i}", file=f"n{i - 1}") for i in range(1, 80)]
+    calls = 0
+
+    def count(_frame, event, _arg):
+        nonlocal calls
+        calls += event == "call"
+
+    def calls_to_name(some):
+        nonlocal calls
+        nodes[0].described_anew()
+        calls = 0
+        sys.setprofile(count)
+        try:
+            names = {node.exact_filename for node in reversed(some)}
+        finally:
+            sys.setprofile(None)
+        assert names == {"null-co://"}
+        return calls
+
+    assert calls_to_name(nodes) < 3 * calls_to_name(nodes[:40])

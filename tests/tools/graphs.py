@@ -1,6 +1,7 @@
 """A graph in tests: nodes added in short, its shape to compare, what must always hold."""
 
 from qmpfleece.block.node import Node
+from qmpfleece.control.describe import filename
 from qmpfleece.qapi.blockdev import validate_blockdev
 
 
@@ -23,8 +24,15 @@ def snapshot(graph):
 
 
 def check_invariants(graph):
-    """Check that edges are symmetric, and permissions what a computation from scratch gives."""
+    """Check that edges are symmetric, and what is kept what a computation from scratch gives.
+
+    That is permissions and names.
+    """
     nodes = graph.nodes()
+    kept = [(filename(node), node.exact_filename) for node in nodes]
+    for node in nodes:
+        node.memo.clear()
+    assert kept == [(filename(node), node.exact_filename) for node in nodes]
     assert len({node.name for node in nodes}) == len(nodes)
     for node in nodes:
         for name, child in node.children.items():

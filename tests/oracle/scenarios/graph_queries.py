@@ -163,6 +163,42 @@ def backing_file_with_a_relative_name_below_other_nodes(d: Session) -> None:
 
 
 @scenario
+def names_in_a_chain_follow_what_changes_below(d: Session) -> None:
+    d.file("base.raw")
+    below = ("-b", "base.raw", "-F", "raw")
+    for name in "abcd":
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", *below, name)
+        below = ("-b", name, "-F", "qcow2")
+
+    def image(name: str, **options: Any) -> dict[str, Any]:
+        file = {"driver": "file", "filename": d.path(name)}
+        return {"driver": "qcow2", "node-name": name, "file": file, "read-only": True, **options}
+
+    file = {"driver": "file", "filename": d.path("base.raw")}
+    base = {"driver": "raw", "node-name": "base", "file": file, "read-only": True}
+    null(d, "n")
+    d.qmp("blockdev-add", **base)
+    d.qmp("blockdev-add", **image("a", backing="base"))
+    for name, backing in (("b", "a"), ("c", "b"), ("d", "c")):
+        d.qmp("blockdev-add", **image(name, backing=backing))
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-add", driver="throttle", node_name="t", file="d", throttle_group="g")
+    d.qmp("query-named-block-nodes")
+    for options in (
+        {**base, "offset": 512},
+        {**base, "offset": 0},
+        image("a", backing="n"),
+        image("a", backing=None),
+        image("b", backing="n"),
+        image("a", backing="base"),
+        image("b", backing="a"),
+    ):
+        d.qmp("blockdev-reopen", options=[options])
+        d.qmp("query-named-block-nodes")
+    d.qmp("blockdev-snapshot", node="d", overlay="t")
+
+
+@scenario
 def backing_file_change_refused(d: Session) -> None:
     _chain(d)
     null(d, "n")

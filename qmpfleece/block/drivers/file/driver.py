@@ -311,7 +311,7 @@ class File(BlockDriver[FileOptions]):
             return
         try:
             self._reopen(writes=bool(perm & _ANY_WRITE))
-            if self._use_locks:
+            if self._use_locks and self._wanted != self._held:
                 held, held_shared = self._held
                 locks.apply(self._lock_fd, held | perm, held_shared & shared, drop=False)
                 # What is held already cannot be in conflict, so giving back never fails.

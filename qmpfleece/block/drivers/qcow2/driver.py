@@ -370,6 +370,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         await info.change_backing(self.image, name, backing_format)
         self._expected_backing = name  # as it stands there, as QEMU does
         self._found_backing = False
+        self.node.described_anew()
 
     @property
     def overrides_backing(self) -> bool:
