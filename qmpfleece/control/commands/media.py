@@ -174,9 +174,11 @@ async def blockdev_change_medium(
     try:
         await blockdev_open_tray(system, device, id, force)
         await _remove(_removable(system, device, id), device or id)
-        _insert(disk, node)
-        await blockdev_close_tray(system, device, id)
-        await system.exports.delete_of_medium(disk.backend)
+        try:
+            _insert(disk, node)
+            await blockdev_close_tray(system, device, id)
+        finally:
+            await system.exports.delete_of_medium(disk.backend)
     finally:
         await graph.release(node)
 

@@ -1,5 +1,11 @@
 """Exports of a drive by its name (nbd-server-add), and what happens to the drive meanwhile."""
 
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
 from tests.oracle.scenario import system_scenario
 from tests.oracle.session import Session
 
@@ -70,6 +76,33 @@ def export_of_a_drive_whose_medium_is_changed(d: Session) -> None:
     d.qmp("query-block-exports")
     client = d.nbd("cd")
     client.request(0, 0, 16)
+
+
+@contextlib.contextmanager
+def _in_use(path: str) -> Iterator[None]:
+    """Hold a file as another program would that writes to it alone."""
+    with open(path, "rb") as file:
+        for byte in (100, 101, 201):
+            lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        yield
+
+
+@system_scenario
+def export_of_a_drive_whose_next_medium_is_refused(d: Session) -> None:
+    path, drive = d.file("b.img", 1 << 20), "if=none,id=fd,format=raw,node-name=n,file="
+    d.start("-machine", "pc", "-drive", drive + d.file("a.img"), "-device", "floppy,drive=fd")
+    d.nbd_server()
+    d.qmp("nbd-server-add", device="fd")
+    d.qmp("nbd-server-add", device="n")
+    change = {"filename": path, "format": "raw", "read_only_mode": "read-write"}
+    with _in_use(path):
+        d.qmp("blockdev-change-medium", device="fd", **change)
+        _look(d)
+        d.qmp("nbd-server-add", device="fd", name="again")
+    d.qmp("blockdev-change-medium", device="fd", **change)
+    d.qmp("nbd-server-add", device="fd", name="again")
+    _look(d)
 
 
 @system_scenario
