@@ -1,6 +1,8 @@
 """block_resize: what is refused, in which order."""
 
-from tests.oracle.scenario import scenario, system_scenario
+import os
+
+from tests.oracle.scenario import Scenario, scenario, system_scenario
 from tests.oracle.scenarios.devices import CONTROLLER, disk, hmp, null
 from tests.oracle.session import Session
 
@@ -243,3 +245,27 @@ def image_below_others_that_is_resized(d: Session) -> None:
             d.qmp("block_resize", node_name="top", size=size)
         d.qmp("blockdev-del", node_name="top")
         d.qmp("blockdev-del", node_name="q")
+
+
+def _with_data_file(name: str, raw: str) -> Scenario:
+    """Make a scenario of a disk whose data file is longer than it is."""
+
+    def run(d: Session) -> None:
+        options = f"data_file=data,data_file_raw={raw}"
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "disk", "1M")
+        os.truncate(d.path("data"), 8 << 20)
+        file = {"driver": "file", "filename": d.path("disk")}
+        data = {"driver": "file", "filename": d.path("data")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, data_file=data)
+        for size in (2 << 20, 3 << 20, 10 << 20):
+            d.qmp("block_resize", node_name="q", size=size)
+            d.transcript.add(f"# the data file has {os.stat(d.path('data')).st_size} bytes")
+        d.qmp("blockdev-del", node_name="q")
+        d.tool("qemu-img", "check", "disk")
+
+    run.__name__ = name
+    return scenario(run)
+
+
+_with_data_file("disk_grown_beside_a_long_data_file", "off")
+_with_data_file("disk_grown_that_a_long_data_file_is_part_of", "on")

@@ -81,9 +81,11 @@ class Resizer:
         image.size = length
         try:
             await self._zero(old, length)
-            if image.data is not image.file and image.data.node.length < length:
+            raw = bool(image.header.autoclear & Autoclear.DATA_FILE_RAW)
+            # Source: observed; only what is no disk by itself is cut to the size of ours.
+            if image.data is not image.file and not (raw and image.data.node.length > length):
                 await pipeline.truncate(image.data, length)
-            if image.header.autoclear & Autoclear.DATA_FILE_RAW:
+            if raw:
                 await self._map(align_up(old, image.geometry.cluster_size), length)
             await image.journal.write()
             await image.change_header(size=length)
