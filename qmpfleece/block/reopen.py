@@ -307,7 +307,7 @@ def _find_moves(graph: Graph, change: Reopening[Any], moves: edges.Moves) -> Non
         told = name in given.model_fields_set
         if isinstance(ref, BlockdevOptions):
             continue
-        if ref:
+        if ref is not None:
             if (found := _replacement(graph, node, name, ref, moves)) is not None:
                 change.moves[name] = found
         elif name == "backing" and told and child is not None:

@@ -95,3 +95,31 @@ def reopened_without_the_data_file(d: Session) -> None:
     d.qmp("blockdev-add", **image, **{"data-file": "d"})
     reopen(d, image)
     reopen(d, {**image, "data-file": "d"})
+
+
+@scenario
+def reopened_to_a_backing_file_without_a_name(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    image = {"driver": "qcow2", "node-name": "q"}
+    d.qmp("blockdev-add", driver="null-co", node_name="n", read_only=True)
+    d.qmp("blockdev-add", **image, file=file)
+    for more in ({"backing": "n"}, {"backing": ""}, {"backing": None}, {"backing": ""}):
+        d.qmp("blockdev-reopen", options=[{**image, "file": file, **more}])
+        d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("blockdev-reopen", options=[{**image, "file": ""}])
+
+
+@scenario
+def reopened_into_the_cache_although_read_past_it(d: Session) -> None:
+    file = {"driver": "file", "filename": d.file("a.raw", 1 << 20), "aio": "native"}
+    direct = {"cache": {"direct": True}}
+    d.qmp("blockdev-add", **file, **direct, node_name="f")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file=file, **direct)
+    for more in ({}, direct, {"aio": "threads"}, {}):
+        d.qmp("blockdev-reopen", options=[{**file, "node-name": "f", **more}])
+    for more in ({}, direct):
+        d.qmp(
+            "blockdev-reopen", options=[{"driver": "raw", "node-name": "r", "file": file, **more}]
+        )
+    d.qmp("query-named-block-nodes", flat=True)

@@ -155,11 +155,6 @@ class File(BlockDriver[FileOptions]):
         """Check the options; the file is opened anew with the permissions."""
         if self.options.drop_cache is not None and change.given.drop_cache is None:
             raise QmpError("Option 'drop-cache' cannot be reset to its default value")
-        if change.given.aio == self.options.aio == "native" and not change.options.cache_direct:
-            raise QmpError(
-                "aio=native was specified, but it requires cache.direct=on, which was not"
-                " specified."
-            )
 
     async def reopen_finish(self) -> None:
         """Find out what alignment the file wants now."""
