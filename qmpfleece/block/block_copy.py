@@ -108,8 +108,8 @@ class BlockCopy:
                     f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
                 ) from error
         self._home = source.node
-        self._shown_by = target.node if shown else None
         self._home.bitmaps.insert(0, self.bitmap)
+        target.tracks_reads = shown
         target.node.tracks_reads += shown
 
     def limit_chunk(self, max_chunk: int) -> None:
@@ -157,8 +157,8 @@ class BlockCopy:
         """Take the bitmap off the source, and let reads of the target go. No copy is in flight."""
         assert not self.in_flight
         self._home.bitmaps.remove(self.bitmap)
-        if self._shown_by is not None:
-            self._shown_by.tracks_reads -= 1
+        self.target.node.tracks_reads -= self.target.tracks_reads
+        self.target.tracks_reads = False
 
     @property
     def remaining(self) -> int:

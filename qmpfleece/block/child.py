@@ -32,7 +32,7 @@ class Child:
     """An edge of the graph.
 
     Changes only in ``graph``: ``node``, ``perm``, ``shared``; the last two of a root edge in
-    ``backend``, too. The rest is fixed.
+    ``backend``, too. Changes only in ``block_copy``: ``tracks_reads``. The rest is fixed.
 
     Attributes:
         name: What the parent calls it: ``file``, ``target``, ``root``...
@@ -44,6 +44,8 @@ class Child:
         shared: What the parent lets others do.
         may_write: Whether ``perm`` allows writes; plain booleans for the data path, where
             testing a flag costs more than the rest of the check.
+        tracks_reads: Whether reads of ``node`` are tracked because of this edge, wherever it
+            leads; see ``Node.tracks_reads``.
         may_resize: The same for writing past the end.
     """
 
@@ -57,6 +59,7 @@ class Child:
         "parent",
         "role",
         "shared",
+        "tracks_reads",
     )
 
     def __init__(
@@ -69,6 +72,7 @@ class Child:
         self.node = node
         self.perm = Perm.NONE
         self.shared = Perm.ALL
+        self.tracks_reads = False
 
     @property
     def perm(self) -> Perm:

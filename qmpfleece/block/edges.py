@@ -29,6 +29,7 @@ def move(edge: Child, node: Node) -> None:
 def link(child: Child) -> None:
     """Enter an edge at its node; permissions are left to the caller."""
     child.node.parents.append(child)
+    child.node.tracks_reads += child.tracks_reads
     if isinstance(child.parent, Node):
         child.parent.child_moved()
     for _ in range(child.node.quiesced):
@@ -42,6 +43,7 @@ def unlink(child: Child) -> None:
 
 def _leave(node: Node, child: Child) -> None:
     node.parents.remove(child)
+    node.tracks_reads -= child.tracks_reads
     if isinstance(child.parent, Node):
         child.parent.child_moved()
     for _ in range(node.quiesced):

@@ -98,8 +98,8 @@ class Node:
         serialising: Requests that nothing may overlap.
         tracks: Whether requests are tracked at all: set when unaligned or serialising
             requests can occur.
-        tracks_reads: How many want reads to be, too: those whose serialising writes move what
-            lies below to this node, so that they must not meet a read on its way down.
+        tracks_reads: How many edges want reads to be, too: those whose serialising writes move
+            what lies below to this node, so that they must not meet a read on its way down.
         quiesced: How many drained sections hold the node.
         monitor_owned: Created by blockdev-add and not yet deleted.
         inherits_from: The node in whose definition this one was nested, until it, or what has

@@ -2,11 +2,21 @@
 
 import asyncio
 
+from qmpfleece.base.workers import Workers
+from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
-from qmpfleece.block.perm import Perm
+from qmpfleece.block.drain import drained
+from qmpfleece.block.driver import Status
+from qmpfleece.block.graph import Graph
+from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.status import block_status
+from qmpfleece.jobs.users import movable
 from tests.block.drivers.copy_before_write.conftest import DATA, SIZE
+from tests.tools.disk import qemu_img
 from tests.tools.fleecing import CLUSTER
-from tests.tools.until import settle
+from tests.tools.graphs import add
+from tests.tools.memory import Barrier, Load, add_memory, hold
+from tests.tools.until import settle, until
 
 
 async def test_snapshot_reads_wait_neither_for_guest_writes_nor_for_the_temporary_image(fleece):
@@ -142,3 +152,42 @@ async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
     for request, most in cases:
         task = await fleece.started(request)
         assert 0 < depth(task.get_coro()) - 2 <= most
+
+
+async def test_copies_wait_for_reads_that_come_through_what_was_put_above_the_target(tmp_path):
+    """The target shows the disk where it has nothing yet, and its users have an overlay now."""
+    graph, load, barrier = Graph(Workers()), Load(), Barrier("read")
+    disk = add_memory(graph, "disk", DATA)
+    for name, below in (("target", "disk"), ("overlay", None)):
+        qemu_img("create", "-q", "-f", "qcow2", tmp_path / name, SIZE)
+        file = {"driver": "file", "filename": str(tmp_path / name)}
+        await add(graph, "qcow2", name, file=file, backing=below)
+    await add(graph, "copy-before-write", "cbw", file="disk", target="target")
+    target, overlay = graph.find("target"), graph.find("overlay")
+    reader = hold(graph, target, Perm.CONSISTENT_READ)
+    guest = hold(graph, graph.find("cbw"), Perm.CONSISTENT_READ | Perm.WRITE)
+    async with drained(target):
+        users = movable(target, overlay)
+        graph.attach_child(overlay, "backing", Role.COW, target)
+        graph.replace_node(users, overlay)
+    disk.pause, buf = barrier, memoryview(bytearray(CLUSTER))
+    read = await load.start(pipeline.pread(reader, 0, buf))
+    await until(lambda: len(barrier.waiting) == 1)
+    write = await load.start(pipeline.pwrite(guest, 0, memoryview(b"x" * CLUSTER)))
+    await until(lambda: len(barrier.waiting) == 2)
+    barrier.go(1)  # the copy has read, and waits for the other before it writes
+    await until(lambda: overlay.in_flight == 2)
+    other = hold(graph, overlay, Perm.WRITE)
+    await pipeline.pwrite(other, CLUSTER, memoryview(b"y" * CLUSTER))
+    await pipeline.flush(other)
+    (extent,) = await block_status(overlay, 0, CLUSTER, 1)
+    assert not extent.flags & Status.ALLOCATED
+    barrier.release()
+    await asyncio.gather(read, write)
+    assert buf == DATA[:CLUSTER]
+    graph.detach(other)
+    graph.detach(guest)
+    await graph.delete("cbw")
+    assert (target.tracks_reads, overlay.tracks_reads) == (0, 0)
+    graph.detach(reader)
+    await graph.close()
