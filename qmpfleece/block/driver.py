@@ -100,7 +100,7 @@ class Extent(NamedTuple):
 
 
 class Opener(Protocol):
-    """What a driver may do while its node is opened. Implemented by ``graph``."""
+    """What a driver may do while its node is opened. Implemented by ``opener``."""
 
     workers: "Workers"
     fdsets: "FdSets"

@@ -8,7 +8,7 @@ and requests never see half a change.
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import QmpError
@@ -19,6 +19,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
 from qmpfleece.block.node import Node, NodeOptions
+from qmpfleece.block.opener import NodeOpener
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup
 from qmpfleece.qapi.bus import EventBus
@@ -159,7 +160,7 @@ class Graph:
         options = NodeOptions(given, parent)
         if (driver := DRIVERS.get(given.driver)) is None:
             raise QmpError(f"Unknown driver '{given.driver}'")
-        opener = _Opener(self, options, above, probed=probed)
+        opener = NodeOpener(self, self._open, options, above, probed=probed)
         # As in QEMU, what is below is opened and looked at before the node itself is named.
         below = getattr(given, "file", None)
         try:
@@ -199,7 +200,7 @@ class Graph:
         self.attach(edge, Perm.NONE, Perm.ALL)
         self.detach(edge)
 
-    async def _open_driver(self, node: Node, opener: "_Opener") -> None:
+    async def _open_driver(self, node: Node, opener: NodeOpener) -> None:
         await node.driver.open(opener)
         # Read-modify-write must not meet other writes.
         node.tracks = node.request_alignment > 1
@@ -388,49 +389,6 @@ class _Onlooker:
 
     def busy_nodes(self) -> list[Node]:
         return []
-
-
-class _Opener:
-    """What a driver may do while its node is opened; see ``driver.Opener``."""
-
-    def __init__(
-        self, graph: Graph, options: NodeOptions, above: dict[str, Node], *, probed: bool
-    ) -> None:
-        self.probed = probed
-        self.workers = graph.workers
-        self.fdsets = graph.fdsets
-        self.events = graph.events
-        self.throttle_groups: Mapping[str, ThrottleGroup] = graph.throttle_groups
-        self.above = above
-        self.opened: dict[str, Node] = {}
-        self.node: Node
-        self._graph = graph
-        self._options = options
-
-    async def open_node(self, name: str, ref: "str | BlockdevOptions") -> Node:
-        """Open or find what is to be a child."""
-        if isinstance(ref, str):
-            return self.find(ref)
-        if name not in self.opened:
-            self.opened[name] = await self._graph._open(ref, self._options, self.above)
-        return self.opened[name]
-
-    async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> Child:
-        """Open or find a child, and attach it."""
-        below = await self.open_node(name, ref)
-        child = self._graph.attach_child(self.node, name, role, below)
-        if not isinstance(ref, str):
-            below.inherits_from = self.node
-        return child
-
-    def find(self, node_name: str) -> Node:
-        """Return the node of that name; it may be one that is just being opened."""
-        return self.above.get(node_name) or self._graph.find(node_name)
-
-    async def undo(self) -> None:
-        """Close what was opened but is not attached."""
-        for node in reversed(self.opened.values()):
-            await self._graph.release(node)
 
 
 def check_options(
