@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 from qmpfleece.base import fdsets, signals
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.base.workers import Workers
+from qmpfleece.block.drain import users_of
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.throttling import Limits
 from qmpfleece.control.dispatch import Dispatcher
@@ -175,7 +176,7 @@ class Daemon:
                 group.configure(Limits())
             await self.system.background.close()
             await self.system.exports.close()
-            await self.system.jobs.close()
+            await self.system.jobs.close(users_of(reversed(self.system.graph.nodes())))
             if self.system.has_machine:
                 await self.system.devices.close()
             await self.system.drives.close()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeGuard
 
+from qmpfleece.block.child import Parent
 from qmpfleece.block.node import Node
 
 
@@ -55,8 +56,36 @@ async def drained(*nodes: Node) -> AsyncIterator[None]:
     finally:
         for driver in holding:
             driver.drain_end()
-        for node in nodes:
+        for node in reversed(nodes):
             node.drained_end()
+
+
+def users_of(nodes: Iterable[Node]) -> list[Parent]:
+    """Return who uses the nodes directly, other nodes left out: of each node the newest first.
+
+    In the order of the making of nodes this is how QEMU's ``bdrv_drain_all`` tells them.
+    """
+    return [
+        edge.parent
+        for node in nodes
+        for edge in reversed(node.parents)
+        if not isinstance(edge.parent, Node)
+    ]
+
+
+@asynccontextmanager
+async def all_drained(graph: Iterable[Node]) -> AsyncIterator[None]:
+    """Hold all nodes of a graph drained, users being told as ``users_of`` has them."""
+    nodes = list(graph)
+    users = users_of(nodes)
+    for user in users:
+        user.drained_begin()
+    try:
+        async with drained(*nodes):
+            yield
+    finally:
+        for user in users:
+            user.drained_end()
 
 
 def _holding_back(nodes: Iterable[Node]) -> list[HoldsBack]:

@@ -21,7 +21,7 @@ from pydantic import create_model
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.registry import Derived, Folder, Registry
-from qmpfleece.block.drain import drained
+from qmpfleece.block.drain import all_drained, drained
 from qmpfleece.block.node import Node
 from qmpfleece.jobs.txn import JobTxn
 from qmpfleece.qapi.model import Model
@@ -136,9 +136,11 @@ async def run(system: "System", actions: Sequence[Action]) -> None:
         QmpError: An action was refused; nothing has changed.
     """
     async with AsyncExitStack() as held:
-        async with drained(*system.graph.nodes()):  # what was on its way has arrived
+        newest_first = system.graph.nodes()
+        async with all_drained(reversed(newest_first)):  # what was on its way has arrived
             still = {node for action in actions for node in action.still()}
-            await held.enter_async_context(drained(*still))
+            ordered = [node for node in newest_first if node in still]
+            await held.enter_async_context(drained(*ordered))
         await _run(actions)
 
 

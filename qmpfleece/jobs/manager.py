@@ -1,6 +1,7 @@
 """All jobs by id. It owns their tasks: whoever closes it leaves none behind."""
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import ErrorClass, QmpError
@@ -82,12 +83,17 @@ class JobManager:
             raise QmpError(f"Block job '{device}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
         return job
 
-    async def close(self) -> None:
+    async def close(self, order: Iterable[object] = ()) -> None:
         """Cancel all jobs and wait for them; concluded ones are dismissed.
 
         Those that run pause first: QEMU drains all nodes before it ends.
+
+        Args:
+            order: In which it tells them, with others; who is missing is told last.
         """
-        running = [job for job in self.jobs() if job.started and not job.completed]
+        jobs = self.jobs()
+        told = dict.fromkeys([*(job for user in order for job in jobs if job is user), *jobs])
+        running = [job for job in told if job.started and not job.completed]
         for job in running:
             job.pause()
         for job in running:

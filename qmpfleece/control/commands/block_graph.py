@@ -97,7 +97,7 @@ async def query_block_graph(system: System) -> XDbgBlockGraph:
         name = backend.name or backend.device
         root = [backend.root] if backend.root is not None else []
         drawing.add(backend, "block-backend", name, root)
-    for job in reversed(system.jobs.jobs()):
+    for job in system.jobs.jobs():
         if isinstance(job, BlockJob):
             drawing.add(job, "block-job", job.id, job.edges[::-1])
     for node in reversed(system.graph.nodes()):
