@@ -36,11 +36,14 @@ class NodeOptions:
         unmap: Discards are passed to the driver.
         detect_zeroes: Whether written zeroes become zero writes.
         force_share: Share everything with others, whatever the users of the node say.
+        aio: What a drive says of how files are read, for images that come in the node's place;
+            its own files have been told.
         untold: Those, by their names, that a reopening left to their defaults: they are not
             inherited by what is reopened along with the node.
     """
 
     __slots__ = (
+        "aio",
         "auto_read_only",
         "cache_direct",
         "cache_no_flush",
@@ -68,6 +71,7 @@ class NodeOptions:
         self.unmap = given.discard == "unmap" if given.discard else parent is not None
         self.detect_zeroes: DetectZeroes = given.detect_zeroes or "off"
         self.untold: frozenset[str] = _NOTHING
+        self.aio: str | None = None
 
 
 class Node:

@@ -219,6 +219,7 @@ def _enqueue(
     options.untold = frozenset(k for k, value in inheritable(told).items() if value is None)
     if given.discard is None:  # the one option that QEMU keeps when it is left out
         options.unmap = node.options.unmap
+    options.aio = node.options.aio
     unchecked = keep and (earlier is None or earlier.keep)
     nested = above is not None
     queue[node] = Reopening(node, given, options, graph, keep=unchecked, nested=nested)

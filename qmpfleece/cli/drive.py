@@ -189,6 +189,7 @@ class Drives:
                 driver="raw", read_only=read_only, detect_zeroes=_zeroes(options)
             )
             backend.last = NodeOptions(given)  # for the first medium
+            backend.last.aio = aio
             self.system.drives.add(backend)
             return
         backend.perm = Perm.CONSISTENT_READ
@@ -208,6 +209,7 @@ class Drives:
         remember(node, {} if snapshot else keyval.tree_of(with_template(options).items()))
         # Not checked against ``discard``, as it would be for a node.
         node.options.detect_zeroes = zeroes
+        node.options.aio = aio
         try:
             backend.attach(node)
             self.system.drives.add(backend)

@@ -135,8 +135,8 @@ async def open_image(
         graph: Where.
         filename: What the user calls it.
         image_format: The name of its driver.
-        like: What it takes the cache mode from, and whether discards are passed on; None: the
-            defaults.
+        like: What it takes the cache mode from, and how its file is read, and whether discards
+            are passed on; None: the defaults.
         options: More members of the definition.
         probed: Nobody has said the format.
 
@@ -152,6 +152,8 @@ async def open_image(
             given["discard"] = "unmap"
     given |= options
     definition = file_definition(filename)
+    if like is not None and like.aio is not None and definition["driver"] == "file":
+        definition["aio"] = like.aio
     members = BLOCKDEV_MODELS[image_format].model_fields
     if image_format == definition["driver"]:
         given |= definition
@@ -167,6 +169,8 @@ async def open_image(
         options_of_node = validate_blockdev(given)
     except ValidationError as error:
         raise QmpError(str(error.errors(include_url=False)[0]["msg"])) from error
-    if probed:
-        return await open_probed(graph, options_of_node)
-    return await graph.open(options_of_node)
+    opens = open_probed if probed else Graph.open
+    node = await opens(graph, options_of_node)
+    if like is not None:
+        node.options.aio = like.aio
+    return node

@@ -143,3 +143,31 @@ def floppy_drive_shares_what_is_written(d: Session) -> None:
     _floppy(d, "share-rw=on")
     d.qmp("blockdev-insert-medium", id="dev", node_name="w")
     _shared(d, "w")
+
+
+@system_scenario
+def medium_is_read_as_the_drive_says(d: Session) -> None:
+    """What needs a file past the cache is refused once the drive's are not."""
+    for image in ("a", "b"):
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{image}.qcow2", "1M")
+    d.start(*CONTROLLER, "-drive", "if=none,id=cd,aio=native,cache=none,file=a.qcow2")
+    d.qmp("device_add", driver="scsi-cd", id="dev", drive="cd")
+    change = {"filename": d.path("b.qcow2"), "format": "qcow2", "read_only_mode": "read-write"}
+    d.qmp("blockdev-change-medium", id="dev", **change)
+    modes(d)
+    io(d, "cd", "reopen -o cache.direct=off")
+    modes(d)
+    d.qmp("eject", id="dev")
+    d.qmp("blockdev-change-medium", id="dev", **change)
+    modes(d)
+
+
+@system_scenario
+def overlay_is_read_as_the_drive_says(d: Session) -> None:
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    d.start("-drive", "if=none,id=hd,aio=native,cache=none,file=a.qcow2")
+    for direct in ("off", "on", "off"):
+        io(d, "hd", f"reopen -o cache.direct={direct}")
+        d.qmp("blockdev-snapshot-sync", device="hd", snapshot_file=d.path(direct))
+        modes(d)
+    d.qmp("drive-backup", device="hd", target=d.path("t"), sync="full", job_id="j")
