@@ -1,8 +1,10 @@
 """What holds for all tests."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import shutil
 import signal
 from pathlib import Path
 from typing import Final
@@ -10,6 +12,8 @@ from typing import Final
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+
+from tests.tools.programs import run
 
 # How long an example takes says nothing: the machine has other things to do.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,3 +76,29 @@ def reports():
     finally:
         logger.removeHandler(kept)
     assert not kept.texts, "\n".join(kept.texts)
+
+
+@pytest.fixture
+def loop_device():
+    """What makes a block device of a file, with options of losetup, until the test has ended.
+
+    The test is skipped where that is not to be had.
+    """
+    if shutil.which("losetup") is None:
+        pytest.skip("needs losetup")
+    with contextlib.ExitStack() as stack:
+
+        def make(image: Path, *options: object) -> Path:
+            done = run("losetup", "--find", "--show", *options, image)
+            if done.returncode:
+                pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+            device = Path(done.stdout.rstrip())
+            stack.callback(_detach, device)
+            return device
+
+        yield make
+
+
+def _detach(device):
+    done = run("losetup", "--detach", device)
+    assert done.returncode == 0, done.stderr

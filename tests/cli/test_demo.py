@@ -50,17 +50,10 @@ def test_ctrl_c_ends_it_while_a_large_disk_is_read(tmp_path):
     assert os.listdir(tmp_path) == ["own.raw"]
 
 
-def test_a_block_device_is_copied(tmp_path):
+def test_a_block_device_is_copied(tmp_path, loop_device):
     image = tmp_path / "image"
     image.write_bytes(os.urandom(3 * MIB + 512))
-    done = run("losetup", "--find", "--show", "--read-only", image)
-    if done.returncode:
-        pytest.skip("no loop devices here")
-    device = Path(done.stdout.rstrip())
-    try:
-        _copy_disk(device, tmp_path / "copy", Event())
-    finally:
-        run("losetup", "--detach", device)
+    _copy_disk(loop_device(image, "--read-only"), tmp_path / "copy", Event())
     assert (tmp_path / "copy").read_bytes() == image.read_bytes()
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import os
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -113,16 +112,10 @@ def test_what_is_copied_is_what_the_contexts_say(units, tail, longest, mode):
 
 
 @pytest.fixture
-def device(tmp_path):
+def device(tmp_path, loop_device):
     """A block device of 256 KiB that is full of old data."""
     (tmp_path / "old").write_bytes(b"\xff" * (4 * UNIT))
-    words = ["losetup", "--find", "--show", tmp_path / "old"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("no loop devices here")
-    name = done.stdout.rstrip()
-    yield Path(name)
-    subprocess.run(["losetup", "--detach", name], check=True)
+    return loop_device(tmp_path / "old")
 
 
 @pytest.mark.parametrize(("update", "rest"), [(False, b"\0"), (True, b"\xff")])

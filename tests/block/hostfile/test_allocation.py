@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -109,23 +108,10 @@ def test_what_is_neither_file_nor_disk_supports_nothing():
             assert caught.value.errno == errno.ENOTSUP
 
 
-@pytest.fixture
-def loop_device(tmp_path):
+def test_block_devices_are_discarded_and_zeroed(tmp_path, loop_device):
     image = tmp_path / "device"
     image.write_bytes(b"x" * (1 << 20))
-    done = subprocess.run(
-        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip("no loop devices here")
-    device = done.stdout.strip()
-    yield image, device
-    subprocess.run(["losetup", "-d", device], check=True)
-
-
-def test_block_devices_are_discarded_and_zeroed(loop_device):
-    image, device = loop_device
-    fd = os.open(device, os.O_RDWR)
+    fd = os.open(loop_device(image), os.O_RDWR)
     try:
         allocation.discard(fd, 0, 65536)
         allocation.write_zeroes(fd, 65536, 65536, unmap=True)

@@ -34,15 +34,10 @@ async def test_device_is_no_hole_though_its_file_is_empty(graph, tmp_path):
 
 
 @pytest.fixture(params=[512, 4096])
-def device(request, tmp_path):
+def device(request, tmp_path, loop_device):
     path = tmp_path / "device"
     path.write_bytes(os.urandom(1 << 20))
-    words = ["losetup", "-f", "--show", "-b", str(request.param), path]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("no loop devices here")
-    yield request.param, path, done.stdout.strip()
-    subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+    return request.param, path, str(loop_device(path, "--sector-size", request.param))
 
 
 @pytest.mark.parametrize("direct", [False, True])

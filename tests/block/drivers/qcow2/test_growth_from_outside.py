@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
@@ -56,14 +55,9 @@ async def test_new_clusters_in_a_file_that_another_has_made_longer_are_zero(
 
 
 @pytest.fixture
-def device(image):
+def device(image, loop_device):
     os.truncate(image, MIB)
-    words = ["losetup", "-f", "--show", image]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip("no loop devices here")
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+    return str(loop_device(image))
 
 
 async def test_new_clusters_on_a_device_that_has_grown_are_zero(image, device):
