@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.oracle import compare, nbd, scenario, session
+from tests.oracle import compare, conversation, nbd, scenario, session
 from tests.oracle.monitor import StoppedError
 from tests.oracle.session import Session
 from tests.oracle.transcript import Transcript
@@ -17,7 +17,7 @@ from tests.tools.programs import QSD, needs
 @pytest.fixture
 def lose_patience(monkeypatch):
     def lose() -> None:
-        for module in (nbd, session):
+        for module in (conversation, nbd, session):
             monkeypatch.setattr(module, "PATIENCE_S", 0.01)
 
     return lose
