@@ -66,7 +66,7 @@ async def test_requests_take_their_latency_without_blocking_the_loop(graph):
 
 @pytest.mark.parametrize("size", [-1, -512])
 async def test_negative_size_is_refused(graph, size):
-    with pytest.raises(QmpError):
+    with pytest.raises(QmpError, match=r"^Parameter 'size' expects a non-negative number below"):
         await add(graph, size=size)
 
 

@@ -146,6 +146,7 @@ async def test_discard_that_is_not_supported_succeeds(graph):
     disk = add_memory(graph, "disk", discard="unmap")
     disk.errors = {"discard": errno.ENOTSUP}
     await pipeline.pdiscard(hold(graph, disk.node), 0, 512)
+    assert disk.seen() == [("discard", 0, 512, 0)]
 
 
 async def test_dirty_bits_are_set_when_the_write_has_ended_not_before(graph):

@@ -245,7 +245,10 @@ async def test_a_client_that_takes_nothing_holds_up_nobody(fleecing):
     for client in lazy:  # and they get all of it when they take it at last
         for reply in client.in_flight.values():
             await client.finish(reply)
-            assert reply.error or reply.buffer == expected(reply.offset, LARGE)
+            if reply.length == 1:
+                assert reply.error
+            else:
+                assert reply.buffer == expected(reply.offset, LARGE)
 
 
 async def test_a_broken_snapshot_says_so(fleecing):
