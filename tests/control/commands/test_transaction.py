@@ -166,6 +166,31 @@ async def test_backup_and_clear_happen_at_one_moment(desk):
     assert [n for n in range(8) if desk.bitmap("disk", "b").bits.get(n * CLUSTER)] == [4]
 
 
+async def test_write_that_comes_between_a_change_of_a_bitmap_and_its_undoing_is_marked(
+    desk, tmp_path
+):
+    other = tmp_path / "other"
+    other.write_bytes(bytes(SIZE))
+    guest = desk.guest("disk")
+    await desk.say("blockdev-add", driver="file", node_name="file", filename=str(other))
+    await desk.say("block-dirty-bitmap-add", node="disk", name="b")
+    desk.disks["disk"].stop("write")
+    first = desk.later(guest.pwrite(0, memoryview(b"x" * 512)))
+    await settle()
+    image = str(tmp_path / "new")
+    snapshot = {"node-name": "file", "snapshot-file": image, "snapshot-node-name": "new"}
+    given = actions(on("clear"), ("blockdev-snapshot-sync", snapshot), ABORT)
+    say = desk.later(desk.say("transaction", actions=given))
+    await settle()
+    second = desk.later(guest.pwrite(2 * CLUSTER, memoryview(b"x" * 512)))
+    await settle()
+    desk.disks["disk"].release()  # the second goes on while the snapshot's image is made
+    assert await say == ABORTED
+    await first
+    await second
+    assert [n for n in range(8) if desk.bitmap("disk", "b").bits.get(n * CLUSTER)] == [0, 2]
+
+
 async def test_jobs_of_one_transaction_end_on_their_own_by_default(two):
     two.disks["target"].errors["write"] = 5
     given = actions(("blockdev-backup", BACKUP), ("blockdev-backup", OTHER))
