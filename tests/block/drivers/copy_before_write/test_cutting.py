@@ -23,9 +23,9 @@ async def large():
     resizer = Backend(scheme.graph, perm=Perm.RESIZE)
     resizer.attach(scheme.filter)
 
-    async def cut():
+    async def cut(length=MIB):
         assert resizer.root is not None
-        await pipeline.truncate(resizer.root, MIB)
+        await pipeline.truncate(resizer.root, length)
 
     yield scheme, cut
     await resizer.detach()
@@ -72,3 +72,18 @@ async def test_guest_s_write_to_what_is_being_cut_off_is_none_of_the_snapshot_s(
     await cutting
     await writing  # the disk grows again: it may, as long as somebody resizes it
     assert fleece.counts()["done"] == 0
+
+
+async def test_what_was_cut_off_does_not_come_back_when_the_disk_grows(large):
+    fleece, cut = large
+    await cut()
+    await cut(9 * MIB)
+    assert await fleece.read(0, MIB) == DATA[:MIB]
+    with pytest.raises(OSError, match="Permission denied"):
+        await fleece.read(MIB, 512)
+
+
+async def test_snapshot_of_a_disk_that_has_only_grown_reaches_as_far(large):
+    fleece, cut = large
+    await cut(10 * MIB)
+    assert fleece.cbw.snapshot.length == 10 * MIB

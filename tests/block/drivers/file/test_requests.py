@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.workers import Workers
+from qmpfleece.block import reopen
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags, Status
 from qmpfleece.block.graph import Graph
+from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.block.drivers.file.conftest import SIZE, R, W, file_size_limit, flags_of, read
+from tests.tools.hold import hold
 from tests.tools.hostfile import add_file, buffer
+from tests.tools.until import settle
 from tests.tools.uring import needs_uring
 
 # -- reading and writing -------------------------------------------------------------------
@@ -284,3 +288,22 @@ async def test_fua_write_without_space_says_nothing_about_others(attach, image, 
     monkeypatch.setattr(os, "pwritev", real)
     await backend.pwrite(0, buffer(b"y"), ReqFlags.FUA)
     await backend.flush()
+
+
+async def test_writes_of_one_block_keep_apart_from_a_reopening_for_direct_io_on(
+    graph, attach, image
+):
+    """A part of a block is written with what was read around it."""
+    backend = await attach(image)
+    given = {"driver": "file", "node-name": "file", "filename": str(image)}
+    direct = validate_blockdev({**given, "cache": {"direct": True}})
+    await reopen.reopen(graph, [direct])
+    assert graph.find("file").request_alignment > 1
+    gate, let_go = hold(graph.find("file").driver, "pwrite")
+    whole = await gate.stops(backend.pwrite(0, buffer(b"x" * 4096)))
+    let_go()
+    part = asyncio.ensure_future(backend.pwrite(100, buffer(b"y")))
+    await settle()
+    gate.set()
+    await asyncio.gather(whole, part)
+    assert image.read_bytes()[:4096] == b"x" * 100 + b"y" + b"x" * 3995
