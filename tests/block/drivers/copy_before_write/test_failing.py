@@ -78,6 +78,20 @@ async def test_copy_that_takes_too_long_fails_the_guest_write_but_goes_on(fleece
     assert await fleece.read(0, SIZE) == DATA
 
 
+async def test_copy_that_takes_too_long_and_then_fails_is_tried_again_by_the_next_write(fleece):
+    await fleece.start(cbw_timeout=5)
+    fleece.cbw._timeout_s = 0.001
+    fleece.temp.stop("write")
+    with pytest.raises(OSError, match="timed out"):
+        await fleece.write(0, b"x")
+    fleece.temp.waiting[0].fail(errno.EIO)  # which nobody waits for any more
+    await fleece.filter.wait_idle()
+    fleece.temp.release()
+    fleece.cbw._timeout_s = 60
+    await fleece.write(0, b"x")
+    assert await fleece.read(0, SIZE) == DATA
+
+
 async def test_copy_that_takes_too_long_breaks_the_snapshot_if_that_is_the_policy(fleece):
     await fleece.start(cbw_timeout=5, on_cbw_error="break-snapshot")
     fleece.cbw._timeout_s = 0.001
