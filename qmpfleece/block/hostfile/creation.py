@@ -65,7 +65,9 @@ def _extend(fd: int, size: int, preallocation: Preallocation) -> None:
         raise QmpError("Could not resize file: Invalid argument")
     if preallocation == "metadata":
         raise QmpError("Unsupported preallocation mode: metadata")
-    if preallocation == "off" or not size:
+    if not size:
+        return
+    if preallocation == "off":
         _resize(fd, size)
         with contextlib.suppress(OSError):
             # As QEMU does: a block that is there tells the alignment that direct I/O needs.

@@ -237,7 +237,7 @@ def create_file(d: Session) -> None:
     for size in (0, 1, 511, 4097, 100_000):
         create(d, driver="file", filename=d.path(f"{size}.raw"), size=size)
         d.qmp("job-dismiss", id="c")
-        d.content(f"{size}.raw") if size else None
+        d.content(f"{size}.raw")
     d.qmp("blockdev-add", driver="file", node_name="n", filename=d.path("4097.raw"))
     d.qmp("query-named-block-nodes", flat=True)
 
@@ -258,6 +258,11 @@ def create_file_preallocated(d: Session) -> None:
         d.qmp("job-dismiss", id="c")
         d.qmp("blockdev-add", driver="file", node_name=mode, filename=d.path(mode))
     d.qmp("query-named-block-nodes", flat=True)
+    for mode in ("off", "falloc", "full", "metadata"):
+        create(d, driver="file", filename=d.path("empty"), size=0, preallocation=mode)
+        d.qmp("query-jobs")
+        d.qmp("job-dismiss", id="c")
+        d.content("empty")
     create(d, driver="file", filename=d.path("cow"), size=512, nocow=True)
     jobs(d)
 
