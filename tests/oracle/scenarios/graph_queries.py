@@ -36,6 +36,18 @@ def graph_of_nodes(d: Session) -> None:
     _draw(d)
 
 
+@scenario
+def graph_of_jobs(d: Session) -> None:
+    for name in ("a", "b", "c"):
+        null(d, name)
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+        file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name=f"t{name}", file=file, backing=name)
+    for name in ("b", "a", "c"):
+        d.qmp("blockdev-backup", job_id=f"j{name}", device=name, target=f"t{name}", sync="none")
+        _draw(d)
+
+
 @system_scenario
 def graph_of_a_machine(d: Session) -> None:
     path = d.file("disk.raw")

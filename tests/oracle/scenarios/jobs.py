@@ -203,6 +203,22 @@ def jobs_are_cancelled_when_the_daemon_ends(d: Session) -> None:
 
 
 @scenario
+def jobs_pause_in_the_order_of_their_nodes(d: Session) -> None:
+    """When a transaction drains everything, and when the daemon ends."""
+
+    def add(name: str) -> None:
+        d.qmp("blockdev-add", driver="file", node_name=name, filename=d.file(name, 1 << 20))
+
+    for name in ("a", "b", "c", "tc"):
+        add(name)
+    for job, disk in (("b", "b"), ("a", "a"), ("c", "c"), ("d", "b")):
+        if job != "c":
+            add(f"t{job}")
+        d.qmp("blockdev-backup", job_id=job, device=disk, target=f"t{job}", sync="none")
+        d.qmp("transaction", actions=[])
+
+
+@scenario
 def jobs_are_cancelled_in_their_sleep_when_the_daemon_ends(d: Session) -> None:
     disks(d)
     backup(d, sync="none")
