@@ -31,6 +31,12 @@ class JobManager:
         """Return all jobs, newest first."""
         return list(reversed(self._known().values()))
 
+    async def settled_jobs(self) -> "list[Job]":
+        """Do the same when none is being concluded: a query shows none that it is too late for."""
+        while (busy := next((job for job in self.jobs() if job.txn.settling), None)) is not None:
+            await busy.txn.settled()
+        return self.jobs()
+
     def check_id(self, job_id: str) -> None:
         """Refuse an id that a new job can't have.
 

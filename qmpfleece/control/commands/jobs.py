@@ -64,7 +64,7 @@ async def query_jobs(system: System) -> list[JobInfo]:
             total_progress=job.total,
             error=job.error,
         )
-        for job in system.jobs.jobs()
+        for job in await system.jobs.settled_jobs()
     ]
 
 
@@ -89,7 +89,7 @@ async def query_block_jobs(system: System) -> list[BlockJobInfo]:
             auto_dismiss=job.auto_dismiss,
             error=job.error,
         )
-        for job in system.jobs.jobs()
+        for job in await system.jobs.settled_jobs()
         if isinstance(job, BlockJob)
     ]
 

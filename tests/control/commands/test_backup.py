@@ -335,3 +335,21 @@ async def test_shutdown_cancels_a_running_backup(desk):
     await desk.take()
     await desk.system.jobs.close()
     assert desk.heard == ["j paused", "j running", *CANCELLED]
+
+
+@pytest.mark.parametrize("query", ["query-jobs", "query-block-jobs"])
+async def test_job_that_is_being_concluded_is_not_shown_as_pending(desk, query):
+    guest = desk.guest("disk")
+    desk.disks["disk"].stop("read")
+    await desk.say("blockdev-backup", sync="full", **ALL)
+    desk.later(guest.pread(0, memoryview(bytearray(512))))
+    await desk.take()
+    of_the_job, _ = desk.disks["disk"].waiting
+    of_the_job.go()
+    await desk.until("j pending")  # the filter goes when the guest's read has ended
+    await desk.take()
+    asked = desk.later(desk.say(query))
+    assert await desk.take() == []
+    desk.disks["disk"].release()
+    assert await asked == []
+    assert desk.heard[-2:] == ["j null", "return"]
