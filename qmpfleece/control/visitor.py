@@ -90,7 +90,7 @@ def _integer(shape: Integer, value: Any, path: str, name: str | None) -> int:
         if not whole or not -(1 << 63) <= value < 1 << 63:
             raise _wrong_type(path, "integer")
     elif not whole or not -(1 << 63) <= value < 1 << 64:
-        raise QmpError(f"Parameter '{name or 'null'}' expects uint64")
+        raise QmpError(f"Parameter '{path or 'null'}' expects uint64")
     elif shape.name == "uint64":
         return int(value % (1 << 64))  # QEMU takes -1 for the largest value
     if not shape.low <= value <= shape.high:

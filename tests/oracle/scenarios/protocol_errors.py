@@ -25,3 +25,17 @@ def negotiation_out_of_band(d: Session) -> None:
     d.raw('{"exec-oob": "qmp_capabilities", "id": 1}')
     d.raw('{"exec-oob": "qmp_capabilities", "arguments": {"zzz": 1}, "id": 2}')
     d.raw('{"execute": "qmp_capabilities", "id": 3}')
+
+
+@scenario
+def sizes_in_members_of_wrong_type_and_out_of_range(d: Session) -> None:
+    """What is no number is named by its whole path, what is none of that width by its name."""
+    for value in (None, "7", True, 1.5, -1, {}, [], 1 << 63, 1 << 64, -1 << 64):
+        bitmap = {"node": "n", "name": "b", "granularity": value}
+        action = {"type": "block-dirty-bitmap-add", "data": bitmap}
+        d.qmp("transaction", actions=[{"type": "abort", "data": {}}, action])
+        d.qmp("block-dirty-bitmap-add", **bitmap)
+        options = {"driver": "file", "filename": "", "size": value}
+        d.qmp("blockdev-create", job_id="?", options=options)
+        inet = {"host": "nowhere.invalid", "port": "", "to": value}
+        d.qmp("nbd-server-start", addr={"type": "inet", "data": inet}, tls_creds="none")
