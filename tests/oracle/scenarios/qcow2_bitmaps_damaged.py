@@ -1,5 +1,6 @@
 """Images whose directory, header extension or table of bitmaps says what can't be."""
 
+import signal
 from collections.abc import Callable, Iterable
 
 from tests.oracle.scenario import scenario
@@ -151,3 +152,17 @@ def qcow2_bitmap_table_is_damaged(d: Session) -> None:
         d.qmp("block-dirty-bitmap-remove", node="a", name="b")
         stored(d)
         close(d)
+
+
+@scenario
+def qcow2_bitmap_is_removed_and_its_clusters_are_free_after_a_flush(d: Session) -> None:
+    """Also where nothing else was written before the daemon dies."""
+    image(d)
+    d.tool("qemu-img", "bitmap", "--add", "a.qcow2", "b")
+    opened(d)
+    d.nbd_server()
+    d.qmp("block-export-add", type="nbd", id="e", node_name="a", name="e", writable=True)
+    d.qmp("block-dirty-bitmap-remove", node="a", name="b")
+    d.io("e", "flush")
+    d.kill(signal.SIGKILL)
+    d.tool("qemu-img", "check", "a.qcow2")

@@ -5,6 +5,7 @@ a crash nobody trusts them. What is loaded is an ordinary bitmap of the node.
 """
 
 import asyncio
+import contextlib
 import errno
 from array import array
 from typing import TYPE_CHECKING, Final
@@ -302,6 +303,10 @@ class Bitmaps:
         clusters = await self._clusters_of(entry)
         await self._replace_directory([item for item in self.entries if item is not entry], [])
         self._free(clusters)
+        # A flush of what nobody has written to would not do it. What fails stays to be written.
+        with contextlib.suppress(OSError):
+            await self._image.journal.flush()  # gives the clusters back
+            await self._image.journal.flush()  # writes that they are free
 
     def refusal(self, name: str, granularity: int) -> str | None:
         """Return why a new bitmap could not be stored, None if it could."""
