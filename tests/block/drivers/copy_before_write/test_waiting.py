@@ -156,7 +156,8 @@ async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
 
 async def test_copies_wait_for_reads_that_come_through_what_was_put_above_the_target(tmp_path):
     """The target shows the disk where it has nothing yet, and its users have an overlay now."""
-    graph, load, barrier = Graph(Workers()), Load(), Barrier("read")
+    workers, load, barrier = Workers(), Load(), Barrier("read")
+    graph = Graph(workers)
     disk = add_memory(graph, "disk", DATA)
     for name, below in (("target", "disk"), ("overlay", None)):
         qemu_img("create", "-q", "-f", "qcow2", tmp_path / name, SIZE)
@@ -191,3 +192,4 @@ async def test_copies_wait_for_reads_that_come_through_what_was_put_above_the_ta
     assert (target.tracks_reads, overlay.tracks_reads) == (0, 0)
     graph.detach(reader)
     await graph.close()
+    workers.close()
