@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What ruff checks.
 SOURCES := qmpfleece tests benchmarks iotests setup.py
-WORKERS ?= 2
+WORKERS ?= 3
 # What is tested of the compiled programs, and how much of it by make test.
 COMPILED_TESTS ?= tests/oracle tests/test_end_to_end.py
 COMPILED_FEW := $(addprefix tests/,test_end_to_end.py \

@@ -34,8 +34,14 @@ def _version_of(program: str) -> str:
 def cases_of(module: str) -> Callable[[str], None]:
     """Make the test function for the scenarios of one module of ``scenarios/``."""
 
+    long = pytest.mark.soak
+    cases = [
+        pytest.param(name, marks=long if scenario.is_long(name) else ())
+        for name in sorted(scenario.load(module))
+    ]
+
     @pytest.mark.oracle
-    @pytest.mark.parametrize("name", sorted(scenario.load(module)))
+    @pytest.mark.parametrize("name", cases)
     def test(name: str) -> None:
         pair = scenario.pair_of(name)
         for command in (pair.qemu.command, *_TOOLS):

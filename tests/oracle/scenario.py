@@ -68,6 +68,7 @@ IMPLEMENTATIONS: Final = ("qemu", "qmpfleece")
 
 #: The scenarios that are run on qemu-system.
 _ON_SYSTEM: Final[set[str]] = set()
+_LONG: Final[set[str]] = set()
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -83,6 +84,17 @@ def system_scenario(function: Scenario) -> Scenario:
     """Register a scenario for qemu-system under its function's name."""
     _ON_SYSTEM.add(function.__name__)
     return scenario(function)
+
+
+def long(function: Scenario) -> Scenario:
+    """Leave a registered scenario, of dozens of variations, each a start of both, to make soak."""
+    _LONG.add(function.__name__)
+    return function
+
+
+def is_long(name: str) -> bool:
+    """Tell whether a scenario is left to make soak."""
+    return name in _LONG
 
 
 def pair_of(name: str) -> Pair:

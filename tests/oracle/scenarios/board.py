@@ -1,6 +1,6 @@
 """Disks that the machine makes itself, and drives in their places."""
 
-from tests.oracle.scenario import system_scenario
+from tests.oracle.scenario import long, system_scenario
 from tests.oracle.session import Session
 
 _ASK = (
@@ -120,6 +120,7 @@ def drives_of_all_kinds(d: Session) -> None:
     )
 
 
+@long
 @system_scenario
 def places_of_drives(d: Session) -> None:
     x = "if=none,id=x,format=raw,file=d.raw"

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.oracle.scenario import scenario, system_scenario
+from tests.oracle.scenario import long, scenario, system_scenario
 from tests.oracle.scenarios.commandline import all_fail, fails
 from tests.oracle.scenarios.devices import hmp
 from tests.oracle.session import Session
@@ -18,6 +18,7 @@ def _taken(d: Session, kind: str, *values: str) -> None:
         fails(d, "--chardev", f"null,id=c,{kind}={value}", "--chardev", "zzz,id=d")
 
 
+@long
 @scenario
 def numbers_of_chardevs(d: Session) -> None:
     _taken(
@@ -37,6 +38,7 @@ def sizes_of_chardevs(d: Session) -> None:
     fails(d, "--chardev", "socket,id=c,size=abc")
 
 
+@long
 @scenario
 def numbers_of_nodes(d: Session) -> None:
     all_fail(
@@ -49,6 +51,7 @@ def numbers_of_nodes(d: Session) -> None:
     d.qmp("query-named-block-nodes", flat=True)
 
 
+@long
 @system_scenario
 def long_numbers_at_the_monitor(d: Session) -> None:
     path = d.file("disk.raw", 1 << 20)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.oracle.scenario import system_scenario
+from tests.oracle.scenario import long, system_scenario
 from tests.oracle.scenarios.devices import verbatim
 from tests.oracle.scenarios.long_numbers import LONG, ZEROES
 from tests.oracle.session import Session
@@ -18,6 +18,7 @@ def _starts(d: Session, option: str, *values: str) -> None:
         d.exited()
 
 
+@long
 @system_scenario
 def processors(d: Session) -> None:
     _starts(
@@ -69,6 +70,7 @@ def memory_sizes(d: Session) -> None:
     )  # fmt: skip
 
 
+@long
 @system_scenario
 def numbers_of_descriptors(d: Session) -> None:
     _starts(
@@ -103,6 +105,7 @@ def numbers_of_device_properties(d: Session) -> None:
         d.qmp("device_add", driver="virtio-blk-pci", addr=address)
 
 
+@long
 @system_scenario
 def numbers_of_drives(d: Session) -> None:
     d.file("d.raw", 1 << 20)

@@ -3,7 +3,7 @@
 from typing import Final, get_args
 
 from qmpfleece.block.drivers.blkdebug.rules import BlkdebugEvent
-from tests.oracle.scenario import scenario
+from tests.oracle.scenario import long, scenario
 from tests.oracle.scenarios.blkdebug import ask, rule
 from tests.oracle.session import Session
 
@@ -78,6 +78,7 @@ def qcow2_events_of_a_shared_table(d: Session) -> None:
     each_event(d, "write 0 512", "flush", "write 65536 65536", "flush")
 
 
+@long
 @scenario
 def qcow2_events_of_growing_refcounts(d: Session) -> None:
     options = ("-o", "cluster_size=512,refcount_bits=64")
