@@ -45,6 +45,19 @@ def qcow2_bitmaps_are_lost_but_data_is_not(d: Session) -> None:
 
 
 @scenario
+def qcow2_bitmaps_are_kept_though_the_rest_of_the_first_cluster_is_unreadable(d: Session) -> None:
+    """It is only written."""
+    image(d)
+    failing(d, rule(iotype="read", sector=1))
+    add(d)
+    guest(d, "write -P 7 1M 100k")
+    close(d)
+    stored(d)
+    written(d)
+    check(d)
+
+
+@scenario
 def qcow2_bitmaps_are_lost_for_want_of_room_in_the_header(d: Session) -> None:
     """Its one cluster is full."""
     d.file("base")

@@ -191,7 +191,7 @@ class Image:
                 unless it is to be trusted.
         """
         before = {name: getattr(self.header, name) for name in fields}
-        old = await self._first_cluster() if trusting else b""
+        old = await self._first_cluster() if trusting else None
         self._set_fields(fields)
         unsure = not trusting
         try:
@@ -208,14 +208,17 @@ class Image:
             else:
                 known, self._doubtful = not self._doubtful, True
                 await self._write_doubtful_header()
-                with contextlib.suppress(OSError):
-                    if known and await self._first_cluster() == old:
-                        self._doubtful = False  # nothing of the new one is there
+                if known and old is not None and await self._first_cluster() == old:
+                    self._doubtful = False  # nothing of the new one is there
             raise
 
-    async def _first_cluster(self) -> bytes:
+    async def _first_cluster(self) -> bytes | None:
+        """Return what lies there; None if that can't be read, which is no reason not to write."""
         raw = bytearray(self.geometry.cluster_size)
-        await self.read(0, memoryview(raw))
+        try:
+            await self.read(0, memoryview(raw))
+        except OSError:
+            return None
         return bytes(raw)
 
     def _set_fields(self, fields: dict[str, Any]) -> None:
