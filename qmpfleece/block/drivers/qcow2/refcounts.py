@@ -396,6 +396,8 @@ class Refcounts:
 
     async def _discard(self, first: int, words: "array[int]") -> None:
         """Punch holes where the last reference goes; the clusters can't be taken meanwhile."""
+        if self._image.uncounted:
+            return  # others may have references to them
         bits, image = self._image.geometry.cluster_bits, self._image
         if first <= self._tail >> bits < first + len(words):
             self._tail = 0  # else compressed data would follow what is being discarded

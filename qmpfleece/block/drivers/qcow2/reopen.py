@@ -130,8 +130,8 @@ class Reopener:
         """Take possession of an image that has become writable.
 
         Differs: QEMU writes to a dirty one as if all was counted. And bitmaps that stayed
-        read-only, as the image could not be written, are tried again, each time, as is counting;
-        QEMU leaves them so until the image is closed.
+        read-only, as the image could not be written or counted, are tried again, each time, as
+        is counting; QEMU leaves them so until the image is closed.
         """
         image = self._image
         due = image.node.readonly_bitmaps or image.uncounted
@@ -142,6 +142,8 @@ class Reopener:
         try:
             await opening.clear_unknown_autoclear(image)
             if image.uncounted:
+                # What waits to be given back would be so once more after it was counted.
+                await image.journal.settle()
                 recount = Recount(image)
                 await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
         except OSError as error:
@@ -152,6 +154,8 @@ class Reopener:
         await self._claim()
 
     async def _claim(self) -> None:
+        if self._image.uncounted:
+            return  # they could not be stored: as they are in the file they stay valid
         try:
             await self._bitmaps.reclaim()
         except OSError as error:

@@ -42,12 +42,17 @@ LEFT = {
 }
 
 
-def make(image, patch, options="lazy_refcounts=on"):
-    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "64M")
-    qemu_io(image, "write -P 7 0 256k")
+def mark_dirty(image):
     with image.open("r+b") as file:
         file.seek(79)
         file.write(b"\1")
+
+
+def make(image, patch, options="lazy_refcounts=on"):
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "64M")
+    qemu_io(image, "write -P 7 0 256k")
+    mark_dirty(image)
+    with image.open("r+b") as file:
         for offset, word in patch:
             file.seek(offset)
             file.write(struct.pack(">Q", word))
@@ -170,6 +175,78 @@ async def test_nothing_is_allocated_before_a_count_that_has_failed_succeeds(
         await guest.detach()
     check(image)
     assert content(image, tmp_path)[: 256 << 10] == b"b" * 65536 + b"\7" * (192 << 10)
+
+
+async def test_what_is_given_back_without_a_count_is_not_discarded(tmp_path, capsys):
+    """Two pieces of compressed data share a cluster whose count is too low."""
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
+    qemu_io(image, "write -c -P 7 0 64k", "write -c -P 8 64k 64k")
+    mark_dirty(image)
+    with image.open("r+b") as file:
+        file.seek(REFBLOCK)
+        counts = struct.unpack(">16H", file.read(32))
+        file.seek(REFBLOCK + 2 * counts.index(2))
+        file.write(b"\0\1")
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    options = {"driver": "qcow2", "node-name": "disk", "file": below, "discard": "unmap"}
+    async with opened(image, read_only=True, file=below) as disk:
+        whole = let_fail(disk, REFBLOCK)
+        await reopen.reopen(disk.graph, [validate_blockdev(options)])
+        disk.graph.find("file").driver.pread = whole
+        assert "Input/output error" in capsys.readouterr().err
+        guest = Backend(disk.graph, perm=Perm.WRITE)
+        guest.attach(disk.node)
+        await guest.pdiscard(0, 65536)
+        await guest.flush()
+        await guest.detach()
+    assert content(image, tmp_path)[: 128 << 10] == bytes(65536) + b"\10" * 65536
+
+
+async def test_bitmaps_stay_valid_until_a_count_has_succeeded(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
+    qemu_img("bitmap", "--add", image, "b")
+    mark_dirty(image)
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    again = validate_blockdev({"driver": "qcow2", "node-name": "disk", "file": below})
+    for counted in (False, True):
+        async with opened(image, read_only=True, file=below) as disk:
+            whole = let_fail(disk, REFBLOCK)
+            await reopen.reopen(disk.graph, [again])
+            assert disk.node.readonly_bitmaps
+            disk.graph.find("file").driver.pread = whole
+            if counted:
+                await reopen.reopen(disk.graph, [again])
+                assert not disk.node.readonly_bitmaps
+    assert "Lost persistent bitmaps" not in capsys.readouterr().err
+    async with opened(image) as disk:
+        assert [item.inconsistent for item in disk.node.bitmaps] == [False]
+
+
+async def test_what_waits_to_be_given_back_is_so_before_it_is_counted(tmp_path, capsys):
+    """Else it would be after the count, from who has got it since."""
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
+    qemu_img("bitmap", "--add", image, "b")
+    mark_dirty(image)
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    again = validate_blockdev({"driver": "qcow2", "node-name": "disk", "file": below})
+    async with opened(image, read_only=True, file=below) as disk:
+        whole = let_fail(disk, REFBLOCK)
+        await reopen.reopen(disk.graph, [again])
+        assert "Input/output error" in capsys.readouterr().err
+        await disk.driver.remove_persistent_bitmap("b")
+        disk.node.bitmaps.clear()
+        assert disk.driver.image.journal.waiting
+        disk.graph.find("file").driver.pread = whole
+        await reopen.reopen(disk.graph, [again])
+        guest = Backend(disk.graph, perm=Perm.WRITE)
+        guest.attach(disk.node)
+        await guest.pwrite(0, buffer(b"a" * 65536))
+        await guest.flush()
+        await guest.detach()
+    check(image)
 
 
 @pytest.mark.parametrize("width", [1, 2, 8, 64])
