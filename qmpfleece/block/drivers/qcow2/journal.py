@@ -132,6 +132,8 @@ class Journal:
         self._ready: deque[_Given] = deque()
         #: How many rounds have been written.
         self._rounds = 0
+        #: Who gives back what is no more among ``_ready``.
+        self._releasing = Epoch()
 
     # -- noting, synchronously ------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Journal:
             await self._give_back()
 
     async def found_room(self, error: BaseException, first: int) -> bool:
-        """Give back all that can be, if there is no space; wait for who may still use it.
+        """Give back what is needed, if there is no space; wait for who may still use it.
 
         Called by who holds no epoch and has freed what could not be written.
 
@@ -189,19 +191,22 @@ class Journal:
             first: Number of the first cluster that was to be written.
 
         Returns:
-            Whether a cluster before that one is free: it has its place in the file already.
+            Whether a cluster before that one may be free: it has its place in the file already.
         """
         if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
             return False
         with contextlib.suppress(OSError):  # that there is no space is what counts
             await self.write(everything=False)
         last = self._rounds
+        refcounts = self._image.refcounts
         with contextlib.suppress(OSError):
-            while self._ready and self._ready[0].number <= last:
+            await self._releasing.over()
+            while refcounts.hint >= first and self._ready and self._ready[0].number <= last:
                 epoch = self._ready[0].epoch
                 await epoch.over()
                 await self._give_back()
-        return self._image.refcounts.hint < first
+                await self._releasing.over()
+        return refcounts.hint < first
 
     async def settle(self) -> None:
         """Write everything until nothing is left to do. No request is in flight."""
@@ -354,12 +359,13 @@ class Journal:
         await pipeline.flush(self._image.file)
         while self._ready and self._ready[0].number <= stable and not self._ready[0].epoch.users:
             number, _, frees = self._ready.popleft()
-            for position, item in enumerate(frees):
-                try:
-                    await self._image.refcounts.release(item)
-                except BaseException:
-                    self._ready.appendleft(_Given(number, Epoch(), frees[position + 1 :]))
-                    raise
+            with self._releasing:
+                for position, item in enumerate(frees):
+                    try:
+                        await self._image.refcounts.release(item)
+                    except BaseException:
+                        self._ready.appendleft(_Given(number, Epoch(), frees[position + 1 :]))
+                        raise
 
 
 def _take_dirty(cache: TableCache) -> list[tuple[Table, memoryview]]:

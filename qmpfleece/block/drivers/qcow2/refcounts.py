@@ -312,6 +312,10 @@ class Refcounts:
         first, _ = await self.allocate(1)
         return self._advance(first << geometry.cluster_bits, length)
 
+    def forget_tail(self) -> None:
+        """Put the next compressed data into a new cluster."""
+        self._tail = 0
+
     def _advance(self, offset: int, length: int) -> int:
         self._tail = offset + length
         if not self._tail % self._image.geometry.cluster_size:

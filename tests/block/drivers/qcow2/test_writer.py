@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
@@ -13,7 +12,6 @@ from qmpfleece.block.drivers.qcow2 import journal
 from qmpfleece.block.drivers.qcow2.layout import OFFSET_MASK
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 from tests.tools.hold import Gate, hold, start
-from tests.tools.hostfile import buffer
 from tests.tools.snapshots import delete, take
 
 MIB = 1 << 20
@@ -188,77 +186,6 @@ async def test_clusters_that_were_freed_are_used_again_at_once_where_there_is_no
             await disk.write(512 * 1024, data + data)
         assert await disk.read(0, 512 * 1024) == data
     check(image)
-
-
-@asynccontextmanager
-async def opened_in_a_megabyte(image, creation, size):
-    """A new image whose file can't grow past 1 MiB."""
-    qemu_img("create", "-q", "-f", "qcow2", "-o", creation, image, size)
-    os.truncate(image, MIB)
-    window = {"driver": "raw", "size": MIB, "file": {"driver": "file", "filename": str(image)}}
-    async with opened(image, file=window, pass_discard_request=False) as disk:
-        yield disk
-    check(image)
-
-
-async def fill(disk, step):
-    """Write until there is no space left."""
-    for offset in range(0, disk.node.length, step):
-        await disk.write(offset, b"1" * step)
-
-
-async def test_write_without_space_waits_for_who_still_uses_clusters_that_were_freed(tmp_path):
-    async with opened_in_a_megabyte(tmp_path / "a.qcow2", "compat=1.1", MIB // 2) as disk:
-        await disk.write(0, b"1" * (MIB // 2))
-        file, full = disk.node.children["file"].node.driver, asyncio.Event()
-        gate, let_go = hold(file, "pread")
-        reading = await gate.stops(disk.read(0, 65536))
-        let_go()
-        whole = file.pwrite
-
-        async def pwrite(*arguments: object):
-            try:
-                await whole(*arguments)
-            except OSError:
-                full.set()
-                raise
-
-        file.pwrite = pwrite
-        await disk.guest.pdiscard(0, MIB // 2)
-        writing = asyncio.create_task(disk.write(0, b"2" * (MIB // 2)))
-        await full.wait()
-        await asyncio.sleep(0)
-        gate.set()
-        assert set(await reading) == {ord("1")}
-        await writing
-        assert set(await disk.read()) == {ord("2")}
-
-
-async def test_all_writes_at_once_find_the_clusters_that_were_freed(tmp_path):
-    async with opened_in_a_megabyte(tmp_path / "a.qcow2", "compat=1.1", MIB // 2) as disk:
-        await disk.write(0, b"1" * (MIB // 2))
-        for _ in range(5):
-            await disk.guest.pdiscard(0, MIB // 2)
-            writes = (disk.write(offset, b"2" * 65536) for offset in range(0, MIB // 2, 65536))
-            await asyncio.gather(*writes)
-
-
-async def test_table_without_space_is_put_where_clusters_were_freed(tmp_path):
-    async with opened_in_a_megabyte(tmp_path / "a.qcow2", "cluster_size=4k", 64 * MIB) as disk:
-        with pytest.raises(OSError, match="No space left"):
-            await fill(disk, 4096)
-        await disk.guest.pdiscard(0, 65536)
-        await disk.write(32 * MIB, b"2" * 4096)
-        assert await disk.read(32 * MIB, 4096) == b"2" * 4096
-
-
-async def test_compressed_data_without_space_is_put_where_clusters_were_freed(tmp_path):
-    async with opened_in_a_megabyte(tmp_path / "a.qcow2", "cluster_size=4k", 2 * MIB) as disk:
-        with pytest.raises(OSError, match="No space left"):
-            await fill(disk, 4096)
-        await disk.guest.pdiscard(0, 65536)
-        await disk.guest.pwrite_compressed(MIB + MIB // 2, buffer(b"2" * 4096))
-        assert await disk.read(MIB + MIB // 2, 4096) == b"2" * 4096
 
 
 async def test_others_have_turns_while_room_for_a_table_is_looked_for(tmp_path):
