@@ -372,7 +372,7 @@ class BlockDriver(Generic[O]):
 
     @property
     def has_medium(self) -> bool:
-        """Whether there is anything to work on: no image once it was found to be corrupt."""
+        """Whether this is no image that was found to be corrupt; see ``Node.has_medium``."""
         return True
 
     @property

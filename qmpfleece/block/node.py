@@ -201,6 +201,12 @@ class Node:
             self.memo["exact_filename"] = self.driver.exact_filename()
         return str(self.memo["exact_filename"])
 
+    @property
+    def has_medium(self) -> bool:
+        """Whether there is anything to work on: no image here or below was given up as corrupt."""
+        below = self.children.values()
+        return self.driver.has_medium and all(edge.node.has_medium for edge in below)
+
     def described_anew(self) -> None:
         """Take note that the node shows, or may be called, something else than before.
 

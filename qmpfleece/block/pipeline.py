@@ -199,7 +199,7 @@ async def pdiscard(child: Child, offset: int, length: int) -> None:
     node = child.node
     _check_write(child, offset, length)
     if not node.options.unmap or not node.driver.discards or length <= 0:
-        if not node.driver.has_medium:
+        if not node.has_medium:
             raise BlockError(errno.ENOMEDIUM)
         return
     node.in_flight += 1

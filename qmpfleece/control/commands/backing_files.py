@@ -21,14 +21,9 @@ def find_root(system: System, device: str) -> Node:
     node = system.graph.find(device)
     if any(not isinstance(edge.parent, Backend) for edge in node.parents):
         raise QmpError("Need a root block node")
-    if not _has_media(node):
+    if not node.has_medium:
         raise QmpError("Device has no medium")
     return node
-
-
-def _has_media(node: Node) -> bool:
-    below = (edge.node for edge in node.children.values())
-    return node.driver.has_medium and all(map(_has_media, below))
 
 
 @command("change-backing-file")

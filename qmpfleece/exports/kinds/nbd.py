@@ -53,7 +53,7 @@ class NbdExport(Export[NbdExportOptions], name="nbd"):
         if server.find_export(self.name) is not None:
             raise QmpError(f"NBD server already has export named '{self.name}'")
         node = self.backend.node
-        if node is not None and not node.driver.has_medium:
+        if node is not None and not node.has_medium:
             raise QmpError("Failed to determine the NBD export's length: No medium found")
         if not self.borrowed:
             # The size that clients are told must stay.

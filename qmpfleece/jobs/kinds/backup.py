@@ -299,7 +299,7 @@ def _check(settings: BackupSettings) -> None:
     if settings.source is settings.target:
         raise QmpError("Source and target cannot be the same")
     for node in (settings.source, settings.target):
-        if not node.driver.has_medium:
+        if not node.has_medium:
             raise QmpError(f"Device is not inserted: {node.device_name}")
     if settings.compress and not settings.target.driver.compresses:
         name = settings.target.device_name

@@ -420,3 +420,48 @@ def qcow2_given_up_takes_no_commands(d: Session) -> None:
     d.qmp("blockdev-del", node_name="q")
     features = (d.dir / "a.qcow2").read_bytes()[72:80].hex()
     d.transcript.add(f"# incompatible features: {features}")
+
+
+@scenario
+def qcow2_given_up_below_other_nodes(d: Session) -> None:
+    """What commands say of nodes that were put above an image before it was found corrupt."""
+    d.nbd_server()
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "4M")
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "o.qcow2", "4M")
+    d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    l1 = int.from_bytes(whole[40:48], "big")
+    l2 = int.from_bytes(whole[l1 : l1 + 8], "big") & ~COPIED
+    patch(d, {l2: COPIED | l1})
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+    d.qmp("object-add", qom_type="throttle-group", id="g")
+    d.qmp("blockdev-add", driver="raw", node_name="raw", file="q")
+    d.qmp("blockdev-add", driver="throttle", node_name="throttle", throttle_group="g", file="q")
+    above = {"driver": "file", "filename": d.path("o.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="overlay", file=above, backing="q")
+    d.qmp("blockdev-add", driver="raw", node_name="unmap", file="raw", discard="unmap")
+    names = ("raw", "throttle", "overlay", "unmap")
+    for name in names:
+        more = {"writable": name in {"raw", "unmap"}}
+        d.qmp("block-export-add", id=name, type="nbd", node_name=name, name=name, **more)
+    ask(d, "raw", "write 0 512")
+    d.event("BLOCK_IMAGE_CORRUPTED")
+    ask(d, "raw", "discard 0 65536")
+    ask(d, "unmap", "discard 0 65536", "zero 0 65536", "flush")
+    ask(d, "overlay", "read 0 512")
+    for name in names:
+        d.qmp("block-export-del", id=name, mode="hard")
+        d.event("BLOCK_EXPORT_DELETED")
+    d.qmp("blockdev-add", driver="file", node_name="t", filename=d.file("t.raw", 4 << 20))
+    d.qmp("query-named-block-nodes", flat=True)
+    for name in ("throttle", "overlay"):
+        for persistent in (False, True):
+            given = {"name": f"b{persistent}", "persistent": persistent}
+            d.qmp("block-dirty-bitmap-add", node=name, **given)
+    for name in names:
+        d.qmp("block-export-add", id="e", type="nbd", node_name=name, name="e")
+        d.qmp("blockdev-backup", job_id="j", device=name, target="t", sync="none")
+        d.qmp("blockdev-backup", job_id="j", device="t", target=name, sync="none")
+        d.qmp("query-jobs")
+        d.qmp("query-block-exports")
