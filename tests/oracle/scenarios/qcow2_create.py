@@ -142,3 +142,16 @@ def qcow2_not_encrypted(d: Session) -> None:
     files(d)
     make(d, encrypt={"format": "luks", "key-secret": "s"})
     make(d, encrypt={"format": "qcow", "key-secret": "s"})
+
+
+@scenario
+def qcow2_names_of_backing_files_are_measured_in_bytes(d: Session) -> None:
+    names = ("\xe9" * 511 + "e", "\xe9" * 512, "e" * 1021 + "\0", "e" * 1022 + "\0")
+    files(d)
+    for name in names:
+        make(d, backing_file=name, backing_fmt="raw")
+    files(d)
+    make(d)
+    d.qmp("blockdev-add", driver="qcow2", node_name="q", file="f")
+    for name in names:
+        d.qmp("change-backing-file", device="q", image_node_name="q", backing_file=name)

@@ -155,7 +155,7 @@ def _check_rest(options: Qcow2CreateOptions, *, old: bool) -> None:
         )
     if options.encrypt is not None:
         raise QmpError("Encrypted images are not supported")
-    if options.backing_file is not None and len(options.backing_file) > MAX_BACKING_NAME:
+    if len(c_string(options.backing_file or "")) > MAX_BACKING_NAME:
         raise QmpError(
             f"Could not assign backing file '{options.backing_file}' with format"
             f" '{options.backing_fmt}': Invalid argument"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmpfleece.base import utf8
 from qmpfleece.base.errors import BlockError
+from qmpfleece.base.files import c_string
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.backing import name_below
 from qmpfleece.block.drivers.qcow2.bitmapdir import AUTO, IN_USE, Entry
@@ -77,7 +78,7 @@ async def change_backing(image: "Image", name: str, backing_format: str) -> None
     """
     header = image.header
     raw = bool(header.autoclear & Autoclear.DATA_FILE_RAW)
-    if len(name.encode()) > MAX_BACKING_NAME or (name and raw):
+    if len(c_string(name)) > MAX_BACKING_NAME or (name and raw):
         raise BlockError(errno.EINVAL)
     told = header.extensions_with(extensions.BACKING_FORMAT, backing_format.encode())
     await image.change_header(whole=True, backing_name=name, extensions=told)
