@@ -110,8 +110,9 @@ class Image:
         self._header_failures = self._header_mended = 0
         #: Whether that was more than ``write_header_fields`` writes.
         self._whole_due = False
-        #: The same of one that is to be trusted; and what is to be freed once it is mended.
-        self._doubtful = False
+        #: How often it may have got one though it is trusted, and up to which one it was mended;
+        #: what is to be freed then.
+        self._doubts = self._doubts_mended = 0
         self._withheld: list[tuple[int, int]] = []
 
     @property
@@ -206,10 +207,12 @@ class Image:
                 with contextlib.suppress(OSError):
                     await self.write_due_header()
             else:
-                known, self._doubtful = not self._doubtful, True
+                known = not self._doubtful
+                self._doubts += 1
+                doubts = self._doubts
                 await self._write_doubtful_header()
                 if known and old is not None and await self._first_cluster() == old:
-                    self._doubtful = False  # nothing of the new one is there
+                    self._doubts_mended = doubts  # nothing of the new one is there
             raise
 
     async def _first_cluster(self) -> bytes | None:
@@ -226,6 +229,10 @@ class Image:
             setattr(self.header, name, value)
 
     @property
+    def _doubtful(self) -> bool:
+        return self._doubts_mended < self._doubts
+
+    @property
     def header_due(self) -> bool:
         """Whether the file may have another header, since writing one has failed."""
         return self._doubtful or self._header_mended < self._header_failures
@@ -240,14 +247,16 @@ class Image:
             self._header_mended = max(failures, self._header_mended)
 
     async def _write_doubtful_header(self) -> None:
-        if self._doubtful:
+        doubts = self._doubts
+        if self._doubts_mended < doubts:
             with contextlib.suppress(OSError):
                 await self.write_header()
                 await pipeline.flush(self.file)
-                self._doubtful = False
-                for first, count in self._withheld:
-                    self.journal.free(first, count, discard=self.discard_other)
-                self._withheld.clear()
+                self._doubts_mended = max(doubts, self._doubts_mended)
+                if not self._doubtful:
+                    for first, count in self._withheld:
+                        self.journal.free(first, count, discard=self.discard_other)
+                    self._withheld.clear()
 
     def free_unless_named(self, first: int, count: int) -> None:
         """Free clusters that no header names, or one that has not been written over yet."""

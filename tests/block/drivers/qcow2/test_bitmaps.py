@@ -14,6 +14,7 @@ from qmpfleece.bitmap.dirty import DirtyBitmap
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from tests.tools.disk import check, opened, qemu_img, qemu_io, run
 from tests.tools.failing import Failing
+from tests.tools.hold import hold
 
 MIB = 1 << 20
 
@@ -201,6 +202,43 @@ async def test_directory_that_the_header_may_name_is_not_written_over(image, tmp
         if not failing.reached:
             break
     assert number
+
+
+async def test_header_that_fails_while_an_older_one_is_mended_is_mended_later(image, tmp_path):
+    for name in "bc":
+        qemu_img("bitmap", "--add", image, name)
+    crashed = tmp_path / "crashed.qcow2"
+    async with opened(image) as disk:
+        file = disk.node.children["file"].node.driver
+        whole, headers = file.pwrite, []
+
+        async def pwrite(offset, buf, flags):
+            done = headers.pop(0) if headers and not offset else "well"
+            if done != "not":
+                await whole(offset, buf, flags)
+            if done != "well":
+                raise OSError(errno.EIO, "Input/output error")
+
+        file.pwrite = pwrite
+        headers += ["said to have failed", "not"]
+        with pytest.raises(QmpError, match="Input/output error"):
+            await disk.driver.remove_persistent_bitmap("b")
+        gate, let_go = hold(file, "flush")
+        mending = await gate.stops(disk.driver.image.write_due_header())
+        let_go()
+        headers += ["well", "said to have failed", "not"]
+        with pytest.raises(QmpError, match="Input/output error"):
+            await disk.driver.remove_persistent_bitmap("b")
+        assert not headers
+        gate.set()
+        await mending
+        for start in range(4):
+            await disk.write(start * MIB, b"x" * MIB)
+            await disk.guest.flush()
+        shutil.copy(image, crashed)
+    qemu_img("check", "-q", "-r", "leaks", "-f", "qcow2", crashed)
+    assert [item["name"] for item in bitmaps_of(crashed)]
+    check(image)
 
 
 async def test_others_have_turns_while_a_large_clean_bitmap_is_stored(tmp_path):
