@@ -21,7 +21,7 @@ from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import MIB, SECTOR, align_down, align_up
 from qmpfleece.bitmap.dirty import DirtyBitmap
-from qmpfleece.block import pipeline, status
+from qmpfleece.block import edges, pipeline, status
 from qmpfleece.block.buffers import Buffers
 from qmpfleece.block.child import Child
 from qmpfleece.block.copy_error import CopyError
@@ -109,8 +109,7 @@ class BlockCopy:
                 ) from error
         self._home = source.node
         self._home.bitmaps.insert(0, self.bitmap)
-        target.tracks_reads = shown
-        target.node.tracks_reads += shown
+        edges.track_reads(target, on=shown)
 
     def limit_chunk(self, max_chunk: int) -> None:
         """Move at most the clusters that so many bytes touch with one request."""
@@ -157,8 +156,7 @@ class BlockCopy:
         """Take the bitmap off the source, and let reads of the target go. No copy is in flight."""
         assert not self.in_flight
         self._home.bitmaps.remove(self.bitmap)
-        self.target.node.tracks_reads -= self.target.tracks_reads
-        self.target.tracks_reads = False
+        edges.track_reads(self.target, on=False)
 
     @property
     def remaining(self) -> int:

@@ -32,7 +32,7 @@ class Child:
     """An edge of the graph.
 
     Changes only in ``graph``: ``node``, ``perm``, ``shared``; the last two of a root edge in
-    ``backend``, too. Changes only in ``block_copy``: ``tracks_reads``. The rest is fixed.
+    ``backend``, too. Changes only in ``edges``: ``tracks_reads``. The rest is fixed.
 
     Attributes:
         name: What the parent calls it: ``file``, ``target``, ``root``...

@@ -50,6 +50,12 @@ def _leave(node: Node, child: Child) -> None:
         child.parent.drained_end()
 
 
+def track_reads(child: Child, *, on: bool) -> None:
+    """Have reads of the node tracked because of this edge, wherever it leads, or no longer."""
+    child.node.tracks_reads += on - child.tracks_reads
+    child.tracks_reads = on
+
+
 def forget_inheritance(parent: Node, below: Node) -> None:
     """Let nothing from a former child on follow the node whose child it was."""
     children = {edge.node for edge in parent.children.values()}

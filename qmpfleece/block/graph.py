@@ -147,9 +147,9 @@ class Graph:
         Raises:
             QmpError: It can't be opened; nothing of it is left.
         """
-        return await self._open(given, parent, {}, probed=probed)
+        return await self.open_nested(given, parent, {}, probed=probed)
 
-    async def _open(
+    async def open_nested(
         self,
         given: "BlockdevOptions",
         parent: NodeOptions | None,
@@ -157,17 +157,18 @@ class Graph:
         *,
         probed: bool = False,
     ) -> Node:
+        """Do as ``open`` for a node below others that are being opened, by their names."""
         options = NodeOptions(given, parent)
         if (driver := DRIVERS.get(given.driver)) is None:
             raise QmpError(f"Unknown driver '{given.driver}'")
-        opener = NodeOpener(self, self._open, options, above, probed=probed)
+        opener = NodeOpener(self, options, above, probed=probed)
         # As in QEMU, what is below is opened and looked at before the node itself is named.
         below = getattr(given, "file", None)
         try:
             if isinstance(below, str):
                 self._look_at(opener.find(below))
             elif below is not None:
-                opener.opened["file"] = nested = await self._open(below, options, above)
+                opener.opened["file"] = nested = await self.open_nested(below, options, above)
                 self._look_at(nested)
             check_options(given, options)
             node = Node(self._make_name(given.node_name), given, options)

@@ -3,8 +3,8 @@
 Nodes that are opened for it on the way are closed again if they have not been attached.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from qmpfleece.block.child import Child
 from qmpfleece.block.node import Node, NodeOptions
@@ -15,16 +15,12 @@ if TYPE_CHECKING:
     from qmpfleece.block.graph import Graph
     from qmpfleece.qapi.blockdev import BlockdevOptions
 
-#: Opens a node, given what it inherits from and the nodes above it by name.
-OpensNode: TypeAlias = Callable[["BlockdevOptions", NodeOptions, dict[str, Node]], Awaitable[Node]]
-
 
 class NodeOpener:
     """What a driver may do while its node is opened; see ``driver.Opener``.
 
     Args:
         graph: Where.
-        opens: Opens a node that is nested in the definition.
         options: Those of the node, for nodes below to inherit.
         above: The nodes that are being opened and will be above it, by their names.
         probed: The driver was chosen by what the image looks like.
@@ -33,7 +29,6 @@ class NodeOpener:
     def __init__(
         self,
         graph: "Graph",
-        opens: OpensNode,
         options: NodeOptions,
         above: dict[str, Node],
         *,
@@ -48,7 +43,6 @@ class NodeOpener:
         self.opened: dict[str, Node] = {}
         self.node: Node
         self._graph = graph
-        self._opens = opens
         self._options = options
 
     async def open_node(self, name: str, ref: "str | BlockdevOptions") -> Node:
@@ -56,7 +50,7 @@ class NodeOpener:
         if isinstance(ref, str):
             return self.find(ref)
         if name not in self.opened:
-            self.opened[name] = await self._opens(ref, self._options, self.above)
+            self.opened[name] = await self._graph.open_nested(ref, self._options, self.above)
         return self.opened[name]
 
     async def open_child(self, name: str, ref: "str | BlockdevOptions", role: Role) -> Child:
