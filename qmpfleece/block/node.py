@@ -112,8 +112,9 @@ class Node:
             to it, in the words of QAPI ``BlkdebugEvent``; set by its driver when it opens.
         debug: The listener of the primary child, whom this node tells what it is about to
             do; None as a rule, so that telling costs nothing.
-        memo: What those who describe the node have worked out of its options and of all that
-            is below it; see ``described_anew``.
+        known_filename: What ``control.describe`` calls the file name of the node, once it has
+            worked that out of its options and of all below it; see ``described_anew``.
+        told: What a client was told of the node last; whoever wants to tell it again compares.
         wr_highest_offset: The end of the write that has gone furthest, in bytes.
         write_threshold: After which offset the next write is to be told, 0 for none; see
             ``write_threshold``.
@@ -123,6 +124,7 @@ class Node:
 
     __slots__ = (
         "__weakref__",
+        "_exact_filename",
         "_idle_waiters",
         "bitmaps",
         "blockers",
@@ -133,9 +135,9 @@ class Node:
         "given",
         "in_flight",
         "inherits_from",
+        "known_filename",
         "length",
         "listener",
-        "memo",
         "monitor_owned",
         "name",
         "on_write",
@@ -146,6 +148,7 @@ class Node:
         "request_alignment",
         "said",
         "serialising",
+        "told",
         "tracked",
         "tracks",
         "tracks_reads",
@@ -177,7 +180,9 @@ class Node:
         self.tracks_reads = 0
         self.quiesced = 0
         self.monitor_owned = False
-        self.memo: dict[str, Any] = {}
+        self.known_filename: str | None = None
+        self.told: object = None
+        self._exact_filename: str | None = None
         self.inherits_from: Node | None = None
         self.write_gen = 0
         self.flushed_gen = 0
@@ -197,9 +202,9 @@ class Node:
     @property
     def exact_filename(self) -> str:
         """A plain file name that would open the node alike, or ``""``."""
-        if "exact_filename" not in self.memo:
-            self.memo["exact_filename"] = self.driver.exact_filename()
-        return str(self.memo["exact_filename"])
+        if self._exact_filename is None:
+            self._exact_filename = self.driver.exact_filename()
+        return self._exact_filename
 
     @property
     def has_medium(self) -> bool:
@@ -217,7 +222,7 @@ class Node:
         while left:
             if (node := left.pop()) not in seen:
                 seen.add(node)
-                node.memo.clear()
+                node.known_filename = node._exact_filename = None
                 left += [edge.parent for edge in node.parents if isinstance(edge.parent, Node)]
 
     @property

@@ -42,9 +42,9 @@ _SAID_IN_FILENAME: Final = frozenset({"filename", "config"})
 
 def filename(node: Node) -> str:
     """Return what QEMU calls the file name of a node. Source: QAPI ``BlockDeviceInfo.file``."""
-    if "filename" not in node.memo:
-        node.memo["filename"] = _filename(node)
-    return str(node.memo["filename"])
+    if node.known_filename is None:
+        node.known_filename = _filename(node)
+    return node.known_filename
 
 
 def _filename(node: Node) -> str:
@@ -202,8 +202,8 @@ async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> 
 async def told(node: Node, *, flat: bool) -> Printed:
     """Return ``device_info``, ready to be sent: clients ask often, and little changes."""
     info = await device_info(node, flat=flat)
-    known = node.memo.get("told")
+    known = node.told
     if isinstance(known, Printed) and known == info:
         return known
-    node.memo["told"] = made = Printed(info)
+    node.told = made = Printed(info)
     return made

@@ -31,7 +31,7 @@ def check_invariants(graph):
     nodes = graph.nodes()
     kept = [(filename(node), node.exact_filename) for node in nodes]
     for node in nodes:
-        node.memo.clear()
+        node.known_filename = node._exact_filename = None
     assert kept == [(filename(node), node.exact_filename) for node in nodes]
     assert len({node.name for node in nodes}) == len(nodes)
     for node in nodes:

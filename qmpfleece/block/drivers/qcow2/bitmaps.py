@@ -306,7 +306,8 @@ class Bitmaps:
         # A flush of what nobody has written to would not do it. What fails stays to be written.
         with contextlib.suppress(OSError):
             await self._image.journal.flush()  # gives the clusters back
-            await self._image.journal.flush()  # writes that they are free
+            # Writes that they are free, unless refcounts are lazy or a request still uses them.
+            await self._image.journal.flush()
 
     def refusal(self, name: str, granularity: int) -> str | None:
         """Return why a new bitmap could not be stored, None if it could."""

@@ -241,7 +241,7 @@ class Model:
 
 
 async def use(model):
-    """Use the disk, with a fault in between; returns whether it was met."""
+    """Use the disk, with faults in between; returns how many were met."""
     model.create()
     async with opened(model.image, **model.node()) as disk:
         faults = Faults(model.rnd, disk.node.children["file"].node.driver)
@@ -284,5 +284,5 @@ def test_image_survives_requests_that_fail(tmp_path, seed, capsys):
 @pytest.mark.soak
 @pytest.mark.parametrize("first", range(1000, 3000, 100))
 def test_images_survive_requests_that_fail(tmp_path, first, capsys):
-    for seed in range(first, first + 100):
-        use_at_random(seed, tmp_path)
+    met = [use_at_random(seed, tmp_path) for seed in range(first, first + 100)]
+    assert any(met)
