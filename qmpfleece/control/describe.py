@@ -118,7 +118,7 @@ async def image_info(node: Node, *, flat: bool) -> Wire:
     """
     driver = node.driver
     if not driver.has_medium:
-        raise QmpError(f"Block device {node.device_name or node.name} is ejected")
+        raise QmpError(f"Can't get image size '{filename(node)}': No medium found")
     info: Wire = {"filename": filename(node), "format": driver.driver_name}
     known = driver.image_info()
     layout = _laid_out_by(node).driver
@@ -169,7 +169,12 @@ async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> 
         node: The node.
         flat: Without the images that show through.
         writethrough: Whether its user has each write made stable at once.
+
+    Raises:
+        QmpError: Its image, or one that shows through, was given up as corrupt.
     """
+    if not node.driver.has_medium:
+        raise QmpError(f"Block device {node.name} is ejected")
     options = node.options
     backing = node.children.get("backing")
     info: Wire = {
@@ -200,7 +205,11 @@ async def device_info(node: Node, *, flat: bool, writethrough: bool = False) -> 
 
 
 async def told(node: Node, *, flat: bool) -> Printed:
-    """Return ``device_info``, ready to be sent: clients ask often, and little changes."""
+    """Return ``device_info``, ready to be sent: clients ask often, and little changes.
+
+    Raises:
+        QmpError: The same.
+    """
     info = await device_info(node, flat=flat)
     known = node.told
     if isinstance(known, Printed) and known == info:

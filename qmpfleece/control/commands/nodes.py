@@ -19,7 +19,8 @@ async def query_named_block_nodes(system: System, *, flat: bool = False) -> list
         system: What to look at.
         flat: Leave out the images that show through each node.
     """
-    return [await told(node, flat=flat) for node in system.graph.nodes()]
+    # The oldest is asked first: which failure is told depends on it.
+    return [await told(node, flat=flat) for node in reversed(system.graph.nodes())][::-1]
 
 
 @command("blockdev-del")

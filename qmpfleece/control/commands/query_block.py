@@ -46,13 +46,17 @@ def disks(system: System) -> list[Disk]:
 
 
 async def describe(disk: Disk) -> Wire:
-    """Return QAPI ``BlockInfo``: what query-block says of a disk."""
+    """Return QAPI ``BlockInfo``: what query-block says of a disk.
+
+    Raises:
+        QmpError: An image that shows through that of the disk was given up as corrupt.
+    """
     device, node = disk.device, disk.backend.node
     info: Wire = {"device": disk.backend.name}
     if device is not None:
         info["qdev"] = device.name
     info |= {"type": "unknown", "removable": disk.removable, "locked": False}
-    if node is not None:
+    if node is not None and node.driver.has_medium:
         info["inserted"] = await device_info(node, flat=False, writethrough=disk.writethrough)
         if (group := disk.backend.throttle_group) is not None:
             _tell_limits(info["inserted"], group)

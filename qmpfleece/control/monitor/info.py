@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from qmpfleece.block.node import Node
+from qmpfleece.base.errors import QmpError
 from qmpfleece.control.commands import query_block
 from qmpfleece.control.describe import Wire, device_info
 from qmpfleece.control.monitor import specific
@@ -35,40 +35,45 @@ def block_jobs(system: System) -> str:
 
 
 async def named_nodes(system: System, name: str | None, *, verbose: bool) -> str:
-    """Describe one node, or all of them."""
+    """Describe one node, or all of them; nothing if any can't be described."""
+    try:
+        found = [await device_info(node, flat=False) for node in system.graph.nodes()]
+    except QmpError:
+        return ""
     parts = [
-        ("\n" if index else "") + await _node(node, verbose=verbose)
-        for index, node in enumerate([*system.graph.nodes()])
-        if name is None or node.name == name
+        ("\n" if index else "") + _text(info["node-name"], info, [], verbose=verbose)
+        for index, info in enumerate(found)
+        if name is None or info["node-name"] == name
     ]
     return "".join(parts)
 
 
 async def disks(system: System, name: str | None, *, verbose: bool) -> str:
-    """Describe the disk of that name, or all of them."""
-    found = [(await query_block.describe(disk), disk) for disk in query_block.disks(system)]
+    """Describe the disk of that name, or all of them; nothing if any can't be described."""
+    try:
+        found = [await query_block.describe(disk) for disk in query_block.disks(system)]
+    except QmpError:
+        return ""
     parts = [
-        ("\n" if index else "") + await _disk(info, disk.backend.node, verbose=verbose)
-        for index, (info, disk) in enumerate(found)
+        ("\n" if index else "") + _disk(info, verbose=verbose)
+        for index, info in enumerate(found)
         if name is None or info["device"] == name
     ]
     return "".join(parts)
 
 
-async def _disk(info: Wire, node: Node | None, *, verbose: bool) -> str:
-    called = info["device"] or (node.name if node is not None else info.get("qdev", ""))
-    more = f" ({node.name})" if info["device"] and node is not None else ""
+def _disk(info: Wire, *, verbose: bool) -> str:
+    inserted = info.get("inserted")
+    node = "" if inserted is None else inserted["node-name"]
+    called = info["device"] or node or info.get("qdev", "")
     lines = [f"    Attached to:      {info['qdev']}"] if info.get("qdev") else []
     if info["removable"]:
         state = "open" if info.get("tray_open") else "closed"
         lines.append(f"    Removable device: not locked, tray {state}")
-    if "inserted" not in info:
+    if inserted is None:
         return "".join(f"{line}\n" for line in [f"{called}: [not inserted]", *lines])
-    return _text(f"{called}{more}", info["inserted"], lines, verbose=verbose)
-
-
-async def _node(node: Node, *, verbose: bool) -> str:
-    return _text(node.name, await device_info(node, flat=False), [], verbose=verbose)
+    more = f" ({node})" if info["device"] else ""
+    return _text(f"{called}{more}", inserted, lines, verbose=verbose)
 
 
 def _text(called: str, info: Wire, more: list[str], *, verbose: bool) -> str:

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.blkdebug import ask
+from tests.oracle.scenarios.devices import CONTROLLER, hmp
 from tests.oracle.scenarios.qemu_io_reopen import io
 from tests.oracle.session import Session
 
@@ -465,3 +466,43 @@ def qcow2_given_up_below_other_nodes(d: Session) -> None:
         d.qmp("blockdev-backup", job_id="j", device="t", target=name, sync="none")
         d.qmp("query-jobs")
         d.qmp("query-block-exports")
+
+
+@system_scenario
+def qcow2_given_up_is_listed_as_not_inserted(d: Session) -> None:
+    """The other disks are told as ever."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1G")
+    d.tool("qemu-io", "-c", "write 512M 128k", "a.qcow2")
+    patch(d, {L1 + 8: COPIED | L2 | 512})
+    (d.dir / "c.qcow2").write_bytes((d.dir / "a.qcow2").read_bytes())
+    options = {"a": f"{d.path('a.qcow2')},format=qcow2", "b": f"{d.file('raw')},format=raw"}
+    words = [w for k, v in options.items() for w in ("-drive", f"if=none,id={k},file={v}")]
+    d.start(*CONTROLLER, *words)
+    file = {"driver": "file", "filename": d.path("c.qcow2")}
+    d.qmp("blockdev-add", driver="qcow2", node_name="c", file=file)
+    d.qmp("device_add", driver="scsi-hd", id="dev", drive="c")
+    for name in "ca":
+        io(d, name, "read 512M 512")
+        d.qmp("query-block")
+        hmp(d, "info block", "info block -v", "info block a", "info block -n")
+        d.qmp("query-named-block-nodes")
+        d.qmp("query-named-block-nodes", flat=True)
+    d.qmp("device_add", driver="scsi-hd", id="late", drive="a")
+
+
+@system_scenario
+def qcow2_whose_backing_file_was_given_up_is_not_told(d: Session) -> None:
+    """Nor is any other disk; the human monitor says nothing at all."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1G")
+    d.tool("qemu-io", "-c", "write 512M 128k", "a.qcow2")
+    patch(d, {L1 + 8: COPIED | L2 | 512})
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "b.qcow2", "1G")
+    d.start(*CONTROLLER, "-drive", f"if=none,id=raw,file={d.file('raw')},format=raw")
+    for name, more in (("a", {}), ("b", {"backing": "a"})):
+        file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name=name, file=file, **more)
+    d.qmp("device_add", driver="scsi-hd", id="dev", drive="b")
+    io(d, "b", "read 512M 512")
+    d.qmp("query-block")
+    hmp(d, "info block", "info block -v raw", "info block -n", "info block -n b")
+    d.qmp("query-named-block-nodes", flat=True)
