@@ -124,7 +124,7 @@ async def _info(system: System, text: str) -> str:
         return _status(system)
     if name == "block-jobs":
         line.end()
-        return info.block_jobs(system)
+        return await info.block_jobs(system)
     if name == "block":
         nodes = line.option("n", later="v")
         verbose = line.option("v")

@@ -21,9 +21,9 @@ _LIMITS: Final = (
 )  # fmt: skip
 
 
-def block_jobs(system: System) -> str:
+async def block_jobs(system: System) -> str:
     """Describe the jobs that work on nodes, newest first."""
-    jobs = [job for job in system.jobs.jobs() if isinstance(job, BlockJob)]
+    jobs = [job for job in await system.jobs.settled_jobs() if isinstance(job, BlockJob)]
     return (
         "".join(
             f"Type {job.kind}, device {job.id}: Completed {job.current} of {job.total} bytes,"
