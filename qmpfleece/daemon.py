@@ -171,9 +171,9 @@ class Daemon:
         The command that runs is waited for, no other one is begun. Requests that I/O limits
         hold back go at once.
         """
+        self._lift_limits()  # on them the command that runs may wait
         async with self.dispatcher.alone():
-            for group in self.system.graph.throttle_groups.values():
-                group.configure(Limits())
+            self._lift_limits()  # that it has set
             await self.system.background.close()
             await self.system.exports.close()
             await self.system.jobs.close(users_of(reversed(self.system.graph.nodes())))
@@ -185,3 +185,7 @@ class Daemon:
             self.system.fdsets.close()
             fdsets.close(*self.system.named_fds.values())
         self._workers.close()
+
+    def _lift_limits(self) -> None:
+        for group in self.system.graph.throttle_groups.values():
+            group.configure(Limits())

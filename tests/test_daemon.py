@@ -11,7 +11,7 @@ from qmpfleece.daemon import Daemon
 from qmpfleece.nbdclient.client import NbdClient
 from qmpfleece.nbdclient.uri import NbdUri
 from qmpfleece.qmp.sockets import UnixAddress
-from tests.tools.until import until
+from tests.tools.until import settle, until
 
 
 async def serve_disk(daemon, folder):
@@ -157,6 +157,33 @@ async def test_the_end_does_not_wait_for_limits(tmp_path):
     for write in writes[2:]:
         assert isinstance(await settled(write), ConnectionResetError | None)
     await client.close()
+
+
+async def test_the_end_does_not_wait_for_a_command_that_waits_for_limits():
+    async with Daemon() as daemon:
+        limits = {"bps-total": 1, "bps-total-max": 4096}
+        group = {"qom-type": "throttle-group", "id": "g", "limits": limits}
+        await daemon.execute("object-add", group)
+        for name in ("free", "slow", "t0", "t1"):
+            node = {"driver": "null-co", "node-name": name, "size": 64 * MIB}
+            await daemon.execute("blockdev-add", node)
+        node = {"driver": "throttle", "node-name": "t", "file": "slow", "throttle-group": "g"}
+        await daemon.execute("blockdev-add", node)
+        jobs = (
+            {"job-id": "j0", "device": "free", "target": "t0", "sync": "none"},
+            {"job-id": "j1", "device": "t", "target": "t1", "sync": "full"},
+        )
+        actions = [{"type": "blockdev-backup", "data": job} for job in jobs]
+        grouped = {"actions": actions, "properties": {"completion-mode": "grouped"}}
+        await daemon.execute("transaction", grouped)
+        await until(lambda: daemon.system.graph.find("t").in_flight)
+        await settle()
+        await daemon.execute("job-cancel", {"id": "j0"})
+        await settle()  # it waits for the other one
+        waiting = asyncio.ensure_future(daemon.execute("job-dismiss", {"id": "j0"}))
+        await settle()
+        assert not waiting.done()
+    assert str(await settled(waiting)) == "Job not found"
 
 
 async def settled(task):
