@@ -57,9 +57,11 @@ class Client:
         #: read before the next one looks; 0 and less for none.
         self.fruitless = 0
         self.trusted = 0
-        #: Bytes that requests have read, or looked at, on the loop since the owner of the socket
-        #: has set it. Who looks at the metadata of a range takes as long as a read, at worst.
+        #: Bytes that requests have read on the loop since the owner of the socket has set it.
         self.read_here = 0
+        #: Bytes that they have zeroed, discarded or told the status of since then. Who looks at
+        #: the metadata of a range takes as long as a read, at worst.
+        self.looked_here = 0
         #: Given by the owner of the socket.
         self.courier: Courier | None = None
         #: What is to be sent besides ``take_row``. The owner of the socket takes it.

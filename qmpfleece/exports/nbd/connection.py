@@ -40,8 +40,8 @@ _HIGH_WATER: Final = 64 * KIB
 #: What makes a reply so large that sending it takes longer than waking up, in bytes.
 _LARGE: Final = 64 * KIB
 _HANDSHAKE_BUFFER: Final = 16 * KIB
-#: Most requests begun, and bytes read by them, in one turn of the event loop; then others have
-#: their turn.
+#: Most requests begun, and bytes read, zeroed, discarded or told the status of by them, in one
+#: turn of the event loop; then others have their turn.
 _MAX_BATCH: Final = 512
 _MAX_READ: Final = 256 * KIB
 #: How long a client may take for its handshake.
@@ -261,10 +261,10 @@ class Connection(asyncio.BufferedProtocol):
         """Do so, and return how many have been begun."""
         parser = self._parser
         assert parser is not None
-        begun = client.read_here = 0
+        begun = client.read_here = client.looked_here = 0
         transmission = _Phase.TRANSMISSION
         while self._phase is transmission or courier.undone:
-            if begun == _MAX_BATCH or client.read_here >= _MAX_READ:
+            if begun == _MAX_BATCH or client.read_here + client.looked_here >= _MAX_READ:
                 self._pause_reading()
                 self._schedule_wake()
                 break

@@ -287,3 +287,14 @@ async def test_memory_of_replies_is_used_again_while_the_stream_goes_on(served, 
     assert len({id(buffer.view) for buffer in taken}) < 60
     await served.delete("e", "hard")
     await until(lambda: not any(buffer.users for buffer in taken))
+
+
+@pytest.mark.parametrize("kind", [READ, const.CMD_BLOCK_STATUS, const.CMD_TRIM])
+async def test_loop_looks_for_the_next_request_of_who_waits_for_each_small_reply(
+    served, monkeypatch, kind
+):
+    client = await served.enter(contexts=[const.CONTEXT_BASE_ALLOCATION])
+    looks = []
+    monkeypatch.setattr(os, "sched_yield", lambda: looks.append(None))
+    while not looks:  # once two follow each other closely
+        await client.ask(kind, 0, 512 if kind == READ else 128 << 10)

@@ -23,7 +23,7 @@ async def block_status(client: Client, request: Request) -> None:
     if not client.contexts:
         client.fail(request, errno.EINVAL, "CMD_BLOCK_STATUS not negotiated")
         return
-    client.read_here += request.length
+    client.looked_here += request.length
     limit = 1 if request.flags & const.CMD_FLAG_REQ_ONE else MAX_EXTENTS
     found = [
         (number, await context.extents(request.offset, request.length, limit))

@@ -10,7 +10,7 @@ from qmpfleece.nbdproto.transmission import Request
 @command(const.CMD_TRIM, "trim", "discard failed", writes=True, counts_as=UNMAP)
 async def trim(client: Client, request: Request) -> None:
     """Discard, and with FUA make that stable."""
-    client.read_here += request.length
+    client.looked_here += request.length
     client.accounting.begin(UNMAP, request.length)
     if request.length:
         await client.backend.pdiscard(request.offset, request.length)

@@ -25,7 +25,7 @@ async def write_zeroes(client: Client, request: Request) -> None:
         flags |= ReqFlags.MAY_UNMAP
     if request.flags & const.CMD_FLAG_FAST_ZERO:
         flags |= ReqFlags.NO_FALLBACK
-    client.read_here += request.length
+    client.looked_here += request.length
     client.accounting.begin(WRITE, request.length)
     if request.length:
         await client.backend.pwrite_zeroes(request.offset, request.length, flags)
