@@ -75,14 +75,17 @@ def invented_path() -> str:
     return tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
 
 
-def abstract_name(path: str, *, tight: bool) -> bytes:
-    """Return what ``bind`` and ``connect`` take for a name that is no file.
+def unix_name(path: str, *, abstract: bool, tight: bool) -> str | bytes:
+    """Return what ``bind`` and ``connect`` take.
 
     Args:
-        path: The name; checked by ``fits_unix``.
-        tight: It ends where the path does, and is not filled up with zeroes.
+        path: A path, or a name that is no file; checked by ``fits_unix``.
+        abstract: It is no file.
+        tight: That name ends where the path does, and is not filled up with zeroes.
     """
-    name = b"\0" + os.fsencode(path)
+    if not abstract:
+        return path
+    name = b"\0" + c_string(path)
     return name if tight else name.ljust(UNIX_PATH_BYTES, b"\0")
 
 
@@ -90,7 +93,7 @@ def listen_on(number: int) -> socket.socket:
     """Return a descriptor, which the caller owns, as a non-blocking socket that listens.
 
     Raises:
-        QmpError: It can't; it is closed.
+        QmpError: It can't, and is closed; or it is no socket, and stays open.
     """
     try:
         sock = socket.socket(fileno=number)

@@ -278,8 +278,8 @@ async def _listen(options: dict[str, str]) -> tuple[Address, list[socket.socket]
         sock = listen_on(inherited(options["fd"]))
         return _address_of(sock), [sock]
     address, family = _address(options)
-    if isinstance(address, UnixAddress):
-        address = address._replace(path=address.path or invented_path())
+    if isinstance(address, UnixAddress) and not (address.path or address.abstract):
+        address = address._replace(path=invented_path())
     # Of the number QEMU keeps 16 bits.
     to = number_of("to", options["to"]) & 0xFFFF if "to" in options else None
     return address, await sockets.listen(address, family, to=to)

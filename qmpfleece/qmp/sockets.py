@@ -27,9 +27,7 @@ class UnixAddress(NamedTuple):
     @property
     def where(self) -> str | bytes:
         """What ``bind`` and ``connect`` take."""
-        if self.abstract:
-            return sockets.abstract_name(self.path, tight=self.tight)
-        return self.path
+        return sockets.unix_name(self.path, abstract=self.abstract, tight=self.tight)
 
     def __str__(self) -> str:
         return self.path

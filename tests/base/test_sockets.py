@@ -63,3 +63,11 @@ async def test_a_port_of_the_systems_choice_is_the_same_for_all_addresses() -> N
 async def test_unknown_service_is_an_address_failure() -> None:
     with pytest.raises(QmpError, match=r"address resolution failed for 127\.0\.0\.1:nosuch"):
         await sockets.resolve("127.0.0.1", "nosuch")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_abstract_name_is_the_path_as_given(path: str) -> None:
+    name = b"\0" + path.encode().replace(b"\0", b"\xc0\x80")
+    assert sockets.unix_name(path, abstract=True, tight=True) == name
+    assert sockets.unix_name(path, abstract=True, tight=False) == name.ljust(108, b"\0")
+    assert sockets.unix_name(path, abstract=False, tight=True) == path

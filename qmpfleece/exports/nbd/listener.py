@@ -53,13 +53,12 @@ async def open_listener(address: ListenAddress) -> list[Listener]:
 
 
 def _listen_unix(address: UnixSocketAddress) -> Listener:
-    path = address.path or sockets.invented_path()
-    where: str | bytes = path
-    if address.abstract:
-        where = sockets.abstract_name(path, tight=address.tight is not False)
+    abstract, tight = bool(address.abstract), address.tight is not False
+    path = address.path if address.path or abstract else sockets.invented_path()
     if not sockets.fits_unix(path):
         raise QmpError(f"UNIX socket path '{path}' is too long")
-    return Listener(sockets.listen_unix(where, path), None if address.abstract else path)
+    where = sockets.unix_name(path, abstract=abstract, tight=tight)
+    return Listener(sockets.listen_unix(where, path), None if abstract else path)
 
 
 async def _listen_inet(address: InetSocketAddress) -> list[Listener]:
