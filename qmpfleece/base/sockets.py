@@ -145,7 +145,7 @@ class SocketFile:
     def __init__(self, path: str) -> None:
         self._path: Final = c_string(path)
         self._inode = 0  # that of no file
-        with contextlib.suppress(FileNotFoundError):  # of a socket that somebody else has made
+        with contextlib.suppress(OSError):  # of a socket that somebody else has made, elsewhere
             found = os.stat(self._path)
             self._inode = found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
 

@@ -65,6 +65,13 @@ async def test_unknown_service_is_an_address_failure() -> None:
         await sockets.resolve("127.0.0.1", "nosuch")
 
 
+def test_file_of_a_socket_where_nobody_may_look_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = sockets.SocketFile(str(tmp_path / "file" / "socket"))  # stat: Not a directory
+    file.remove()
+    assert (tmp_path / "file").exists()
+
+
 @pytest.mark.parametrize("path", ["", "a\0b"])
 def test_abstract_name_is_the_path_as_given(path: str) -> None:
     name = b"\0" + path.encode().replace(b"\0", b"\xc0\x80")
