@@ -7,7 +7,7 @@ subclasses of asyncio's futures, and a driver's options apart from it.
 
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from setuptools import Extension, setup
@@ -84,15 +84,19 @@ class SideBySide(build_ext):
         begun: list[Future[None]] = []
 
         def link_what_is_compiled(*args: Any, **options: Any) -> None:
-            for each in begun:
+            for each in as_completed(begun):
                 each.result()
             begun.clear()
             link(*args, **options)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
             self.compiler._compile = lambda *args: begun.append(pool.submit(compile_one, *args))
             self.compiler.link_shared_object = link_what_is_compiled
             super().build_extensions()
+        finally:
+            # After a failure no more are begun: what the compiler said of it shall be the last.
+            pool.shutdown(cancel_futures=True)
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": SideBySide})
