@@ -38,6 +38,7 @@ def monitor_on_a_socket_that_listens(d: Session) -> None:
     d.qmp("query-chardev")
     _greeted_at(d, d.path("given.sock"))
     d.qmp("quit")
+    d.exited()
     d.gone("given.sock")
 
 
