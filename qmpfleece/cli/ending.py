@@ -14,6 +14,8 @@ from qmpfleece.nbdclient.uri import UriError
 from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: How hints begin, as QEMU gives them at a terminal. Other lines are those of names.
+_HINTS: Final = ("\nPath must be less than ", "\nUse -machine help ")
 
 
 class Failure(Exception):  # noqa: N818 - the end of a verb, in words
@@ -45,7 +47,10 @@ def run(program: str, verb: Callable[[], Coroutine[Any, Any, int]]) -> int:
 def words(error: BaseException) -> str:
     """Return an error as a person reads it."""
     if isinstance(error, QmpError):
-        return error.desc.partition("\n")[0]  # what follows is a hint, as QEMU gives at a terminal
+        text = error.desc
+        for hint in _HINTS:
+            text = text.partition(hint)[0]
+        return text
     if isinstance(error, OSError) and error.strerror:
         if error.filename is not None:
             return f"'{error.filename}': {error.strerror}"

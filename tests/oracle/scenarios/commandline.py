@@ -415,3 +415,10 @@ def two_options_in_one_argument_list(d: Session) -> None:
 def version_option(d: Session) -> None:
     d.run_with_input(b"", "-V")
     d.run_with_input(b"", "--version", "--zzz")
+
+
+@scenario
+def commandline_names_with_line_ends(d: Session) -> None:
+    """What is wrong follows the name, however many lines that has."""
+    d.start("--blockdev", f"file,node-name=n,filename={d.path('a')}\nb/c", monitor=False)
+    d.exited()
