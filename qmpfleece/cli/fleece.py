@@ -137,7 +137,7 @@ async def _run(
 
     def tell(number: int) -> None:
         # It may have ended just now, or belong to somebody else, as sudo does. The process's own
-        # way would take its exit status from who waits for it.
+        # way is for one process, and for the thread that waits for it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if alone:
                 os.killpg(process.pid, number)
@@ -166,7 +166,7 @@ async def _run(
     finally:
         stop.cancel()
         quitting.cancel()
-        if not ended.done():
+        if process.returncode is None:  # also if there is no thread to wait for it
             tell(signal.SIGKILL)
         await asyncio.wait({ended, stop, quitting})
     status = ended.result()
@@ -175,6 +175,8 @@ async def _run(
 
 def _begin(command: str, environment: dict[str, str], *, alone: bool) -> "subprocess.Popen[bytes]":
     """Start the user's command, which gets what we were given: descriptors, ignored signals.
+
+    SIGPIPE and SIGXFSZ, which Python ignores, do to it what they do to any program.
 
     Not by the loop: uvloop's would let it have copies of our output besides, so that who reads
     that waits for what the command leaves behind.

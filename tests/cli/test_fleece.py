@@ -125,6 +125,26 @@ async def test_who_interrupts_before_the_command_is_begun_has_it_not_begun(tmp_p
     assert os.listdir(tmp_path) == ["disk.raw"]
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running")  # nobody can wait for it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_command_that_no_thread_can_wait_for_does_not_outlive_us(
+    tmp_path, disk, monkeypatch
+):
+    async def refuse(*_: object):
+        raise RuntimeError("can't start new thread")
+
+    reader, writer = os.pipe()
+    monkeypatch.chdir(tmp_path)
+    async with Fleece(Settings(disk=disk)) as fleece:
+        monkeypatch.setattr(asyncio, "to_thread", refuse)
+        os.set_inheritable(writer, True)
+        with pytest.raises(RuntimeError):
+            await _run("sleep 60; :", fleece, Screen(io.StringIO()), Interrupted())
+        os.close(writer)
+        assert os.read(reader, 1) == b""  # nobody has the other end any more
+    os.close(reader)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_was_ignored_at_the_beginning_stays_ignored(tmp_path, disk, number):
     shell = 'trap "" "$0" && exec "$@"'
