@@ -243,7 +243,7 @@ def _check_socket(options: Mapping[str, str]) -> None:
 
 def _host_port(name: tuple[Any, ...]) -> str:
     """Return an internet address as it is written."""
-    host, port = name[:2]
+    host, port = map(str, name[:2])  # of other families they are numbers
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -252,6 +252,8 @@ def _client_name(connection: socket.socket) -> str:
     own = connection.getsockname()
     if connection.family == socket.AF_UNIX:
         return f"unix:{own if isinstance(own, str) else ''}"
+    if connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return "unknown"
     peer = peer_of(connection)
     return f"tcp:{_host_port(own)}" + (f" <-> {_host_port(peer)}" if peer is not None else "")
 

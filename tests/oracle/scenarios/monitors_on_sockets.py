@@ -100,3 +100,11 @@ def monitors_are_numbered_by_their_short_options(d: Session) -> None:
         *("-chardev", "null,id=b", "-qmp", "chardev:b", "-qmp", "null"),
     )
     d.qmp("query-chardev")
+
+
+@scenario
+def device_on_a_socket_of_another_family(d: Session) -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as other:
+        number = other.fileno()
+        d.start("--chardev", f"socket,id=c,fd={number}", fds=(number,))
+    d.qmp("query-chardev")
