@@ -14,8 +14,8 @@ from qmpfleece.nbdclient.uri import UriError
 from qmpfleece.nbdproto.codec import NbdProtocolError, NbdRefused
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: How hints begin, as QEMU gives them at a terminal. Other lines are those of names.
-_HINTS: Final = ("\nPath must be less than ", "\nUse -machine help ")
+#: How the hint begins that QEMU gives besides at a terminal. Other lines are those of names.
+_HINT: Final = "\nPath must be less than "
 
 
 class Failure(Exception):  # noqa: N818 - the end of a verb, in words
@@ -47,10 +47,7 @@ def run(program: str, verb: Callable[[], Coroutine[Any, Any, int]]) -> int:
 def words(error: BaseException) -> str:
     """Return an error as a person reads it."""
     if isinstance(error, QmpError):
-        text = error.desc
-        for hint in _HINTS:
-            text = text.partition(hint)[0]
-        return text
+        return error.desc.partition(_HINT)[0]
     if isinstance(error, OSError) and error.strerror:
         if error.filename is not None:
             return f"'{error.filename}': {error.strerror}"

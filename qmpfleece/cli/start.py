@@ -182,6 +182,8 @@ def fail(program: str, error: Exception) -> int:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, QmpError):
+        return error.desc  # with the hint that QEMU may give at a terminal
     from qmpfleece.cli.ending import words  # it imports what no start needs
 
     return words(error)
