@@ -95,7 +95,7 @@ class SideBySide(build_ext):
             self.compiler.link_shared_object = link_what_is_compiled
             super().build_extensions()
         finally:
-            # After a failure no more are begun: what the compiler said of it shall be the last.
+            # After a failure no more are begun: what the compiler said of it is near the end.
             pool.shutdown(cancel_futures=True)
 
 

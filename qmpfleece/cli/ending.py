@@ -1,4 +1,4 @@
-"""How a verb runs on the event loop and how it ends: one line on stderr, one exit status."""
+"""How a verb runs on the event loop and how it ends: one message on stderr, one exit status."""
 
 import asyncio
 import contextlib

@@ -139,7 +139,7 @@ async def test_a_command_that_no_thread_can_wait_for_does_not_outlive_us(
         monkeypatch.setattr(asyncio, "to_thread", refuse)
         os.set_inheritable(writer, True)
         with pytest.raises(RuntimeError):
-            await _run("sleep 60; :", fleece, Screen(io.StringIO()), Interrupted())
+            await _run("sleep 600; :", fleece, Screen(io.StringIO()), Interrupted())
         os.close(writer)
         assert os.read(reader, 1) == b""  # nobody has the other end any more
     os.close(reader)
@@ -320,7 +320,7 @@ def test_data_in_a_file_that_takes_no_space_are_not_written_over(tmp_path, disk)
     )
     with running(*words, folder=tmp_path) as server:
         try:
-            server.wait_for(tmp_path / "pid")
+            server.wait_for(tmp_path / "pid", filled=True)
         except AssertionError as error:
             pytest.skip(f"no FUSE here: {error}")
         try:

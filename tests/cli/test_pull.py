@@ -217,7 +217,7 @@ def test_an_incremental_backup_updates_a_full_one(tmp_path, image):
         *("--nbd-server", "addr.type=unix,addr.path=s", "--pidfile", "p"),
     )
     with running(*command, folder=tmp_path) as daemon:
-        daemon.wait_for(tmp_path / "p")
+        daemon.wait_for(tmp_path / "p", filled=True)
         with Qmp(tmp_path / "q") as qmp:
             qmp.execute("block-dirty-bitmap-add", node="d", name="b0")
             export = {"type": "nbd", "id": "e", "node-name": "d", "name": "d", "writable": True}

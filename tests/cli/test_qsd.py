@@ -187,7 +187,7 @@ def test_a_signal_ends_it_with_status_0_and_leaves_nothing(tmp_path, number):
         *("--export", "nbd,id=e,node-name=d,name=disk,writable=on", "--pidfile", "p"),
     )
     with running(*command, folder=tmp_path) as daemon:
-        daemon.wait_for(tmp_path / "p")
+        daemon.wait_for(tmp_path / "p", filled=True)
         assert (tmp_path / "p").read_text() == f"{daemon.process.pid}\n"
         uri = "nbd+unix:///disk?socket=s"
         assert run("nbdinfo", "--size", uri, folder=tmp_path).stdout == "1048576\n"
@@ -294,7 +294,7 @@ def test_a_socket_with_wait_lets_the_start_wait_for_its_client(tmp_path):
         )
         assert not (tmp_path / "p").exists()
         with Qmp(tmp_path / "q") as qmp:
-            daemon.wait_for(tmp_path / "p")
+            daemon.wait_for(tmp_path / "p", filled=True)
             assert qmp.execute("query-status")["status"] == "running"
         assert daemon.end()[0] == 0
     assert os.listdir(tmp_path) == []

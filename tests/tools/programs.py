@@ -112,10 +112,10 @@ class Running:
             cwd=folder,
         )
 
-    def wait_for(self, path: Path) -> None:
-        """Return once ``path`` exists, or fail with what the program said."""
+    def wait_for(self, path: Path, *, filled: bool = False) -> None:
+        """Return once ``path`` exists, ``filled`` or not, or fail with what the program said."""
         for _ in range(int(PATIENCE_S / 0.005)):
-            if path.exists():
+            if path.exists() and (not filled or path.stat().st_size):
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.005)

@@ -57,7 +57,7 @@ def check_disk(device: Device) -> None:
     if backend is None:
         missing = "No drive specified" if device.model.bus == "IDE" else "drive property not set"
         raise QmpError(missing)
-    has_medium = backend.node is not None and backend.node.driver.has_medium
+    has_medium = backend.node is not None and backend.node.has_medium
     if not has_medium and not device.model.removable:
         raise QmpError("Device needs media, but drive is empty")
     if device.model.inner:

@@ -186,6 +186,8 @@ def qcow2_given_up_below_other_nodes(d: Session) -> None:
         d.qmp("blockdev-backup", job_id="j", device="t", target=name, sync="none")
         d.qmp("query-jobs")
         d.qmp("query-block-exports")
+    d.qmp("blockdev-add", driver="raw", node_name="r", file="overlay")
+    d.qmp("blockdev-add", driver="copy-before-write", node_name="c", file="overlay", target="t")
 
 
 @system_scenario
@@ -216,13 +218,15 @@ def qcow2_whose_backing_file_was_given_up_is_not_told(d: Session) -> None:
     d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1G")
     d.tool("qemu-io", "-c", "write 512M 128k", "a.qcow2")
     patch(d, {L1 + 8: COPIED | L2 | 512})
-    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "b.qcow2", "1G")
+    for name in "bc":
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1G")
     d.start(*CONTROLLER, "-drive", f"if=none,id=raw,file={d.file('raw')},format=raw")
-    for name, more in (("a", {}), ("b", {"backing": "a"})):
+    for name, more in (("a", {}), ("b", {"backing": "a"}), ("c", {"backing": "a"})):
         file = {"driver": "file", "filename": d.path(f"{name}.qcow2")}
         d.qmp("blockdev-add", driver="qcow2", node_name=name, file=file, **more)
     d.qmp("device_add", driver="scsi-hd", id="dev", drive="b")
     io(d, "b", "read 512M 512")
+    d.qmp("device_add", driver="scsi-hd", id="late", drive="c")
     d.qmp("query-block")
     hmp(d, "info block", "info block -v raw", "info block -n", "info block -n b")
     d.qmp("query-named-block-nodes", flat=True)

@@ -106,7 +106,7 @@ class CopyBeforeWrite(BlockDriver[CopyBeforeWriteOptions]):
         file, target = self._file.node, self._target.node
         if target is file:
             raise QmpError("Source and target cannot be the same")
-        if not file.has_medium:
+        if not file.driver.has_medium:
             raise QmpError(
                 "Cannot create block-copy-state: could not get length of device: No medium found"
             )

@@ -84,7 +84,7 @@ class Compressor:
             entry = image.geometry.compressed_entry(place, len(packed))
             first, _ = self._clusters.drop_reference(entry)
             if await image.journal.found_room(error, first):
-                image.refcounts.forget_tail()
+                image.refcounts.leave_cluster(first)
                 return False
             raise
         at = index * image.geometry.entry_words

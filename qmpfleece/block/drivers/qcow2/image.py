@@ -212,7 +212,7 @@ class Image:
                 doubts = self._doubts
                 await self._write_doubtful_header()
                 if known and old is not None and await self._first_cluster() == old:
-                    self._doubts_mended = doubts  # nothing of the new one is there
+                    self._doubts_mended = max(doubts, self._doubts_mended)  # nothing new is there
             raise
 
     async def _first_cluster(self) -> bytes | None:

@@ -200,12 +200,15 @@ class Journal:
         last = self._rounds
         refcounts = self._image.refcounts
         with contextlib.suppress(OSError):
-            await self._releasing.over()
-            while refcounts.hint >= first and self._ready and self._ready[0].number <= last:
-                epoch = self._ready[0].epoch
-                await epoch.over()
-                await self._give_back()
-                await self._releasing.over()
+            while refcounts.hint >= first:
+                if self._releasing.users:
+                    await self._releasing.over()
+                elif self._ready and self._ready[0].number <= last:
+                    epoch = self._ready[0].epoch
+                    await epoch.over()
+                    await self._give_back()
+                else:
+                    break
         return refcounts.hint < first
 
     async def settle(self) -> None:

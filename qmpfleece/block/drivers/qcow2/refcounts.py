@@ -312,7 +312,12 @@ class Refcounts:
         first, _ = await self.allocate(1)
         return self._advance(first << geometry.cluster_bits, length)
 
-    def forget_tail(self) -> None:
+    def leave_cluster(self, cluster: int) -> None:
+        """Put the next compressed data elsewhere than into this cluster."""
+        if self._tail >> self._image.geometry.cluster_bits == cluster:
+            self._tail = 0
+
+    def leave_tail(self) -> None:
         """Put the next compressed data into a new cluster."""
         self._tail = 0
 
@@ -379,8 +384,7 @@ class Refcounts:
             if value == 1:
                 cluster = first + index - slot
                 self.hint = min(self.hint, cluster)
-                if self._tail >> image.geometry.cluster_bits == cluster:
-                    self._tail = 0
+                self.leave_cluster(cluster)
         image.forget_compressed()
 
     async def discard(self, first: int, count: int) -> None:

@@ -113,6 +113,7 @@ class Reopener:
             # and with it the size of the parts.
             self._image.l2.drop_clean()
             self._image.blocks.drop_clean()
+            self._image.refcounts.leave_tail()
             opening.apply_options(self._image, self._options, unmap=self._unmap)
             opening.protect_anew(self._image, self._options, self._inactive_l2)
             self._bitmaps.protect()

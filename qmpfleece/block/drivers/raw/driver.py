@@ -50,7 +50,7 @@ class Raw(BlockDriver[RawOptions]):
         windowed = self.options.offset or self.options.size is not None
         role = Role.DATA | Role.PRIMARY if windowed else Role.FILTERED | Role.PRIMARY
         self._file = await opener.open_child("file", self.options.file, role)
-        if not self._file.node.has_medium:
+        if not self._file.node.driver.has_medium:
             raise QmpError("Could not get image size: No medium found")
         self._offset, self._size = _window(self.options, self._file.node.length)
         self.node.length = align_up(self._size, SECTOR)

@@ -74,7 +74,7 @@ def lacks_flags(header, said):
     """
     errors = [line for line in said.splitlines() if line.startswith("ERROR")]
     flags = [line for line in errors if "OFLAG_COPIED" in line and line.endswith(" refcount=1")]
-    return header[7] == 2 and errors == flags
+    return header[7] == 2 and bool(flags) and errors == flags
 
 
 class Model:
