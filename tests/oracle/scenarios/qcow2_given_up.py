@@ -96,6 +96,14 @@ def qcow2_damage_is_told_with_the_name_of_the_drive(d: Session) -> None:
         io(d, drive, "read 0 512")
 
 
+def _lead_to_the_l1_table(d: Session) -> None:
+    """Let the first cluster of ``a.qcow2`` be its L1 table, wherever that is."""
+    whole = (d.dir / "a.qcow2").read_bytes()
+    l1 = int.from_bytes(whole[40:48], "big")
+    l2 = int.from_bytes(whole[l1 : l1 + 8], "big") & ~COPIED
+    patch(d, {l2: COPIED | l1})
+
+
 @scenario
 def qcow2_given_up_takes_no_commands(d: Session) -> None:
     """What each command says of an image that was found corrupt while it was used."""
@@ -104,10 +112,7 @@ def qcow2_given_up_takes_no_commands(d: Session) -> None:
     d.tool("qemu-img", "snapshot", "-c", "s", "a.qcow2")
     d.tool("qemu-img", "bitmap", "--add", "a.qcow2", "old")
     d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
-    whole = (d.dir / "a.qcow2").read_bytes()
-    l1 = int.from_bytes(whole[40:48], "big")
-    l2 = int.from_bytes(whole[l1 : l1 + 8], "big") & ~COPIED
-    patch(d, {l2: COPIED | l1})
+    _lead_to_the_l1_table(d)
     file = {"driver": "file", "filename": d.path("a.qcow2")}
     options = {"driver": "qcow2", "node-name": "q", "file": file}
     d.qmp("blockdev-add", **options)
@@ -150,10 +155,7 @@ def qcow2_given_up_below_other_nodes(d: Session) -> None:
     d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "4M")
     d.tool("qemu-img", "create", "-q", "-f", "qcow2", "o.qcow2", "4M")
     d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
-    whole = (d.dir / "a.qcow2").read_bytes()
-    l1 = int.from_bytes(whole[40:48], "big")
-    l2 = int.from_bytes(whole[l1 : l1 + 8], "big") & ~COPIED
-    patch(d, {l2: COPIED | l1})
+    _lead_to_the_l1_table(d)
     file = {"driver": "file", "filename": d.path("a.qcow2")}
     d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
     d.qmp("object-add", qom_type="throttle-group", id="g")

@@ -203,13 +203,19 @@ async def test_what_is_given_back_without_a_count_is_not_discarded(tmp_path, cap
     assert content(image, tmp_path)[: 128 << 10] == bytes(65536) + b"\10" * 65536
 
 
-async def test_bitmaps_stay_valid_until_a_count_has_succeeded(tmp_path, capsys):
-    image = tmp_path / "a.qcow2"
+def dirty_with_a_bitmap(folder):
+    """Make an image whose clusters must be counted; return it, its file and how to reopen it."""
+    image = folder / "a.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
     qemu_img("bitmap", "--add", image, "b")
     mark_dirty(image)
     below = {"driver": "file", "node-name": "file", "filename": str(image)}
     again = validate_blockdev({"driver": "qcow2", "node-name": "disk", "file": below})
+    return image, below, again
+
+
+async def test_bitmaps_stay_valid_until_a_count_has_succeeded(tmp_path, capsys):
+    image, below, again = dirty_with_a_bitmap(tmp_path)
     for counted in (False, True):
         async with opened(image, read_only=True, file=below) as disk:
             whole = let_fail(disk, REFBLOCK)
@@ -226,12 +232,7 @@ async def test_bitmaps_stay_valid_until_a_count_has_succeeded(tmp_path, capsys):
 
 async def test_what_waits_to_be_given_back_is_so_before_it_is_counted(tmp_path, capsys):
     """Else it would be after the count, from who has got it since."""
-    image = tmp_path / "a.qcow2"
-    qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", image, "1M")
-    qemu_img("bitmap", "--add", image, "b")
-    mark_dirty(image)
-    below = {"driver": "file", "node-name": "file", "filename": str(image)}
-    again = validate_blockdev({"driver": "qcow2", "node-name": "disk", "file": below})
+    image, below, again = dirty_with_a_bitmap(tmp_path)
     async with opened(image, read_only=True, file=below) as disk:
         whole = let_fail(disk, REFBLOCK)
         await reopen.reopen(disk.graph, [again])
