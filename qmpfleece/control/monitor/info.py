@@ -1,7 +1,7 @@
 """``info block`` and ``info block-jobs``."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from qmpfleece.base.errors import QmpError
@@ -40,12 +40,9 @@ async def named_nodes(system: System, name: str | None, *, verbose: bool) -> str
         found = [await device_info(node, flat=False) for node in system.graph.nodes()]
     except QmpError:
         return ""
-    parts = [
-        ("\n" if index else "") + _text(info["node-name"], info, [], verbose=verbose)
-        for index, info in enumerate(found)
-        if name is None or info["node-name"] == name
-    ]
-    return "".join(parts)
+    return _listed(
+        found, "node-name", name, lambda info: _text(info["node-name"], info, [], verbose=verbose)
+    )
 
 
 async def disks(system: System, name: str | None, *, verbose: bool) -> str:
@@ -54,12 +51,16 @@ async def disks(system: System, name: str | None, *, verbose: bool) -> str:
         found = [await query_block.describe(disk) for disk in query_block.disks(system)]
     except QmpError:
         return ""
-    parts = [
-        ("\n" if index else "") + _disk(info, verbose=verbose)
+    return _listed(found, "device", name, lambda info: _disk(info, verbose=verbose))
+
+
+def _listed(found: list[Wire], key: str, name: str | None, text: Callable[[Wire], str]) -> str:
+    """Return the texts of those of that name, or of all; only the first of all has no gap."""
+    return "".join(
+        ("\n" if index else "") + text(info)
         for index, info in enumerate(found)
-        if name is None or info["device"] == name
-    ]
-    return "".join(parts)
+        if name is None or info[key] == name
+    )
 
 
 def _disk(info: Wire, *, verbose: bool) -> str:
