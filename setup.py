@@ -33,6 +33,7 @@ COMPILED = [
     "block/drivers/file/driver.py",
     "block/drivers/qcow2/clusters.py",
     "block/drivers/qcow2/driver.py",
+    "block/drivers/qcow2/header_writer.py",
     "block/drivers/qcow2/image.py",
     "block/drivers/qcow2/journal.py",
     "block/drivers/qcow2/layout.py",

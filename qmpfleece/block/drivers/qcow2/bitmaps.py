@@ -335,7 +335,7 @@ class Bitmaps:
         image = self._image
         image.header.autoclear &= ~Autoclear.BITMAPS
         try:
-            await image.write_features()
+            await image.header_writer.write_features()
         except OSError:
             image.header.autoclear |= Autoclear.BITMAPS  # as it stands in the file
             raise
@@ -346,7 +346,7 @@ class Bitmaps:
         await image.write_metadata(self._offset, data, overlap.BITMAPS)
         await pipeline.flush(image.file)
         image.header.autoclear |= Autoclear.BITMAPS
-        await image.write_features()
+        await image.header_writer.write_features()
 
     async def _replace_directory(self, entries: list[Entry], taken: list[tuple[int, int]]) -> None:
         """Write the directory elsewhere and let the header name it.
@@ -372,7 +372,7 @@ class Bitmaps:
             # What the header is going to name must have its refcounts first.
             await image.journal.write()
             await pipeline.flush(image.file)
-            await image.change_header(
+            await image.header_writer.change(
                 whole=True,
                 trusting=True,
                 autoclear=autoclear,
@@ -380,7 +380,8 @@ class Bitmaps:
             )
         except OSError as error:
             for offset, count in taken:
-                image.free_unless_named(offset >> image.geometry.cluster_bits, count)
+                first = offset >> image.geometry.cluster_bits
+                image.header_writer.free_unless_named(first, count)
             raise QmpError(f"Failed to update bitmap extension: {error.strerror}") from error
         old_offset, old_size = self._offset, self._size
         image.overlap.remove(overlap.BITMAPS, old_offset, old_size)

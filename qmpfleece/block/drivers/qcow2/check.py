@@ -73,7 +73,7 @@ class Recount:
         await pipeline.flush(image.file)
         image.uncounted = image.outdated = False
         if not self._damaged:
-            await image.clear_dirty_bit()
+            await image.header_writer.clear_dirty_bit()
 
     # -- counting -------------------------------------------------------------------------
 

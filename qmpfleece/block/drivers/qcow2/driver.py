@@ -171,7 +171,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
             # As in QEMU nobody is told: whoever opens the image next counts once more.
             with contextlib.suppress(OSError):
                 await pipeline.flush(image.file)
-                await image.clear_dirty_bit()
+                await image.header_writer.clear_dirty_bit()
 
     async def _store_bitmaps(self) -> None:
         """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""

@@ -1,12 +1,10 @@
 """What all parts of the driver share: the header, the tables, the children, corruption."""
 
 import asyncio
-import contextlib
 import errno
-import struct
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from qmpfleece.base.errors import BlockError
 from qmpfleece.block import pipeline
@@ -14,6 +12,7 @@ from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2.cleaning import Cleaner
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
+from qmpfleece.block.drivers.qcow2.header_writer import HeaderWriter
 from qmpfleece.block.drivers.qcow2.journal import Journal
 from qmpfleece.block.drivers.qcow2.layout import MAX_LENGTH, Geometry, Incompatible
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
@@ -25,9 +24,6 @@ from qmpfleece.qapi.bus import EventBus
 
 if TYPE_CHECKING:
     from qmpfleece.block.drivers.qcow2.snapshots import Snapshot
-
-_FIELDS_AT: Final = 24
-_INCOMPATIBLE_AT: Final = 72
 
 
 class Image:
@@ -47,7 +43,8 @@ class Image:
         blocks: Refcount blocks.
         refcounts: Finds and frees clusters.
         overlap: Where metadata lies.
-        journal: Writes metadata.
+        header_writer: Writes the header.
+        journal: Writes other metadata.
         allocating: Guest ranges whose clusters are being allocated.
         snapshots: The internal snapshots.
         snapshot_table_bytes: Size of their table.
@@ -85,6 +82,7 @@ class Image:
         self.overlap = overlap
         self.size = header.size
         self.events: EventBus | None = None
+        self.header_writer = HeaderWriter(self)
         self.journal = Journal(self)
         self.allocating = ReqList()
         self.snapshots: list[Snapshot] = []
@@ -103,17 +101,6 @@ class Image:
         self.cleaner = Cleaner(asyncio.get_running_loop(), self._drop_unused)
         self._signalled = False
         self._mark_due = False
-        #: Whoever writes to the header takes turns, and writes what it says by then: so what is
-        #: written last is the newest.
-        self._header_turn = asyncio.Lock()
-        #: How often the file may have got another header, and up to which one it was mended.
-        self._header_failures = self._header_mended = 0
-        #: Whether that was more than ``write_header_fields`` writes.
-        self._whole_due = False
-        #: How often it may have got one though it is trusted, and up to which one it was mended;
-        #: what is to be freed then.
-        self._doubts = self._doubts_mended = 0
-        self._withheld: list[tuple[int, int]] = []
 
     @property
     def writable(self) -> bool:
@@ -146,156 +133,6 @@ class Image:
         if (found := self.overlap.find(offset, len(data), kind)) is not None:
             raise self.corrupt_write(found, offset, len(data))
         await pipeline.pwrite(self.file, offset, memoryview(data))
-
-    async def write_header(self) -> None:
-        """Write the header, its extensions and the name of the backing file.
-
-        Raises:
-            OSError: ENOSPC: they do not fit into the first cluster.
-        """
-        async with self._header_turn:
-            encoded = self.header.encode()
-            padded = encoded + bytes(self.geometry.cluster_size - len(encoded))
-            await pipeline.pwrite(self.file, 0, memoryview(padded))
-
-    async def write_header_fields(self) -> None:
-        """Write the fixed fields only, which change more often than the rest."""
-        async with self._header_turn:
-            header = self.header
-            fields = struct.pack(
-                ">QIIQQIIQ",
-                header.size,
-                header.crypt_method,
-                header.l1_size,
-                header.l1_offset,
-                header.refcount_table_offset,
-                header.refcount_table_clusters,
-                header.snapshots,
-                header.snapshots_offset,
-            )
-            await pipeline.pwrite(self.file, _FIELDS_AT, memoryview(fields))
-
-    async def change_header(
-        self, *, whole: bool = False, trusting: bool = False, **fields: Any
-    ) -> None:
-        """Change fields of the header: on return they are on disk for good.
-
-        Args:
-            whole: They are not all among those of ``write_header_fields``.
-            trusting: Use an image whose header can't be written as before; what the new one
-                names is freed by ``free_unless_named`` then.
-            fields: The new values, by name.
-
-        Raises:
-            OSError: They could not be written. The header stays what it was; where that can't
-                be written again, no metadata is before it can, and no clusters are given back,
-                unless it is to be trusted.
-        """
-        before = {name: getattr(self.header, name) for name in fields}
-        old = await self._first_cluster() if trusting else None
-        self._set_fields(fields)
-        unsure = not trusting
-        try:
-            await (self.write_header() if whole else self.write_header_fields())
-            unsure = True
-            await pipeline.flush(self.file)
-        except BaseException:
-            self._set_fields(before)
-            if unsure:
-                self._header_failures += 1
-                self._whole_due |= whole
-                with contextlib.suppress(OSError):
-                    await self.write_due_header()
-            else:
-                known = not self._doubtful
-                self._doubts += 1
-                doubts = self._doubts
-                await self._write_doubtful_header()
-                if known and old is not None and await self._first_cluster() == old:
-                    self._doubts_mended = max(doubts, self._doubts_mended)  # nothing new is there
-            raise
-
-    async def _first_cluster(self) -> bytes | None:
-        """Return what lies there; None if that can't be read, which is no reason not to write."""
-        raw = bytearray(self.geometry.cluster_size)
-        try:
-            await self.read(0, memoryview(raw))
-        except OSError:
-            return None
-        return bytes(raw)
-
-    def _set_fields(self, fields: dict[str, Any]) -> None:
-        for name, value in fields.items():
-            setattr(self.header, name, value)
-
-    @property
-    def _doubtful(self) -> bool:
-        return self._doubts_mended < self._doubts
-
-    @property
-    def header_due(self) -> bool:
-        """Whether the file may have another header, since writing one has failed."""
-        return self._doubtful or self._header_mended < self._header_failures
-
-    async def write_due_header(self) -> None:
-        """Write the header once more if the file may have another one."""
-        await self._write_doubtful_header()
-        failures = self._header_failures
-        if self._header_mended < failures:
-            await (self.write_header() if self._whole_due else self.write_header_fields())
-            await pipeline.flush(self.file)
-            self._header_mended = max(failures, self._header_mended)
-
-    async def _write_doubtful_header(self) -> None:
-        doubts = self._doubts
-        if self._doubts_mended < doubts:
-            with contextlib.suppress(OSError):
-                await self.write_header()
-                await pipeline.flush(self.file)
-                self._doubts_mended = max(doubts, self._doubts_mended)
-                if not self._doubtful:
-                    for first, count in self._withheld:
-                        self.journal.free(first, count, discard=self.discard_other)
-                    self._withheld.clear()
-
-    def free_unless_named(self, first: int, count: int) -> None:
-        """Free clusters that no header names, or one that has not been written over yet."""
-        if self._doubtful:
-            self._withheld.append((first, count))
-        else:
-            self.journal.free(first, count, discard=self.discard_other)
-
-    async def write_features(self) -> None:
-        """Write the feature bits."""
-        header = self.header
-        if header.version < 3:
-            return
-        async with self._header_turn:
-            bits = struct.pack(">QQQ", header.incompatible, header.compatible, header.autoclear)
-            await pipeline.pwrite(self.file, _INCOMPATIBLE_AT, memoryview(bits))
-
-    async def set_dirty_bit(self) -> None:
-        """Say in the header that refcounts may be too low from now on.
-
-        Raises:
-            OSError: It does not say so for sure.
-        """
-        if self.header.incompatible & Incompatible.DIRTY:
-            return
-        self.header.incompatible |= Incompatible.DIRTY
-        try:
-            await self.write_features()
-            await pipeline.flush(self.file)
-        except BaseException:
-            self.header.incompatible &= ~Incompatible.DIRTY
-            raise
-
-    async def clear_dirty_bit(self) -> None:
-        """Say in the header that the refcounts on disk are right, unless they may not be."""
-        due = self.uncounted or self.outdated
-        if self.header.incompatible & Incompatible.DIRTY and not due:
-            self.header.incompatible &= ~Incompatible.DIRTY
-            await self.write_features()
 
     # -- corruption -----------------------------------------------------------------------
 
@@ -357,7 +194,7 @@ class Image:
         """Write the corrupt bit, if corruption was found and that has not been done."""
         if self._mark_due:
             self._mark_due = False
-            await self.write_features()
+            await self.header_writer.write_features()
             await pipeline.flush(self.file)
 
     def _drop_unused(self) -> None:

@@ -81,7 +81,7 @@ async def change_backing(image: "Image", name: str, backing_format: str) -> None
     if len(c_string(name)) > MAX_BACKING_NAME or (name and raw):
         raise BlockError(errno.EINVAL)
     told = header.extensions_with(extensions.BACKING_FORMAT, backing_format.encode())
-    await image.change_header(whole=True, backing_name=name, extensions=told)
+    await image.header_writer.change(whole=True, backing_name=name, extensions=told)
 
 
 def image_info(image: "Image", bitmaps: list[Entry]) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class Journal:
             await asyncio.shield(self._busy)
         work = self._take(everything=everything)
         if work is None:
-            if then is None and not self._image.header_due:
+            if then is None and not self._image.header_writer.due:
                 return
             work = _Round([], {}, None, [], {}, [], self.epoch)
         last = then() if then is not None else None
@@ -301,7 +301,7 @@ class Journal:
 
     async def _write_round(self, work: _Round) -> None:
         image = self._image
-        await image.write_due_header()
+        await image.header_writer.write_due()
         how = "refblock_update_part"
         if work.move is not None:
             await image.note("reftable_grow")
@@ -319,7 +319,7 @@ class Journal:
             image.header.refcount_table_offset = offset
             image.header.refcount_table_clusters = len(data) >> image.geometry.cluster_bits
             await image.note("refblock_alloc_switch_table")
-            await image.write_header_fields()
+            await image.header_writer.write_fields()
         elif work.reftable:
             await image.note("refblock_alloc_hookup")
             await pipeline.flush(image.file)
@@ -328,7 +328,7 @@ class Journal:
             )
         if work.tables or work.l1:
             if image.lazy:
-                await image.set_dirty_bit()
+                await image.header_writer.set_dirty_bit()
             await pipeline.flush(image.file)
             if image.data is not image.file:
                 await pipeline.flush(image.data)

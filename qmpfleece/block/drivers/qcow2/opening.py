@@ -367,5 +367,5 @@ async def clear_unknown_autoclear(image: Image) -> None:
     known = header.autoclear & Autoclear.KNOWN
     if known != header.autoclear:
         header.autoclear = known
-        await image.write_header()
+        await image.header_writer.write()
         await pipeline.flush(image.file)

@@ -104,7 +104,7 @@ class Reopener:
         """Say in the header that the refcounts on disk are right; everything is written."""
         image = self._image
         await pipeline.flush(image.file)
-        await image.clear_dirty_bit()
+        await image.header_writer.clear_dirty_bit()
 
     def commit(self) -> None:
         """Put the options in force."""

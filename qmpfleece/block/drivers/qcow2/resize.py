@@ -88,7 +88,7 @@ class Resizer:
             if raw:
                 await self._map(align_up(old, image.geometry.cluster_size), length)
             await image.journal.write()
-            await image.change_header(size=length)
+            await image.header_writer.change(size=length)
         except BaseException:
             image.size = old
             raise
@@ -173,7 +173,7 @@ class Resizer:
         rest = bytes(align_up(entries * 8, size) - len(content))
         await pipeline.pwrite(image.file, offset, memoryview(bytes(content) + rest))
         await pipeline.flush(image.file)
-        await image.change_header(l1_offset=offset, l1_size=entries)
+        await image.header_writer.change(l1_offset=offset, l1_size=entries)
         image.l1.extend(array("Q", bytes(8 * (entries - len(image.l1)))))
 
     # -- shorter --------------------------------------------------------------------------
@@ -200,5 +200,5 @@ class Resizer:
         await image.journal.flush(everything=True)
         if image.data is not image.file:
             await pipeline.truncate(image.data, length)
-        await image.change_header(size=length)
+        await image.header_writer.change(size=length)
         image.size = length

@@ -146,13 +146,13 @@ class Snapshotter:
         image = self._image
         mine = image.header.version >= 3 and not image.header.incompatible & Incompatible.DIRTY
         if mine:
-            await image.set_dirty_bit()
+            await image.header_writer.set_dirty_bit()
         yield  # if that fails the bit stays, until the image is closed
         with contextlib.suppress(OSError):  # it stays, too; what was to be done is done
             await image.journal.settle()
             await pipeline.flush(image.file)
             if mine:
-                await image.clear_dirty_bit()
+                await image.header_writer.clear_dirty_bit()
 
     def _new_id(self) -> str:
         numbers = [_leading_number(item.snapshot_id) for item in self._image.snapshots]
@@ -307,7 +307,7 @@ class Snapshotter:
                 await image.journal.flush(everything=True)
                 await pipeline.pwrite(image.file, offset, memoryview(content))
             await pipeline.flush(image.file)
-            await image.change_header(snapshots=len(snapshots), snapshots_offset=offset)
+            await image.header_writer.change(snapshots=len(snapshots), snapshots_offset=offset)
         except BaseException:
             if clusters:
                 image.journal.free(offset >> geometry.cluster_bits, clusters, discard=False)

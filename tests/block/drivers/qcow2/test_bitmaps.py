@@ -224,7 +224,7 @@ async def test_header_that_fails_while_an_older_one_is_mended_is_mended_later(im
         with pytest.raises(QmpError, match="Input/output error"):
             await disk.driver.remove_persistent_bitmap("b")
         gate, let_go = hold(file, "flush")
-        mending = await gate.stops(disk.driver.image.write_due_header())
+        mending = await gate.stops(disk.driver.image.header_writer.write_due())
         let_go()
         headers += ["well", "said to have failed", "not"]
         with pytest.raises(QmpError, match="Input/output error"):
