@@ -100,12 +100,9 @@ def listen_on(number: int) -> socket.socket:
     except OSError as error:
         raise QmpError(f"File descriptor '{number}' is not a socket") from error
     try:
-        sock.listen(BACKLOG)
+        return _listen(sock)
     except OSError as error:
-        sock.close()
         raise QmpError(f"Failed to listen on fd socket: {error.strerror}") from error
-    sock.setblocking(False)
-    return sock
 
 
 def listen_unix(path: str | bytes, shown: str) -> socket.socket:
@@ -126,11 +123,20 @@ def listen_unix(path: str | bytes, shown: str) -> socket.socket:
         _remove_stale(path, shown)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(path)
-        sock.listen(BACKLOG)
+        return _listen(sock, path)
     except OSError as error:
-        sock.close()
         raise QmpError(f"Failed to bind socket to {shown}: {error.strerror}") from error
+
+
+def _listen(sock: socket.socket, where: Any = None) -> socket.socket:
+    """Bind a socket, unless it is bound, and have it listen without blocking; else close it."""
+    try:
+        if where is not None:
+            sock.bind(where)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
     sock.setblocking(False)
     return sock
 
@@ -228,17 +234,10 @@ def _listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.
         OSError: It can't be had.
     """
     sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return _listen(sock, where)
 
 
 async def listen_inet(
