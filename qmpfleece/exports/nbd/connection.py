@@ -46,6 +46,8 @@ _MAX_BATCH: Final = 512
 _MAX_READ: Final = 256 * KIB
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
+#: How long one that says farewell may take for the last replies.
+FAREWELL_S: Final = 10.0
 
 
 class Server(Directory, Protocol):
@@ -190,7 +192,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._handshake.closed is not None:
             self._note_closed()
             self._phase = _Phase.CLOSING
-            self._stop_timer()
             self._transport.close()
         elif self._handshake.result is not None:
             self._enter(self._handshake.result)
@@ -241,12 +242,12 @@ class Connection(asyncio.BufferedProtocol):
         assert requests is not None
         assert outgoing is not None
         assert courier is not None
-        self._serving = True
+        self._serving = courier.boarding = True
         try:
             begun = self._begin(client, requests, outgoing, courier)
         finally:
             self._serving = False
-        courier.go()
+            courier.go()
         outgoing.send(paused=self._writing_paused)
         busy = requests.in_flight or courier.pending
         if begun == 1 and client.read_here < _LARGE and not busy:
@@ -254,6 +255,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase is _Phase.CLOSING and not busy and not courier.undone:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
+            if self._timer is None:
+                self._timer = self.loop.call_later(FAREWELL_S, self.disconnect)
 
     def _begin(
         self, client: Client, requests: Requests, outgoing: Outgoing, courier: Courier

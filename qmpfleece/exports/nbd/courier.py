@@ -80,6 +80,7 @@ class Courier:
         on_back: Called when a batch is back, and what is ``undone`` is to be done.
 
     Attributes:
+        boarding: Reads may be added, since ``go`` will be called before anything else happens.
         pending: How many replies are in the batch. While there are any nothing may be sent.
         full: Nothing may be begun, either: the batch is large enough, or away.
         undone: Reads that have come back as they were.
@@ -93,6 +94,7 @@ class Courier:
         sharing: Sharing,
         on_back: Callable[[], None],
     ) -> None:
+        self.boarding = False
         self.pending = 0
         self.full = False
         self.undone: deque[Request] = deque()
@@ -118,7 +120,7 @@ class Courier:
 
     def take(self, request: Request) -> bool:
         """Add a read of this client to the batch; return whether that is possible."""
-        if self._away:  # the read had to wait before, for a flush
+        if not self.boarding:  # the read had to wait before, for a flush: nobody would say go
             return False
         if not self._sharing.is_shared(self) and not self.pending:
             return False
@@ -169,7 +171,8 @@ class Courier:
         return True
 
     def go(self) -> None:
-        """Send the batch on its way, if there is one here."""
+        """Send the batch on its way, if there is one here; it takes no more."""
+        self.boarding = False
         if self.pending and not self._away:
             assert self._mover is not None
             self.full = self._away = True

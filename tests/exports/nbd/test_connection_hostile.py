@@ -10,6 +10,7 @@ import pytest
 from qmpfleece.exports.nbd import connection
 from qmpfleece.nbdproto import const
 from qmpfleece.nbdproto.client import pack_request
+from tests.tools.hold import hold
 from tests.tools.until import settle, until
 
 READ, WRITE, ZEROES = const.CMD_READ, const.CMD_WRITE, const.CMD_WRITE_ZEROES
@@ -129,6 +130,32 @@ async def test_client_sends_goodbye(served, caplog):
     assert client.machine.exports == [("e", "")]
     await client.hung_up()
     assert not caplog.records
+
+
+async def test_client_says_goodbye_and_takes_no_replies(served, monkeypatch):
+    monkeypatch.setattr(connection, "FAREWELL_S", 0.01)
+    client = await served.enter()
+    gate, let_go = hold(served.disk, "pread")
+    for cookie in range(5):  # more than a socket takes
+        client.send(pack_request(READ, cookie, 0, 4 << 20))
+    client.send(pack_request(const.CMD_DISC, 9, 0, 0))
+    await gate.reached.wait()
+    await settle()
+    let_go()
+    gate.set()
+    await until(lambda: not served.manager.exports()[0].users)
+
+
+async def test_client_gets_many_answers_takes_none_and_goes_wrong(served, monkeypatch):
+    monkeypatch.setattr(connection, "HANDSHAKE_S", 0.5)
+    for number in range(64):
+        await served.add(f"e{number}", description="x" * 4000)
+    client = await served.connect()
+    client.send(b"\0\0\0\3")
+    for _ in range(60):
+        client.option(const.OPT_LIST)
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    await until(lambda: not served.manager.nbd.connections)
 
 
 async def test_client_sends_list_options_for_ever(served):
