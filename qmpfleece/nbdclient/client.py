@@ -330,9 +330,11 @@ class _Wire(asyncio.BufferedProtocol):
 
     def _complete(self, done: list[Pending]) -> None:
         for pending in done:
-            _, future = self._in_flight.pop(pending.cookie)
-            if not future.done():
-                future.set_result(None)
+            found = self._in_flight.pop(pending.cookie, None)
+            if found is None:  # answered twice in one piece
+                raise NbdProtocolError(f"reply to unknown cookie {pending.cookie:#x}")
+            if not found[1].done():
+                found[1].set_result(None)
 
     def _fail(self, error: Exception) -> None:
         """Give up the connection; the first reason counts."""

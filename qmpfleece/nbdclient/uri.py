@@ -77,7 +77,9 @@ def parse(text: str) -> NbdUri:
 def _socket(parts: SplitResult, text: str) -> str:
     if parts.netloc:
         raise UriError(f"nbd+unix:// takes no host, write nbd+unix:///NAME?socket=PATH: '{text}'")
-    query = parse_qs(parts.query, keep_blank_values=True, errors="surrogateescape")
+    # In forms of the web a plus sign is a blank; here it is itself.
+    encoded = parts.query.replace("+", "%2B")
+    query = parse_qs(encoded, keep_blank_values=True, errors="surrogateescape")
     paths = query.pop("socket", [])
     if query:
         raise UriError(f"parameter '{next(iter(query))}' is not supported: '{text}'")

@@ -244,6 +244,23 @@ async def test_server_that_breaks_the_protocol_fails_what_is_in_flight(tmp_path)
         await client.close()
 
 
+async def test_server_that_answers_a_request_twice_breaks_the_protocol(tmp_path):
+    async def behave(reader, writer):
+        await through_handshake(reader, writer)
+        cookie = (await reader.readexactly(28))[8:16]
+        writer.write(2 * (b"\x67\x44\x66\x98" + errno.EIO.to_bytes(4, "big") + cookie))
+        await reader.read()
+
+    async with Peer(tmp_path / "s", behave) as uri:
+        client = await NbdClient.connect(uri)
+        with pytest.raises(OSError, match=r".") as caught:
+            await client.pread(0, memoryview(bytearray(512)))
+        assert caught.value.errno == errno.EIO
+        with pytest.raises(NbdProtocolError, match="unknown cookie"):
+            await client.pread(0, memoryview(bytearray(512)))
+        await client.close()
+
+
 async def test_a_cancelled_request_harms_no_other(tmp_path):
     released = asyncio.Event()
 

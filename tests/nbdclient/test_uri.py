@@ -18,6 +18,7 @@ from qmpfleece.nbdclient.uri import NbdUri, UriError, parse
         ("nbd+unix://?socket=rel", NbdUri("", path="rel")),
         ("nbd+unix:///x?socket=/%ff", NbdUri("x", path="/\udcff")),
         ("nbd+unix:///a/b?socket=/s%3f", NbdUri("a/b", path="/s?")),
+        ("nbd+unix:///a+b?socket=/c++/s", NbdUri("a+b", path="/c++/s")),
     ],
 )
 def test_uris_say_where_an_export_is(text, uri):
