@@ -60,8 +60,8 @@ class HumanSession:
                     await writer.drain()
             if self._stays:
                 await asyncio.get_running_loop().create_future()
-        except ConnectionError:
-            return  # what somebody who leaves looks like
+        except OSError:
+            return  # what somebody who leaves, or whose host does, looks like
         except asyncio.CancelledError:
             writer.transport.abort()  # what they have not read must not keep a terminal raw
             raise
