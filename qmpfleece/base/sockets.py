@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -13,9 +14,13 @@ from qmpfleece.base.digits import decimal
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.files import c_string
 
+log = logging.getLogger(__name__)
+
 #: The kernel's limit for the path of a unix socket, its final zero included.
 UNIX_PATH_BYTES: Final = 108
 BACKLOG: Final = 128
+#: How long to wait when the system has no descriptor left for a client, in seconds.
+_SHORT_OF_DESCRIPTORS_S: Final = 0.1
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _DESCRIPTOR: Final = re.compile(r"\s*([+-]?)([0-9]+)", re.ASCII)
 _LARGEST_INT: Final = (1 << 31) - 1
@@ -139,6 +144,26 @@ def _listen(sock: socket.socket, where: Any = None) -> socket.socket:
         raise
     sock.setblocking(False)
     return sock
+
+
+async def accept(listening: socket.socket, whose: str) -> socket.socket:
+    """Wait for a client; while the system has no descriptor left for it, try again.
+
+    Args:
+        listening: Where it comes to; does not block.
+        whose: In the log: "an NBD" client.
+    """
+    loop, told = asyncio.get_running_loop(), False
+    while True:
+        try:
+            return (await loop.sock_accept(listening))[0]
+        except ConnectionError:
+            pass  # gone before it was accepted
+        except OSError as error:
+            if not told:
+                log.warning("can't accept %s client: %s", whose, error.strerror)
+            told = True
+            await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
 
 
 class SocketFile:

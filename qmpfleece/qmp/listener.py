@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base import together
-from qmpfleece.base.sockets import SocketFile, peer_of
+from qmpfleece.base.sockets import SocketFile, accept, peer_of
 from qmpfleece.control.dispatch import Dispatcher
 from qmpfleece.qmp.session import Session, Streams
 from qmpfleece.qmp.sockets import Address, UnixAddress, listen
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from qmpfleece.qmp.human import HumanSession
 
 log = logging.getLogger(__name__)
-
-#: How long to wait when the system has no descriptor left for a client, in seconds.
-_SHORT_OF_DESCRIPTORS_S: Final = 0.1
 
 
 class Monitor:
@@ -143,14 +140,6 @@ class QmpServer:
             log.error("serving QMP has failed unexpectedly", exc_info=error)
 
     async def _accept(self, monitor: Monitor, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except ConnectionError:
-                continue  # gone before it was accepted
-            except OSError as error:
-                log.warning("can't accept a QMP client: %s", error.strerror)
-                await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
-                continue
+            sock = await accept(listening, "a QMP")
             self.serve(sock, pretty=monitor.pretty, human=monitor.human, monitor=monitor)

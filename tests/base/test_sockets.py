@@ -1,5 +1,7 @@
 """Listening sockets and QEMU's words for what can go wrong."""
 
+import asyncio
+import resource
 import socket
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from qmpfleece.base import sockets
 from qmpfleece.base.errors import QmpError
+from tests.tools.until import settle, until
 
 
 def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
@@ -78,3 +81,21 @@ def test_abstract_name_is_the_path_as_given(path: str) -> None:
     assert sockets.unix_name(path, abstract=True, tight=True) == name
     assert sockets.unix_name(path, abstract=True, tight=False) == name.ljust(108, b"\0")
     assert sockets.unix_name(path, abstract=False, tight=True) == path
+
+
+async def test_a_client_is_accepted_as_soon_as_there_is_a_descriptor(caplog, monkeypatch):
+    monkeypatch.setattr(sockets, "_SHORT_OF_DESCRIPTORS_S", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("localhost", 0)) as listening:
+        listening.setblocking(False)
+        with socket.create_connection(listening.getsockname()) as client:
+            accepting = asyncio.create_task(sockets.accept(listening, "a patient"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+            try:
+                await until(lambda: caplog.records)
+                await settle()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            with await accepting:
+                pass
+    assert caplog.messages == ["can't accept a patient client: Too many open files"]

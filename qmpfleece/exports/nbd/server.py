@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from qmpfleece.base.sockets import accept
 from qmpfleece.base.units import MIB
 from qmpfleece.base.vigil import Vigil
 from qmpfleece.exports.nbd.connection import Connection
@@ -24,8 +25,6 @@ from qmpfleece.nbdproto.option import ExportInfo
 
 log = logging.getLogger(__name__)
 
-#: How long to wait when the system has no descriptor left for a client.
-_SHORT_OF_DESCRIPTORS_S: Final = 0.1
 #: What is sent and not received yet, on a unix socket, in bytes; the system may allow less.
 #: With its default, 208 KiB, both sides are woken several times for each large reply.
 _SEND_BUFFER: Final = 2 * MIB
@@ -139,14 +138,7 @@ class NbdServer:
         loop = asyncio.get_running_loop()
         while True:
             await self._until_room()
-            try:
-                sock, _ = await loop.sock_accept(listener.sock)
-            except ConnectionError:
-                continue  # gone before it was accepted
-            except OSError as error:
-                log.warning("can't accept an NBD client: %s", error.strerror)
-                await asyncio.sleep(_SHORT_OF_DESCRIPTORS_S)
-                continue
+            sock = await accept(listener.sock, "an NBD")
             try:
                 await self._until_room()  # another listener may have filled it meanwhile
             except BaseException:
