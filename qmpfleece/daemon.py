@@ -11,7 +11,6 @@ Nothing here is global: tests and the command line run as many daemons as they l
 process. At the end no socket, file, thread or task of the daemon is left.
 """
 
-import asyncio
 import contextlib
 import signal
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-from qmpfleece.base import fdsets, signals
+from qmpfleece.base import fdsets, signals, together
 from qmpfleece.base.errors import ErrorClass, QmpError
 from qmpfleece.base.workers import Workers
 from qmpfleece.block.drain import users_of
@@ -126,16 +125,7 @@ class Daemon:
         Raises:
             Exception: What ``work`` raised.
         """
-        task = asyncio.create_task(work)
-        waiter = asyncio.create_task(self.wait())
-        try:
-            await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiter.cancel()
-            task.cancel()
-            await asyncio.wait({task, waiter})
-        if not task.cancelled():
-            task.result()
+        await together.unless(self.wait(), work)
 
     @contextlib.contextmanager
     def ending_on_signals(

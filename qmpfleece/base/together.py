@@ -89,3 +89,25 @@ async def cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless(event: Coroutine[Any, Any, object], work: Coroutine[Any, Any, object]) -> bool:
+    """Run ``work``, and cancel it if ``event`` comes to its end before.
+
+    Returns:
+        Whether ``work`` was over by then.
+
+    Raises:
+        Exception: What ``work`` raised, also when it was being cancelled.
+    """
+    task, waiter = asyncio.create_task(work), asyncio.create_task(event)
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        in_time = task.done()
+    finally:
+        waiter.cancel()
+        task.cancel()
+        await asyncio.wait({task, waiter})
+    if not task.cancelled():
+        task.result()
+    return in_time

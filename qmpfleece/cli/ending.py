@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
-from qmpfleece.base import signals
+from qmpfleece.base import signals, together
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.loop import loop_factory
 from qmpfleece.cli.words import complain
@@ -108,19 +108,5 @@ async def unless_interrupted(work: Coroutine[Any, Any, Any], interrupted: Interr
         Failure: A signal came; the status says which, as shells do.
         Exception: What ``work`` raised, also when a signal had come.
     """
-    task = asyncio.create_task(work)
-    waiter = asyncio.create_task(interrupted.event.wait())
-    try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()  # it may have failed meanwhile
+    if not await together.unless(interrupted.event.wait(), work):
         raise interrupted.failure()
-    finally:
-        task.cancel()
-        waiter.cancel()
-        await asyncio.wait({task, waiter})
