@@ -134,7 +134,9 @@ class ImageDraws(Dice):
                     "compat=0.10", "compat=1.1", "lazy_refcounts=on", "lazy_refcounts=off",
                     "refcount_bits=8", "refcount_bits=64", "refcount_bits=1",
                 )  # fmt: skip
-                tool("qemu-img", "amend", "-q", "-o", change, name)
+                # With larger clusters qemu-img 7.2.22 never comes to an end.
+                if not change.startswith("refcount_bits") or made["cluster"] <= 64 * KIB:
+                    tool("qemu-img", "amend", "-q", "-o", change, name)
 
     def _fill(self, name: str, kind: str, size: int, cluster: int, *more: str) -> None:
         requests = [self.request(size, cluster, tool=True) for _ in range(self.any(1, 2, 4, 8))]
