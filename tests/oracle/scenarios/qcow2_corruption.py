@@ -1,9 +1,11 @@
 """Damage inside a qcow2 image: what is noticed, when, and how it is told."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from tests.oracle.scenario import scenario
 from tests.oracle.scenarios.blkdebug import ask
+from tests.oracle.scenarios.nbd_wire import BLOCK_STATUS, GO, SET_META, STRUCTURED, info, meta
 from tests.oracle.session import Session
 
 COPIED: Final = 1 << 63
@@ -284,3 +286,65 @@ def qcow2_beyond_repair_becomes_writable_beside_another(d: Session) -> None:
     d.event("BLOCK_EXPORT_DELETED")
     d.qmp("blockdev-del", node_name="b")
     d.tool("sh", "-c", "qemu-img info b.qcow2 | grep -A4 bitmaps:")
+
+
+@scenario
+def qcow2_bitmap_directory_on_the_l1_table(d: Session) -> None:
+    """It is met as the image is opened, when the bitmaps are marked in use."""
+    d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+    d.tool("qemu-img", "bitmap", "--add", "a.qcow2", "bitmap")
+    whole = (d.dir / "a.qcow2").read_bytes()
+    extension = whole.index(0x2385287500000018.to_bytes(8, "big")) + 8
+    directory = int.from_bytes(whole[extension + 16 : extension + 24], "big")
+    entry = [int.from_bytes(whole[directory + n : directory + n + 8], "big") for n in (0, 8)]
+    in_use = 1
+    patch(d, {extension + 16: L1, L1: entry[0], L1 + 8: entry[1] & ~in_use})
+    for word in range(16, 32, 8):
+        patch(d, {L1 + word: int.from_bytes(whole[directory + word :][:8], "big")})
+    file = {"driver": "file", "filename": d.path("a.qcow2")}
+    for read_only in (True, False, False):
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file, read_only=read_only)
+        if read_only:
+            d.qmp("blockdev-del", node_name="q")
+        features = (d.dir / "a.qcow2").read_bytes()[72:96].hex()
+        d.transcript.add(f"# features: {features}")
+
+
+def _ask_status(d: Session) -> None:
+    client = d.nbd(None).flags()
+    client.option(STRUCTURED)
+    client.option(SET_META, meta("x", "base:allocation"))
+    client.option(GO, info("x"))
+    client.request(BLOCK_STATUS, 0, 65536)
+    client.close()
+
+
+@scenario
+def qcow2_damage_is_marked_by_whoever_meets_it(d: Session) -> None:
+    """Not only by reads and writes, and at once: the program may be killed."""
+    cases: dict[str, tuple[dict[int, int], Callable[[], object]]] = {
+        "status": ({L2: COPIED | DATA | 512}, lambda: _ask_status(d)),
+        "snapshot": (
+            {L1: COPIED | L2 | 512},
+            lambda: d.qmp("blockdev-snapshot-internal-sync", device="q", name="s"),
+        ),
+    }
+    d.nbd_server()
+    for what, (words, meet) in cases.items():
+        d.transcript.add(f"# {what}")
+        d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
+        d.tool("qemu-io", "-c", "write 0 128k", "a.qcow2")
+        patch(d, words)
+        file = {"driver": "file", "filename": d.path("a.qcow2")}
+        d.qmp("blockdev-add", driver="qcow2", node_name="q", file=file)
+        given = {"id": "e", "type": "nbd", "node_name": "q", "name": "x", "writable": True}
+        d.qmp("block-export-add", **given)
+        meet()
+        d.qmp("query-jobs")  # all events have come before its reply
+        # The dirty bit, too, is there where we had begun with a snapshot.
+        corrupt = bool((d.dir / "a.qcow2").read_bytes()[79] & 2)
+        d.transcript.add(f"# marked as corrupt: {corrupt}")
+        ask(d, "x", *_READ)
+        d.qmp("block-export-del", id="e")
+        d.event("BLOCK_EXPORT_DELETED")
+        d.qmp("blockdev-del", node_name="q")

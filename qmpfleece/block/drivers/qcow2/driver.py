@@ -5,8 +5,8 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Coroutine
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, ClassVar, TypeVar
 
 from qmpfleece.base.eager import DONE
 from qmpfleece.base.errors import BlockError, QmpError, errno_of
@@ -44,6 +44,8 @@ from qmpfleece.block.hostfile.names import file_definition
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.places import Places
 from qmpfleece.qapi.blockdev import BlockdevOptions, validate_blockdev
+
+T = TypeVar("T")
 
 
 class Qcow2(BlockDriver[Qcow2Options]):
@@ -107,16 +109,19 @@ class Qcow2(BlockDriver[Qcow2Options]):
         self._resizer = Resizer(image, self._clusters, self._reader, self._writer, self._discarder)
         self._resizing = asyncio.Lock()
         try:
-            if not node.read_only:
-                await opening.clear_unknown_autoclear(image)
-            await self._bitmaps.load()
-            if header.incompatible & Incompatible.DIRTY and image.writable:
-                recount = Recount(image)
-                await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
-            await self._bitmaps.claim()
+            await self._watch(self._take_possession())
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
         image.cleaner.start(settings.clean_interval(options))
+
+    async def _take_possession(self) -> None:
+        image, bitmaps = self.image, self._bitmaps
+        if image.writable:
+            await opening.clear_unknown_autoclear(image)
+        await bitmaps.load()
+        if image.header.incompatible & Incompatible.DIRTY and image.writable:
+            await Recount(image).run(bitmaps.entries, bitmaps.directory_offset)
+        await bitmaps.claim()
 
     async def _open_file(self, opener: Opener) -> Header:
         self._file = await opener.open_child("file", self.options.file, Role.IMAGE)
@@ -154,9 +159,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
             await self._store_bitmaps()
         if image.writable:
             await self._write_all()
-        # An image that can't even be marked is closed without.
-        with contextlib.suppress(OSError):
-            await image.mark_corrupt()
+        await image.mark_corrupt()
 
     async def _write_all(self) -> None:
         image = self.image
@@ -188,7 +191,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def reopen_prepare(self, change: Reopening[Qcow2Options]) -> None:
         """Check the options; store bitmaps if the image becomes read-only."""
         self._reopener = Reopener(self.image, self._bitmaps)
-        await self._reopener.prepare(change)
+        await self._watch(self._reopener.prepare(change))
 
     def reopen_commit(self) -> None:
         """Put the options in force."""
@@ -198,13 +201,13 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def reopen_abort(self) -> None:
         """Go on with the old ones."""
         if self._reopener is not None:
-            await self._reopener.abort()
+            await self._watch(self._reopener.abort())
             self._reopener = None
 
     async def reopen_finish(self) -> None:
         """Mark bitmaps in use if the image has become writable."""
         if self._reopener is not None:
-            await self._reopener.finish()
+            await self._watch(self._reopener.finish())
             self._reopener = None
 
     def child_perms(self, child: str, role: Role, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
@@ -219,21 +222,30 @@ class Qcow2(BlockDriver[Qcow2Options]):
         """Run a request, unless corruption was found before."""
         if self.image.dead:
             request.close()
-            return fail(errno.ENOMEDIUM)
+            return self._refuse()
         return self._watch(request)
 
-    async def _watch(self, io: Io) -> None:
-        """Await a request; when it finds corruption, mark the image."""
+    async def _refuse(self) -> None:
+        """Refuse a request, as the image was given up; mark it if nobody has yet."""
+        # What ``locate`` has found is told by the read that it was asked for, which comes next.
+        first = await self.image.mark_corrupt()
+        raise BlockError(errno.EIO if first else errno.ENOMEDIUM)
+
+    async def _watch(self, io: Awaitable[T]) -> T:
+        """Await whatever may find corruption; mark the image if it does."""
         try:
-            await io
-        except OSError:
+            result = await io
+        except (OSError, QmpError):
             await self.image.mark_corrupt()
             raise
+        if self.image.dead:  # found by what may fail
+            await self.image.mark_corrupt()
+        return result
 
     def pread(self, offset: int, buf: memoryview) -> Io:
         """Read; see ``Reader.pread``."""
         if self.image.dead:
-            return fail(errno.ENOMEDIUM)
+            return self._refuse()
         try:
             io = self._reader.pread(offset, buf)
         except OSError as error:
@@ -245,7 +257,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
         try:
             return not self.image.dead and self._reader.locate(offset, length, places)
         except OSError:
-            return False  # reading says why, and marks the image
+            return False  # the read that follows says so, and marks the image
 
     def pwrite(self, offset: int, buf: memoryview, flags: int) -> Io:
         """Write; see ``Writer.pwrite``."""
@@ -306,8 +318,8 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def block_status(self, offset: int, length: int, limit: int) -> list[Extent]:
         """Return runs of clusters."""
         if self.image.dead:
-            raise BlockError(errno.ENOMEDIUM)
-        return await self._reader.block_status(offset, length, limit)
+            await self._refuse()
+        return await self._watch(self._reader.block_status(offset, length, limit))
 
     # -- internal snapshots ---------------------------------------------------------------
 
@@ -319,7 +331,8 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     async def take_snapshot(self, name: str, date_ns: int, clock_ns: int) -> str:
         """Take one and return its id; see ``InternalSnapshots``."""
-        return (await self._snapshotter.take(name, date_ns, clock_ns)).snapshot_id
+        taken = await self._watch(self._snapshotter.take(name, date_ns, clock_ns))
+        return taken.snapshot_id
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete one; see ``InternalSnapshots``."""
@@ -327,7 +340,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
             raise BlockError(errno.EPERM)
         for snapshot in self.image.snapshots:
             if snapshot.snapshot_id == snapshot_id:
-                await self._snapshotter.delete(snapshot)
+                await self._watch(self._snapshotter.delete(snapshot))
                 return
         raise BlockError(errno.ENOENT)
 
@@ -340,7 +353,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
     async def remove_persistent_bitmap(self, name: str) -> None:
         """Remove a bitmap from the image, unless that was given up; see ``PersistentBitmaps``."""
         if not self.image.dead:
-            await self._bitmaps.remove(name)
+            await self._watch(self._bitmaps.remove(name))
 
     # -- what queries ask -----------------------------------------------------------------
 

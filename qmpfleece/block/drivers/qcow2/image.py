@@ -1,6 +1,7 @@
 """What all parts of the driver share: the header, the tables, the children, corruption."""
 
 import asyncio
+import contextlib
 import errno
 import sys
 from array import array
@@ -186,16 +187,26 @@ class Image:
             )
         if fatal:
             self.dead = True
-            self._mark_due = self.header.version >= 3
+            self._mark_due = True
             self.header.incompatible |= Incompatible.CORRUPT
         return error
 
-    async def mark_corrupt(self) -> None:
-        """Write the corrupt bit, if corruption was found and that has not been done."""
-        if self._mark_due:
-            self._mark_due = False
-            await self.header_writer.write_features()
-            await pipeline.flush(self.file)
+    async def mark_corrupt(self) -> bool:
+        """Write the corrupt bit, if corruption was found since the last call.
+
+        As in QEMU nobody is told if that fails.
+
+        Returns:
+            Whether it was found since then.
+        """
+        if not self._mark_due:
+            return False
+        self._mark_due = False
+        if self.header.version >= 3:
+            with contextlib.suppress(OSError):
+                await self.header_writer.write_features()
+                await pipeline.flush(self.file)
+        return True
 
     def _drop_unused(self) -> None:
         """Drop the tables that were not used since the last call."""

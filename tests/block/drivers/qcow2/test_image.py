@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
+from qmpfleece.block.drivers.qcow2.layout import Incompatible
 from tests.tools.disk import opened, qemu_img, qemu_io
+from tests.tools.failing import Failing
 
 COPIED = 1 << 63
 # Where qemu-img and one write of two clusters put things.
@@ -157,6 +159,61 @@ async def test_image_that_was_found_corrupt_takes_no_more_requests(tmp_path, cap
         "size": 65536,
         "fatal": True,
     }
+    assert "Marking image as corrupt" in capsys.readouterr().err
+
+
+def is_marked(image):
+    return bool(image.read_bytes()[79] & Incompatible.CORRUPT)
+
+
+async def test_block_status_that_meets_damage_marks_the_image(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    make(image, DAMAGE["L2 entry unaligned"])
+    async with opened(image) as disk:
+        with pytest.raises(OSError, match="Input/output error"):
+            await disk.guest.block_status(0, 65536, 1)
+        assert is_marked(image)
+        with pytest.raises(OSError, match="No medium found"):
+            await disk.guest.block_status(0, 65536, 1)
+    assert "Marking image as corrupt" in capsys.readouterr().err
+
+
+async def test_refcounts_that_block_status_finds_damaged_leave_the_image_marked(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "64M")
+    with image.open("r+b") as file:
+        file.seek(REFTABLE)
+        file.write(u64(REFBLOCK + 512))
+    async with opened(image) as disk:
+        assert await disk.guest.block_status(0, 65536, 1)
+        assert is_marked(image)
+    assert "Marking image as corrupt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", ["", ",compat=0.10"])
+async def test_read_tells_what_was_found_when_its_place_was_asked_for(tmp_path, capsys, options):
+    image = tmp_path / "a.qcow2"
+    make(image, Damage([(L2 + 8, u64(COPIED | DATA | 512))], [], options))
+    async with opened(image) as disk:
+        await disk.read(0, 512)  # from here on the tables are in memory
+        assert disk.guest.locate(65536, 512) is None
+        assert await request(disk, "read 64k 512") == "Input/output error"
+        assert is_marked(image) == (not options)
+        assert await request(disk, "read 64k 512") == "No medium found"
+    assert "Marking image as corrupt" in capsys.readouterr().err
+
+
+async def test_image_that_can_not_be_marked_is_refused_all_the_same(tmp_path, capsys):
+    image = tmp_path / "a.qcow2"
+    make(image, DAMAGE["L2 entry unaligned"])
+    async with opened(image) as disk:
+        failing = Failing(0, 100)
+        failing.begin(disk.node.children["file"].node.driver)
+        assert await request(disk, "read 0 64k") == "Input/output error"
+        assert await request(disk, "read 0 64k") == "No medium found"
+        failing.end()
+    assert failing.reached
+    assert not is_marked(image)
     assert "Marking image as corrupt" in capsys.readouterr().err
 
 
