@@ -222,6 +222,7 @@ class Recount:
         for region, word in enumerate(image.refcounts.table):
             if not (offset := word & REFBLOCK_MASK):
                 continue
+            await asyncio.sleep(0)  # others have their turn between blocks
             while (block := image.blocks.peek(offset)) is None:
                 await image.blocks.load(offset)
             counts = self._counts.get(region) or array("I", bytes(4 * self._entries))
@@ -231,6 +232,8 @@ class Recount:
         self, block: Table, counts: "array[int]", first: int, *, repair: bool
     ) -> None:
         most, words = self._image.geometry.refcount_max, block.words
+        if words == counts:
+            return  # as nearly all are
         for slot, references in enumerate(counts):
             known = words[slot]
             if known == min(references, most):

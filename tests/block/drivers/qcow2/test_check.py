@@ -1,5 +1,6 @@
 """Images that were left dirty are repaired when they are opened, as qemu-io repairs them."""
 
+import asyncio
 import errno
 import struct
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from qmpfleece.base.errors import QmpError
 from qmpfleece.block import reopen
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.drivers.qcow2.check import Recount
 from qmpfleece.block.drivers.qcow2.layout import Incompatible
 from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
@@ -97,6 +99,38 @@ async def test_repaired_image_can_be_written(tmp_path):
         assert await disk.read(131072, 65536) == b"\7" * 65536
         await disk.write(1 << 20, b"b" * 300_000)
     check(image)
+
+
+@pytest.fixture
+async def turn():
+    """Tells which turn of the loop it is."""
+    count = 0
+
+    async def tick():
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    yield lambda: count
+    ticking.cancel()
+    await asyncio.wait([ticking])
+
+
+async def test_others_have_their_turn_between_refcount_blocks(tmp_path, monkeypatch, turn):
+    image = tmp_path / "a.qcow2"
+    make(image, [], "lazy_refcounts=on,cluster_size=512,refcount_bits=64")
+    compare, turns = Recount._compare_block, []
+
+    def noted(*args, **options):
+        turns.append(turn())
+        compare(*args, **options)
+
+    monkeypatch.setattr(Recount, "_compare_block", noted)
+    async with opened(image):
+        assert len(turns) > 10
+        assert len(set(turns)) == len(turns)
 
 
 def let_fail(disk, place):
