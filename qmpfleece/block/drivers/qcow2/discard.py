@@ -1,5 +1,6 @@
 """Discarding and writing zeroes: changes of L2 entries, mostly without touching data."""
 
+import asyncio
 import contextlib
 import errno
 from array import array
@@ -95,6 +96,8 @@ class Discarder:
                 self._discard_entry(table, number, dropped, full=full, backing=backing)
             await self._pass_on(dropped)
             start += part
+            if start < end:
+                await asyncio.sleep(0)  # others have their turn between slices
 
     def _discard_entry(
         self,
@@ -309,6 +312,8 @@ class Discarder:
                 self._zero_plain(table, first, count, dropped, unmap=unmap)
             await self._pass_on(dropped)
             start += part
+            if start < end:
+                await asyncio.sleep(0)  # others have their turn between slices
 
     def _zero_plain(
         self,

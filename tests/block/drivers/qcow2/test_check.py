@@ -1,6 +1,5 @@
 """Images that were left dirty are repaired when they are opened, as qemu-io repairs them."""
 
-import asyncio
 import errno
 import struct
 import subprocess
@@ -101,31 +100,14 @@ async def test_repaired_image_can_be_written(tmp_path):
     check(image)
 
 
-@pytest.fixture
-async def turn():
-    """Tells which turn of the loop it is."""
-    count = 0
-
-    async def tick():
-        nonlocal count
-        while True:
-            count += 1
-            await asyncio.sleep(0)
-
-    ticking = asyncio.create_task(tick())
-    yield lambda: count
-    ticking.cancel()
-    await asyncio.wait([ticking])
-
-
 async def test_others_have_their_turn_between_refcount_blocks(tmp_path, monkeypatch, turn):
     image = tmp_path / "a.qcow2"
     make(image, [], "lazy_refcounts=on,cluster_size=512,refcount_bits=64")
     compare, turns = Recount._compare_block, []
 
-    def noted(*args, **options):
+    def noted(*args: object, repair: bool):
         turns.append(turn())
-        compare(*args, **options)
+        compare(*args, repair=repair)
 
     monkeypatch.setattr(Recount, "_compare_block", noted)
     async with opened(image):

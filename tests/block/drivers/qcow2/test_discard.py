@@ -5,6 +5,7 @@ import pytest
 
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.drivers.qcow2 import journal
+from qmpfleece.block.drivers.qcow2.discard import Discarder
 from tests.tools.disk import check, content, opened, qemu_img, qemu_io
 from tests.tools.hold import hold, start
 
@@ -259,4 +260,31 @@ async def test_zeroes_take_no_cluster_where_the_rest_reads_as_zeroes(tmp_path):
         (extent,) = await disk.guest.block_status(0, 65536, 1)
         assert extent.host_offset == -1
         assert await disk.read(0, 65536) == bytes(65536)
+    check(image)
+
+
+@pytest.mark.parametrize("verb", ["shrink", "discard", "zero"])
+async def test_others_have_their_turn_between_slices(tmp_path, monkeypatch, turn, verb):
+    image = await created(tmp_path)
+    size = 1 << 30
+    qemu_img("resize", "-q", "-f", "qcow2", image, str(size))
+    qemu_io(image, f"write -z 0 {size}")
+    async with opened(image, l2_cache_entry_size=4096) as disk:
+        await disk.guest.block_status(0, size, 100)  # now the tables are in memory
+        pass_on, turns = Discarder._pass_on, []
+
+        def noted(*args: object):
+            turns.append(turn())
+            return pass_on(*args)
+
+        monkeypatch.setattr(Discarder, "_pass_on", noted)
+        match verb:
+            case "shrink":
+                await disk.resize(0)
+            case "discard":
+                await disk.guest.pdiscard(0, size)
+            case "zero":
+                await disk.guest.pwrite_zeroes(0, size)
+        assert len(turns) == 32
+        assert len(set(turns)) == 32
     check(image)
