@@ -131,10 +131,11 @@ class Overlap:
             if self._ranges[kind].remove(first, last):
                 self._all_ranges.remove(first, last)
             return
-        for clusters in (self._clusters[kind], self._all):
-            at = bisect_left(clusters, first)
-            if at < len(clusters) and clusters[at] == first:
-                del clusters[at]
+        clusters = self._clusters[kind]
+        at = bisect_left(clusters, first)
+        if at < len(clusters) and clusters[at] == first:
+            del clusters[at]
+            del self._all[bisect_left(self._all, first)]
 
     def find(self, offset: int, length: int, ignore: str = "") -> str | None:
         """Return what a write to this range would destroy, None if nothing.

@@ -41,6 +41,15 @@ def test_what_is_not_looked_after_is_not_found():
     assert known.find(0, 1024) is None
 
 
+def test_what_was_not_recorded_is_taken_from_nobody_else():
+    known = Overlap(9, frozenset(KINDS))
+    known.add(overlap.ACTIVE_L1, 512, 512)
+    known.remove(overlap.ACTIVE_L2, 512, 512)
+    assert known.find(512, 512) == overlap.ACTIVE_L1
+    known.remove(overlap.ACTIVE_L1, 512, 512)
+    assert known.find(512, 512) is None
+
+
 def test_many_clusters_are_recorded_at_once():
     known = Overlap(9, frozenset(KINDS))
     known.add_many(overlap.ACTIVE_L2, [4096, 512])
