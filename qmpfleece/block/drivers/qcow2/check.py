@@ -72,6 +72,7 @@ class Recount:
         await self._correct_flags()
         await pipeline.flush(image.file)
         image.uncounted = image.outdated = False
+        image.refcounts.hint = 0  # there may be free ones anywhere
         if not self._damaged:
             await image.header_writer.clear_dirty_bit()
 

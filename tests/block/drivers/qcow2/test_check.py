@@ -266,6 +266,33 @@ async def test_what_waits_to_be_given_back_is_so_before_it_is_counted(tmp_path, 
     check(image)
 
 
+async def test_what_a_count_at_reopening_frees_is_used_again(tmp_path, capsys):
+    """Also where all before it had been found in use."""
+    image = tmp_path / "a.qcow2"
+    make(image, [])
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    options = {"driver": "qcow2", "node-name": "disk", "file": below}
+    reader = validate_blockdev({**options, "read-only": True})
+    async with opened(image, file=below) as disk:
+        await disk.write(1 << 20, b"a" * 65536)  # it is dirty from here on
+        whole = disk.driver.image
+        lost, _ = await whole.refcounts.allocate(8)
+        await disk.write(2 << 20, b"b" * 65536)
+        await disk.guest.flush()
+        whole.outdated = True  # as if deleting a snapshot had failed
+        await disk.guest.detach()
+        await reopen.reopen(disk.graph, [reader])
+        await reopen.reopen(disk.graph, [validate_blockdev(options)])
+        assert f"Repairing cluster {lost} refcount=1 reference=0" in capsys.readouterr().err
+        disk.guest = Backend(disk.graph, perm=Perm.WRITE)
+        disk.guest.attach(disk.node)
+        before = image.stat().st_size
+        await disk.write(3 << 20, b"c" * 8 * 65536)
+        await disk.guest.flush()
+        assert image.stat().st_size == before
+    check(image)
+
+
 @pytest.mark.parametrize("width", [1, 2, 8, 64])
 async def test_refcounts_of_any_width_are_corrected(tmp_path, width):
     image = tmp_path / "a.qcow2"
