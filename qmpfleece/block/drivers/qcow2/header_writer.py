@@ -66,6 +66,20 @@ class HeaderWriter:
             padded = encoded + bytes(image.geometry.cluster_size - len(encoded))
             await pipeline.pwrite(image.file, 0, memoryview(padded))
 
+    async def write_for_good(self) -> None:
+        """Write what ``write`` does; on return it is on disk.
+
+        Raises:
+            OSError: That failed. It is tried again before any metadata is written.
+        """
+        try:
+            await self.write()
+            await pipeline.flush(self._image.file)
+        except BaseException:
+            self._failures.count += 1
+            self._whole_due = True
+            raise
+
     async def write_fields(self) -> None:
         """Write the fixed fields only, which change more often than the rest."""
         async with self._turn:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import pipeline
 from qmpfleece.block.child import Child
 from qmpfleece.block.drivers.qcow2 import compression, extensions, overlap, settings
 from qmpfleece.block.drivers.qcow2.bitmapdir import check_extension
@@ -362,10 +361,13 @@ def _protect(image: Image, inactive: list[int]) -> None:
 
 
 async def clear_unknown_autoclear(image: Image) -> None:
-    """Forget features that we would not keep right; the image is opened for writing."""
+    """Forget features that we would not keep right; the image is opened for writing.
+
+    Raises:
+        OSError: That can't be written; it is tried again before any metadata is.
+    """
     header = image.header
     known = header.autoclear & Autoclear.KNOWN
     if known != header.autoclear:
         header.autoclear = known
-        await image.header_writer.write()
-        await pipeline.flush(image.file)
+        await image.header_writer.write_for_good()

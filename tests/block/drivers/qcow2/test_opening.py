@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from qmpfleece.base.errors import QmpError
-from tests.tools.disk import opened, qemu_img
+from qmpfleece.block import reopen
+from qmpfleece.block.backend import Backend
+from qmpfleece.block.perm import Perm
+from qmpfleece.qapi.blockdev import validate_blockdev
+from tests.tools.disk import check, opened, qemu_img
+from tests.tools.failing import Failing
+from tests.tools.hostfile import buffer
 
 Patch = list[tuple[int, bytes]]
 
@@ -176,3 +182,36 @@ async def test_truncated_image_is_refused_as_by_qemu(tmp_path, size):
     os.truncate(image, size)
     ours = await refusal_by_us(image, read_only=True)
     assert ours == refusal_by_qemu(image, read_only=True)
+
+
+UNKNOWN_AUTOCLEAR = [(88, u64(1 << 40))]
+OUTDATED_BITMAPS = [(112, u32(0x23852875) + u32(24) + bytes(24) + bytes(8))]
+
+
+@pytest.mark.parametrize("patches", [UNKNOWN_AUTOCLEAR, OUTDATED_BITMAPS], ids=["bit", "bitmaps"])
+async def test_what_a_reopening_could_not_clear_is_cleared_before_metadata_changes(
+    tmp_path, capsys, patches
+):
+    image = tmp_path / "a.qcow2"
+    make(image, patches)
+    before = image.read_bytes()[:256]
+    below = {"driver": "file", "node-name": "file", "filename": str(image)}
+    again = {"driver": "qcow2", "node-name": "disk", "file": below}
+    async with opened(image, read_only=True, file=below) as disk:
+        failing = Failing(0, 100)
+        failing.begin(disk.graph.find("file").driver)
+        await reopen.reopen(disk.graph, [validate_blockdev(again)])
+        assert "Could not update qcow2 header" in capsys.readouterr().err
+        guest = Backend(disk.graph, perm=Perm.WRITE)
+        guest.attach(disk.node)
+        with pytest.raises(OSError, match="Input/output error"):
+            await guest.flush()
+        failing.end()
+        assert image.read_bytes()[:256] == before
+        await guest.pwrite(0, buffer(b"a" * 65536))
+        await guest.flush()
+        now = image.read_bytes()[:256]
+        await guest.detach()
+    assert now[88:96] == bytes(8)
+    assert u32(0x23852875) not in now
+    check(image)
