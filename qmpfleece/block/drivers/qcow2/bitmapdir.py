@@ -45,11 +45,6 @@ class Entry:
     granularity_bits: int
     name: str
 
-    @property
-    def stored_size(self) -> int:
-        """Bytes in the directory."""
-        return entry_size(self.name)
-
     def encode(self) -> bytes:
         """Return the entry as it is stored."""
         name = utf8.pack(self.name)

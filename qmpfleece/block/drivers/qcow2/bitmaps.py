@@ -45,9 +45,9 @@ class Bitmaps:
         self.entries: list[Entry] = []
 
     @property
-    def directory_offset(self) -> int:
-        """Where the directory lies, 0 if there is none."""
-        return self._offset
+    def directory(self) -> tuple[int, int]:
+        """Where the directory lies, and its bytes: 0 if there is none."""
+        return self._offset, self._size
 
     # -- loading --------------------------------------------------------------------------
 

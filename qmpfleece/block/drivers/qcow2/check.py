@@ -45,12 +45,12 @@ class Recount:
         #: Whether there is damage beside refcounts and flags.
         self._damaged = False
 
-    async def run(self, bitmaps: list[Entry], directory: int) -> None:
+    async def run(self, bitmaps: list[Entry], directory: tuple[int, int]) -> None:
         """Correct all refcounts and flags, and take the dirty bit away if all is well then.
 
         Args:
             bitmaps: The persistent bitmaps.
-            directory: Where their directory lies.
+            directory: Where their directory lies, and its bytes.
 
         Raises:
             QmpError: The refcount table lies on something else, or is too small.
@@ -78,7 +78,7 @@ class Recount:
 
     # -- counting -------------------------------------------------------------------------
 
-    async def _count_all(self, bitmaps: list[Entry], directory: int) -> None:
+    async def _count_all(self, bitmaps: list[Entry], directory: tuple[int, int]) -> None:
         """Count everything but what refcounts lie in."""
         image, header = self._image, self._image.header
         self._count(0, image.geometry.cluster_size)
@@ -160,11 +160,10 @@ class Recount:
                     )
                 self._count(host, size)
 
-    async def _count_bitmaps(self, bitmaps: list[Entry], directory: int) -> None:
+    async def _count_bitmaps(self, bitmaps: list[Entry], directory: tuple[int, int]) -> None:
         image, cluster = self._image, self._image.geometry.cluster_size
         if bitmaps:
-            size = sum(entry.stored_size for entry in bitmaps)
-            self._count(directory, size)
+            self._count(*directory)
         for entry in bitmaps:
             raw = bytearray(entry.table_size * 8)
             self._count(entry.table_offset, len(raw))

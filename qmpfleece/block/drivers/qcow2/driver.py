@@ -120,7 +120,7 @@ class Qcow2(BlockDriver[Qcow2Options]):
             await opening.clear_unknown_autoclear(image)
         await bitmaps.load()
         if image.header.incompatible & Incompatible.DIRTY and image.writable:
-            await Recount(image).run(bitmaps.entries, bitmaps.directory_offset)
+            await Recount(image).run(bitmaps.entries, bitmaps.directory)
         await bitmaps.claim()
 
     async def _open_file(self, opener: Opener) -> Header:

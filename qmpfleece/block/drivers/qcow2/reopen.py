@@ -146,7 +146,7 @@ class Reopener:
                 # What waits to be given back would be so once more after it was counted.
                 await image.journal.settle()
                 recount = Recount(image)
-                await recount.run(self._bitmaps.entries, self._bitmaps.directory_offset)
+                await recount.run(self._bitmaps.entries, self._bitmaps.directory)
         except OSError as error:
             sys.stderr.write(f"Could not update qcow2 header: {error.strerror}\n")
         except QmpError as error:

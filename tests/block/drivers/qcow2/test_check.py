@@ -293,6 +293,29 @@ async def test_what_a_count_at_reopening_frees_is_used_again(tmp_path, capsys):
     check(image)
 
 
+async def test_all_of_the_directory_of_bitmaps_is_counted(tmp_path):
+    """Also where names are longer there than what is taken of them."""
+    image = tmp_path / "a.qcow2"
+    options = "lazy_refcounts=on,cluster_size=512"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, image, "1M")
+    names = ["x" * 400, "y" * 400]
+    for name in names:
+        qemu_img("bitmap", "--add", image, name)
+    mark_dirty(image)
+    data = bytearray(image.read_bytes())
+    in_use = 1
+    for name in names:
+        at = data.rindex(name.encode())
+        data[at + 1] = 0
+        data[at - 12 : at - 8] = struct.pack(">I", in_use)
+    image.write_bytes(data)
+    before = image.read_bytes()
+    async with opened(image) as disk:
+        assert sorted(item.name for item in disk.node.bitmaps) == ["x", "y"]
+    check(image)
+    assert image.read_bytes()[512:] == before[512:]
+
+
 @pytest.mark.parametrize("width", [1, 2, 8, 64])
 async def test_refcounts_of_any_width_are_corrected(tmp_path, width):
     image = tmp_path / "a.qcow2"
