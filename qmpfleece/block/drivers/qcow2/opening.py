@@ -346,9 +346,7 @@ def _protect(image: Image, inactive: list[int]) -> None:
     header, places, cluster = image.header, image.overlap, image.geometry.cluster_size
     places.add(overlap.HEADER, 0, cluster)
     places.add(overlap.ACTIVE_L1, header.l1_offset, header.l1_size * 8)
-    places.add(
-        overlap.REFTABLE, header.refcount_table_offset, header.refcount_table_clusters * cluster
-    )
+    places.add(overlap.REFTABLE, image.reftable_offset, image.reftable_clusters * cluster)
     places.add(overlap.SNAPSHOTS, header.snapshots_offset, image.snapshot_table_bytes)
     places.add_many(overlap.ACTIVE_L2, set(tables_of(image.l1)))
     places.add_many(overlap.INACTIVE_L2, inactive)
