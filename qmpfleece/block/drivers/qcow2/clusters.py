@@ -295,6 +295,16 @@ class Clusters:
             table.checked = True
         return table, inside >> geometry.cluster_bits
 
+    async def to_change(self, offset: int) -> tuple[Table, int]:
+        """Return what ``peek_to_change`` does, which may be changed until the caller awaits.
+
+        Raises:
+            OSError: As it and ``prepare`` do.
+        """
+        while (place := self.peek_to_change(offset)) is None:
+            await self.prepare(offset)
+        return place
+
     async def prepare(self, offset: int) -> None:
         """Bring the slice for ``offset`` into memory, in an L2 table that is ours to change.
 

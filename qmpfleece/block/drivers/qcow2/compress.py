@@ -9,7 +9,6 @@ from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import compression
 from qmpfleece.block.drivers.qcow2.clusters import Clusters
 from qmpfleece.block.drivers.qcow2.layout import COMPRESSED, OFFSET_MASK
-from qmpfleece.block.drivers.qcow2.tables import Table
 from qmpfleece.block.drivers.qcow2.writer import Writer
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Compressor:
         try:
             await image.note("write_compressed")
             await pipeline.pwrite(image.file, place, memoryview(packed))
-            table, index = await self._place(offset)
+            table, index = await self._clusters.to_change(offset)
         except BaseException as error:
             entry = image.geometry.compressed_entry(place, len(packed))
             first, _ = self._clusters.drop_reference(entry)
@@ -96,12 +95,7 @@ class Compressor:
 
     async def _check_free(self, offset: int) -> None:
         """Refuse where there is a cluster already, as compressed data never replaces one."""
-        table, index = await self._place(offset)
+        table, index = await self._clusters.to_change(offset)
         word = table.words[index * self._image.geometry.entry_words]
         if word & (COMPRESSED | OFFSET_MASK):
             raise BlockError(errno.EIO)
-
-    async def _place(self, offset: int) -> tuple[Table, int]:
-        while (place := self._clusters.peek_to_change(offset)) is None:
-            await self._clusters.prepare(offset)
-        return place

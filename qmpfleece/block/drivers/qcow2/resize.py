@@ -124,10 +124,7 @@ class Resizer:
         geometry = self._image.geometry
         each, size, span = geometry.entry_words, geometry.cluster_size, geometry.slice_span
         while start < end:
-            if (place := self._clusters.peek_to_change(start)) is None:
-                await self._clusters.prepare(start)
-                continue
-            table, index = place
+            table, index = await self._clusters.to_change(start)
             count = geometry.clusters(min(end, align_down(start, span) + span) - start)
             first = start | COPIED  # no subcluster has data yet
             entries = array("Q", range(first, first + count * size, size))

@@ -272,9 +272,7 @@ class Writer:
 
     async def _link(self, plan: _Plan) -> int:
         """Enter the clusters into the L2 table, in one step; returns how many were dropped."""
-        while (place := self._clusters.peek_to_change(plan.start)) is None:
-            await self._clusters.prepare(plan.start)
-        table, index = place
+        table, index = await self._clusters.to_change(plan.start)
         words, size = table.words, self._geometry.cluster_size
         table.dirty = True
         dropped = 0
