@@ -170,11 +170,9 @@ class Qcow2(BlockDriver[Qcow2Options]):
                 if any(table.dirty for table in cache):
                     sys.stderr.write(f"Failed to flush the {name} cache: {error.strerror}\n")
             return
-        if image.header.incompatible & Incompatible.DIRTY:
-            # As in QEMU nobody is told: whoever opens the image next counts once more.
-            with contextlib.suppress(OSError):
-                await pipeline.flush(image.file)
-                await image.header_writer.clear_dirty_bit()
+        # As in QEMU nobody is told: whoever opens the image next counts once more.
+        with contextlib.suppress(OSError):
+            await image.header_writer.clear_dirty_bit()
 
     async def _store_bitmaps(self) -> None:
         """Store the persistent bitmaps; what fails is said, the rest is closed all the same."""

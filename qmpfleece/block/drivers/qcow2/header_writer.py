@@ -217,9 +217,14 @@ class HeaderWriter:
             raise
 
     async def clear_dirty_bit(self) -> None:
-        """Say in the header that the refcounts on disk are right, unless they may not be."""
+        """Say in the header that the refcounts written are right, unless they may not be.
+
+        Raises:
+            OSError: It may not say so.
+        """
         image = self._image
         due = image.uncounted or image.outdated
         if image.header.incompatible & Incompatible.DIRTY and not due:
+            await pipeline.flush(image.file)
             image.header.incompatible &= ~Incompatible.DIRTY
             await self.write_features()

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import QmpError
-from qmpfleece.block import pipeline
 from qmpfleece.block.drivers.qcow2 import opening, settings
 from qmpfleece.block.drivers.qcow2.bitmaps import Bitmaps
 from qmpfleece.block.drivers.qcow2.check import Recount
@@ -83,7 +82,7 @@ class Reopener:
                 raise QmpError(f"Failed to flush the L2 table cache: {error.strerror}") from error
             if image.lazy and not opening.is_lazy(image.header, options):
                 try:
-                    await self._mark_clean()
+                    await image.header_writer.clear_dirty_bit()
                 except OSError as error:
                     text = f"Failed to disable lazy refcounts: {error.strerror}"
                     raise QmpError(text) from error
@@ -96,15 +95,9 @@ class Reopener:
             return
         try:
             await image.journal.settle()
-            await self._mark_clean()
+            await image.header_writer.clear_dirty_bit()
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {error.strerror}") from error
-
-    async def _mark_clean(self) -> None:
-        """Say in the header that the refcounts on disk are right; everything is written."""
-        image = self._image
-        await pipeline.flush(image.file)
-        await image.header_writer.clear_dirty_bit()
 
     def commit(self) -> None:
         """Put the options in force."""

@@ -150,7 +150,6 @@ class Snapshotter:
         yield  # if that fails the bit stays, until the image is closed
         with contextlib.suppress(OSError):  # it stays, too; what was to be done is done
             await image.journal.settle()
-            await pipeline.flush(image.file)
             if mine:
                 await image.header_writer.clear_dirty_bit()
 
