@@ -18,7 +18,7 @@ from qmpfleece.block import edges, grants
 from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.driver import DRIVERS
-from qmpfleece.block.node import Node, NodeOptions
+from qmpfleece.block.node import MAX_LENGTH, Node, NodeOptions
 from qmpfleece.block.opener import NodeOpener
 from qmpfleece.block.perm import Perm, Role
 from qmpfleece.block.throttle_group import ThrottleGroup
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 _WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
-#: The largest node, in bytes. Source: QEMU, BDRVMAX_LENGTH.
-MAX_LENGTH: Final = (1 << 63) - (1 << 30)
 
 
 class Graph:

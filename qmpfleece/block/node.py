@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Told, in the words of QAPI ``BlkdebugEvent``, what is about to happen.
 Listener: TypeAlias = Callable[[str], Awaitable[None]]
 
+#: The longest node, in bytes. Source: QEMU, BDRV_MAX_LENGTH.
+MAX_LENGTH: Final = (1 << 63) - (1 << 30)
+
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 

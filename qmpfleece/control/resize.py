@@ -9,8 +9,7 @@ from qmpfleece.base.units import SECTOR
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.drain import drained
-from qmpfleece.block.graph import MAX_LENGTH
-from qmpfleece.block.node import Node
+from qmpfleece.block.node import MAX_LENGTH, Node
 
 _READ_ONLY: Final = "Image is read-only"
 _NO_PREALLOCATION: Final = "Preallocation is not supported when resizing"

@@ -10,7 +10,7 @@ from typing import Final
 from qmpfleece.base import utf8
 from qmpfleece.base.errors import QmpError
 from qmpfleece.bitmap.dirty import MAX_NAME_SIZE
-from qmpfleece.block.drivers.qcow2.extensions import bitmaps_extension
+from qmpfleece.block.drivers.qcow2.extensions import BITMAPS_DATA, bitmaps_extension
 from qmpfleece.block.drivers.qcow2.layout import Autoclear, named
 
 _ENTRY: Final = struct.Struct(">QIIBBHI")
@@ -133,7 +133,7 @@ def check_extension(autoclear: int, raw: bytes, cluster_size: int) -> bool:
     Raises:
         QmpError: It is damaged. QEMU's texts.
     """
-    if len(raw) != struct.calcsize(">IIQQ"):
+    if len(raw) != BITMAPS_DATA.size:
         raise QmpError("bitmaps_ext: Invalid extension length")
     if not autoclear & Autoclear.BITMAPS:
         return False

@@ -24,7 +24,6 @@ from qmpfleece.block.drivers.qcow2.header import FULL_LENGTH, MAX_BACKING_NAME, 
 from qmpfleece.block.drivers.qcow2.layout import (
     COPIED,
     MAX_L1_SIZE,
-    MAX_LENGTH,
     MAX_REFTABLE_SIZE,
     Autoclear,
     Compatible,
@@ -34,6 +33,7 @@ from qmpfleece.block.drivers.qcow2.layout import (
 from qmpfleece.block.drivers.qcow2.options import BlockdevDriver, QCryptoBlockCreateOptions
 from qmpfleece.block.drivers.qcow2.tables import WORD64, Codec
 from qmpfleece.block.graph import Graph
+from qmpfleece.block.node import MAX_LENGTH
 from qmpfleece.block.perm import Perm
 from qmpfleece.block.using import using
 from qmpfleece.qapi.blockdev import BlockdevRef

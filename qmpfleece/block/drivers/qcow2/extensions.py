@@ -12,7 +12,8 @@ BITMAPS: Final = 0x23852875
 DATA_FILE: Final = 0x44415441
 #: Magic and length of data.
 HEAD: Final = struct.Struct(">II")
-_BITMAPS: Final = struct.Struct(">IIQQ")
+#: Data of the bitmaps extension.
+BITMAPS_DATA: Final = struct.Struct(">IIQQ")
 _FEATURE: Final = struct.Struct(">BB46s")
 
 
@@ -38,18 +39,16 @@ class BitmapsExtension(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the extension's data."""
-        return _BITMAPS.pack(self.bitmaps, 0, self.size, self.offset)
+        return BITMAPS_DATA.pack(self.bitmaps, 0, self.size, self.offset)
 
 
 def bitmaps_extension(data: bytes) -> BitmapsExtension:
-    """Parse the data of a bitmaps extension.
+    """Parse the data of a bitmaps extension, which has the length of ``BITMAPS_DATA``.
 
     Raises:
         QmpError: It is malformed.
     """
-    if len(data) != _BITMAPS.size:
-        raise QmpError("bitmaps_ext: Invalid extension length")
-    count, reserved, size, offset = _BITMAPS.unpack(data)
+    count, reserved, size, offset = BITMAPS_DATA.unpack(data)
     if reserved:
         raise QmpError("bitmaps_ext: Reserved field is not zero")
     return BitmapsExtension(count, size, offset)

@@ -15,11 +15,11 @@ from qmpfleece.block.drivers.qcow2.events import BlockImageCorrupted
 from qmpfleece.block.drivers.qcow2.header import Header
 from qmpfleece.block.drivers.qcow2.header_writer import HeaderWriter
 from qmpfleece.block.drivers.qcow2.journal import Journal
-from qmpfleece.block.drivers.qcow2.layout import MAX_LENGTH, Geometry, Incompatible
+from qmpfleece.block.drivers.qcow2.layout import Geometry, Incompatible
 from qmpfleece.block.drivers.qcow2.overlap import Overlap
 from qmpfleece.block.drivers.qcow2.refcounts import Refcounts
 from qmpfleece.block.drivers.qcow2.tables import TableCache
-from qmpfleece.block.node import Listener, Node
+from qmpfleece.block.node import MAX_LENGTH, Listener, Node
 from qmpfleece.block.reqlist import ReqList
 from qmpfleece.qapi.bus import EventBus
 

@@ -15,9 +15,6 @@ MAX_CLUSTER_BITS: Final = 21
 MAX_L1_SIZE: Final = 32 * MIB
 MAX_REFTABLE_SIZE: Final = 8 * MIB
 
-#: The largest node. Source: QEMU, BDRV_MAX_LENGTH.
-MAX_LENGTH: Final = (1 << 63) - (1 << 30)
-
 #: Bits of an L1 or L2 entry.
 COPIED: Final = 1 << 63
 COMPRESSED: Final = 1 << 62
@@ -100,7 +97,6 @@ class Geometry:
         self.l2_span = self.l2_entries * self.cluster_size
         self.subcluster_size = self.cluster_size // (SUBCLUSTERS if extended else 1)
         self.set_slice_bytes(slice_bytes or min(self.cluster_size, 64 * KIB))
-        self.refcount_order = refcount_order
         self.refcount_bits = 1 << refcount_order
         self.block_entries = self.cluster_size * 8 // self.refcount_bits
         self.refcount_max = (1 << self.refcount_bits) - 1

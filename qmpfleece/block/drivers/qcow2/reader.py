@@ -114,10 +114,10 @@ class Reader:
             elif kind in {Kind.ZERO_PLAIN, Kind.ZERO_ALLOCATED}:
                 view[:] = bytes(part)
             else:
-                await self.read_backing(offset + position, view)
+                await self._read_backing(offset + position, view)
             position += part
 
-    async def read_backing(self, offset: int, buf: memoryview) -> None:
+    async def _read_backing(self, offset: int, buf: memoryview) -> None:
         """Read what the backing file has; zeroes behind its end or where there is none."""
         backing = self.backing
         if backing is None:
