@@ -35,6 +35,8 @@ _LATER: Final = -1
 _BUFFER: Final = bytes(MIB)
 #: Runs that are asked for in one call.
 _LIMIT: Final = 64
+#: So many clusters at least are gone through in one turn of the loop; a power of two.
+_TURN: Final = 4096
 #: Flags of a request that count for a raw data file, too.
 _PASSED_ON: Final = ReqFlags.MAY_UNMAP | ReqFlags.NO_FALLBACK
 #: What is zero, or what the backing file has.
@@ -96,8 +98,12 @@ class Discarder:
                 self._discard_entry(table, number, dropped, full=full, backing=backing)
             await self._pass_on(dropped)
             start += part
-            if start < end:
-                await asyncio.sleep(0)  # others have their turn between slices
+            await self._give_way(start, end)
+
+    async def _give_way(self, start: int, end: int) -> None:
+        """Let others have their turn between slices, but not after each small one."""
+        if start < end and not start % (_TURN << self._geometry.cluster_bits):
+            await asyncio.sleep(0)
 
     def _discard_entry(
         self,
@@ -312,8 +318,7 @@ class Discarder:
                 self._zero_plain(table, first, count, dropped, unmap=unmap)
             await self._pass_on(dropped)
             start += part
-            if start < end:
-                await asyncio.sleep(0)  # others have their turn between slices
+            await self._give_way(start, end)
 
     def _zero_plain(
         self,
