@@ -5,8 +5,9 @@ every action is prepared, in order; what can be refused is refused there. When a
 committed; else those that were prepared are aborted, the last one first. A command that is also
 an action is a transaction of one.
 
-Between ``prepare`` of the first action and ``clean`` of the last nothing else that changes
-something runs: the command has the dispatcher's turn.
+Between ``prepare`` of the first action and ``clean`` of the last no other command that changes
+something runs: this one has the dispatcher's turn. But jobs end, and exports and their clients
+go, whenever an action awaits: nodes are to be looked up again after that.
 
 Source: QAPI ``transaction``, ``TransactionAction``, ``TransactionProperties``.
 """
@@ -106,9 +107,21 @@ class Action:
         """Return the nodes that are to take no requests from the first action to the last."""
         return ()
 
-    async def hold_drained(self, node: Node) -> None:
-        """Keep a node drained until ``clean``."""
-        await self._held.enter_async_context(drained(node))
+    async def find_drained(self, find: Callable[[], Node]) -> Node:
+        """Return the node that ``find`` finds, which is drained until ``clean``.
+
+        It is looked for again once it is drained: a job that has ended meanwhile may have taken
+        it out of the graph.
+
+        Raises:
+            QmpError: There is none.
+        """
+        while True:
+            node = find()
+            await self._held.enter_async_context(drained(node))
+            if find() is node:
+                return node
+            await self._held.aclose()
 
     async def prepare(self) -> None:
         """Do all that may fail, so that it can still be undone.

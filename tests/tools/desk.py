@@ -44,9 +44,12 @@ class Desk:
         self.disks[name] = add_disk(self.graph, name, data, **options)
         return self.disks[name]
 
-    def guest(self, name: str) -> Backend:
-        backend = Backend(self.graph, perm=Perm.CONSISTENT_READ | Perm.WRITE)
+    def guest(self, name: str, drive: str = "") -> Backend:
+        """Return the handle of a guest on a node; ``drive`` makes it one of that name."""
+        backend = Backend(self.graph, drive, Perm.CONSISTENT_READ | Perm.WRITE)
         backend.attach(self.graph.find(name))
+        if drive:
+            self.system.drives.add(backend)
         self.guests.append(backend)
         return backend
 

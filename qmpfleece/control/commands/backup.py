@@ -128,10 +128,9 @@ class BlockdevBackupAction(BackupAction, type="blockdev-backup"):
 
     async def prepare(self) -> None:
         """Create the job."""
-        source = self.system.graph.find(self.data.device)
-        target = self.system.graph.find(self.data.target)
-        await self.hold_drained(source)
-        await self.prepare_job(source, target)
+        graph = self.system.graph
+        source = await self.find_drained(lambda: graph.find(self.data.device))
+        await self.prepare_job(source, graph.find(self.data.target))
 
 
 @command("blockdev-backup")
@@ -147,14 +146,14 @@ class DriveBackupAction(BackupAction, type="drive-backup"):
 
     async def prepare(self) -> None:
         """Make and open the image, and create the job."""
-        source = self.system.graph.find(self.data.device)
-        await self.hold_drained(source)
+        graph = self.system.graph
+        source = await self.find_drained(lambda: graph.find(self.data.device))
         source.check_free(may_be_backing=True)
         target = await self._open_target(source)
         try:
             await self.prepare_job(source, target)
         except BaseException:
-            await self.system.graph.release(target)
+            await graph.release(target)
             raise
 
     async def _open_target(self, source: Node) -> Node:

@@ -76,9 +76,9 @@ class InternalSnapshotAction(Action, type="blockdev-snapshot-internal-sync"):
     async def prepare(self) -> None:
         """Take it. The node stays drained until ``clean``: what others keep is of that moment."""
         device, name = self.data.device, self.data.name
+        below = await self.find_drained(lambda: _keeper(find_root(self.system, device)))
         node = self._node = find_root(self.system, device)
-        below = self._below = _keeper(node)
-        await self.hold_drained(below)
+        self._below = below
         node.check_free()
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")

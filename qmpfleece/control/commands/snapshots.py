@@ -6,6 +6,7 @@ Source: QAPI ``BlockdevSnapshot``, ``BlockdevSnapshotSync``.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from qmpfleece.base.errors import QmpError
@@ -61,20 +62,22 @@ class SnapshotAction(Action):
         self._before: list[Child] = []
         self._committed = False
 
-    async def hold_drained(self, below: Node) -> None:
-        """Keep the node drained until ``clean``, all that was written to it being stable.
+    async def find_below(self, find: Callable[[], Node]) -> Node:
+        """Return the node that ``find`` finds, for the overlay to go above.
+
+        It is drained until ``clean``, and all that was written to it is stable.
 
         Raises:
-            QmpError: It is busy, or can't be flushed.
+            QmpError: There is none, or it is busy, or can't be flushed.
         """
-        self._below = below
-        await super().hold_drained(below)
+        below = self._below = await self.find_drained(find)
         below.check_free()
         if not below.read_only:
             try:
                 await pipeline.flush_node(below)
             except OSError as error:
                 raise QmpError("An IO error has occurred") from error
+        return below
 
     def append(self, overlay: Node) -> None:
         """Put the overlay above the node.
@@ -133,9 +136,9 @@ class BlockdevSnapshotAction(SnapshotAction, type="blockdev-snapshot"):
 
     async def prepare(self) -> None:
         """Append it."""
-        below = self.system.graph.find(self.data.node)
-        await self.hold_drained(below)
-        self.append(self.system.graph.find(self.data.overlay))
+        graph = self.system.graph
+        await self.find_below(lambda: graph.find(self.data.node))
+        self.append(graph.find(self.data.overlay))
 
 
 class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
@@ -146,8 +149,7 @@ class BlockdevSnapshotSyncAction(SnapshotAction, type="blockdev-snapshot-sync"):
     async def prepare(self) -> None:
         """Make, open and append the image."""
         graph, given = self.system.graph, self.data
-        below = self.system.graph.look_up(given.device, given.node_name)
-        await self.hold_drained(below)
+        below = await self.find_below(lambda: graph.look_up(given.device, given.node_name))
         overlay_name = given.snapshot_node_name
         if overlay_name is None and given.node_name is not None:
             raise QmpError("New overlay node-name missing")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from qmpfleece.control.commands.backup import BlockdevBackup, BlockdevBackupAction
 from qmpfleece.control.commands.snapshots import BlockdevSnapshotAction, BlockdevSnapshotData
 from tests.control.commands.conftest import SIZE
 from tests.tools.disk import qemu_img
@@ -147,3 +148,41 @@ async def test_node_of_a_job_gets_no_overlay(desk, overlay):
     await desk.say("blockdev-backup", device="disk", target="target", job_id="j", sync="none")
     reply = await desk.say("blockdev-snapshot", node="target", overlay="ov")
     assert reply == "Node 'target' is busy: block device is in use by block job: backup"
+
+
+async def prepare_as_a_backup_ends(desk, action):
+    """Prepare an action that waits, as a backup of the same disk does, for a guest's write."""
+    guest = desk.guest("disk", "drive0")
+    job = {"job-id": "j", "device": "disk", "target": "target", "sync": "none"}
+    assert await desk.say("blockdev-backup", job) == {}
+    desk.disks["disk"].stop("write")
+    desk.later(guest.pwrite(0, memoryview(b"g" * 512)))
+    desk.later(desk.say("job-cancel", id="j"))
+    await desk.take()
+    prepared = desk.later(action.prepare())
+    await desk.take()
+    desk.disks["disk"].release()
+    await prepared
+    action.commit()
+    await action.clean()
+    await desk.take()
+    return guest
+
+
+async def test_overlay_goes_above_the_disk_whose_backup_has_ended_before(desk, overlay):
+    data = BlockdevSnapshotData(node="drive0", overlay="ov")
+    action = BlockdevSnapshotAction(desk.system, data)
+    guest = await prepare_as_a_backup_ends(desk, action)
+    assert guest.node.name == "ov"
+    assert guest.node.children["backing"].node.name == "disk"
+    await guest.detach()
+
+
+async def test_filter_goes_above_the_disk_whose_backup_has_ended_before(desk):
+    desk.disk("other", bytes(SIZE))
+    data = BlockdevBackup(device="drive0", target="other", job_id="k", sync="none")
+    action = BlockdevBackupAction(desk.system, data)
+    guest = await prepare_as_a_backup_ends(desk, action)
+    assert guest.node.children["file"].node.name == "disk"
+    assert await desk.say("job-cancel", id="k") == {}
+    await desk.until("k null")
