@@ -102,6 +102,7 @@ class SnapshotAction(Action):
 
     async def abort(self) -> None:
         """Take the overlay out again."""
+        self._committed = False
         graph, overlay = self.system.graph, self._overlay
         if overlay is None:
             return

@@ -69,6 +69,20 @@ async def test_aborted_snapshot_to_a_new_image_leaves_everything_as_it_was(desk,
     await guest.detach()
 
 
+async def test_disk_can_be_written_to_after_a_snapshot_that_was_aborted_late(
+    desk, overlay, tmp_path
+):
+    (tmp_path / "disk").write_bytes(pattern(SIZE))
+    await desk.say("blockdev-add", driver="file", node_name="f", filename=str(tmp_path / "disk"))
+    action = BlockdevSnapshotAction(desk.system, BlockdevSnapshotData(node="f", overlay="ov"))
+    await action.prepare()
+    action.commit()
+    await action.abort()
+    await action.clean()
+    assert not desk.graph.find("f").read_only
+    await desk.say("blockdev-del", node_name="f")
+
+
 async def test_users_come_back_whom_a_job_has_led_to_the_overlay_before_it_is_aborted(
     desk, overlay
 ):
