@@ -4,15 +4,13 @@ QEMU keeps the properties of an object, and those of each class, in hash tables 
 the table of the object last. So those of a type come in one order for ever, written down here;
 what is made while the program runs comes where its name falls, which ``hashed`` works out.
 
-Source: ``qom-list`` of QEMU 7.2; GLib's ghash.c describes the table.
+Source: ``qom-list`` of QEMU 7.2.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-#: Sizes of the table with the primes below them.
-_PRIMES: Final = (1, 2, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749)
-_MIN_SHIFT: Final = 3
+from qmpfleece.base.ghash import HashTable
 
 
 def hashed(names: Iterable[str]) -> list[str]:
@@ -21,49 +19,10 @@ def hashed(names: Iterable[str]) -> list[str]:
     Args:
         names: All different, in the order in which they came.
     """
-    return [name for name in reversed(_table(names)) if name is not None]
-
-
-def _table(names: Iterable[str]) -> list[str | None]:
-    shift = _MIN_SHIFT
-    table: list[str | None] = [None] * (1 << shift)
-    for count, name in enumerate(names, 1):
-        at, step = _place(name, shift), 0
-        while table[at] is not None:
-            step += 1
-            at = (at + step) % len(table)
-        table[at] = name
-        if len(table) <= count + count // 16:
-            shift = max(_MIN_SHIFT, int(count * 1.333).bit_length())
-            table = _grown(table, shift)
-    return table
-
-
-def _grown(table: list[str | None], shift: int) -> list[str | None]:
-    """Return a larger table; the names move one after the other, each pushing out the next."""
-    old = len(table)
-    table = table + [None] * ((1 << shift) - old)
-    settled = [False] * len(table)
-    for start in range(old):
-        name = None if settled[start] else table[start]
-        if name is None:
-            continue
-        table[start] = None
-        while name is not None:
-            at, step = _place(name, shift), 0
-            while settled[at]:
-                step += 1
-                at = (at + step) % len(table)
-            settled[at] = True
-            table[at], name = name, table[at]
-    return table
-
-
-def _place(name: str, shift: int) -> int:
-    value = 5381
-    for byte in name.encode():
-        value = (value * 33 + (byte - 256 if byte > 127 else byte)) & 0xFFFFFFFF
-    return (max(value, 2) * 11 & 0xFFFFFFFF) % _PRIMES[shift]
+    table = HashTable()
+    for name in names:
+        table.insert(name)
+    return table.names()[::-1]
 
 
 def _names(text: str) -> tuple[str, ...]:
