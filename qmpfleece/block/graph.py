@@ -7,12 +7,12 @@ and requests never see half a change.
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.fdsets import FdSets
+from qmpfleece.base.names import well_formed
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import edges, grants
 from qmpfleece.block.child import Child
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAX_NAME: Final = 31
 
 
@@ -218,7 +217,7 @@ class Graph:
             name = f"#block{self._names_made}{randrange(100):02d}"  # noqa: S311
             self._names_made += 1
             return name
-        if not _WELL_FORMED.fullmatch(node_name):
+        if not well_formed(node_name):
             raise QmpError(f"Invalid node-name: '{node_name}'")
         if node_name in self.devices:
             raise QmpError(f"node-name={node_name} is conflicting with a device id")

@@ -5,11 +5,11 @@ their properties are read and set; what an object does is the business of its cl
 file of its own in ``object_types/``.
 """
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.names import well_formed
 from qmpfleece.base.registry import Folder, Registry
 from qmpfleece.qapi.order import ordered
 
@@ -22,8 +22,6 @@ OBJECT_FILES: Final = Folder("qmpfleece.control.object_types", r'\bqom_type="([\
 #: Every type of object by its QAPI ``ObjectType``.
 OBJECT_TYPES: Final[Registry[type["UserObject"]]] = Registry("type of object", OBJECT_FILES)
 
-_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-
 
 def check_id(name: str) -> None:
     """Refuse what can't be an id.
@@ -31,7 +29,7 @@ def check_id(name: str) -> None:
     Raises:
         QmpError: QEMU's words.
     """
-    if not _WELL_FORMED.fullmatch(name):
+    if not well_formed(name):
         raise QmpError("Parameter 'id' expects an identifier")
 
 

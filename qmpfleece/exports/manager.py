@@ -4,11 +4,11 @@ The manager owns the tasks that delete exports whose last client goes away later
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.names import well_formed
 from qmpfleece.base.registry import import_siblings
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
         NbdServerAddOptions,
         RemoveMode,
     )
-
-#: Source: QEMU, ``id_wellformed``.
-_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
 
 
 class ExportManager:
@@ -86,7 +83,7 @@ class ExportManager:
         """
         from qmpfleece.exports.export import KINDS
 
-        if not _WELL_FORMED.fullmatch(options.id):
+        if not well_formed(options.id):
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
             raise QmpError(f"Block export id '{options.id}' is already in use")

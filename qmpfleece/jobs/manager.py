@@ -1,10 +1,10 @@
 """All jobs by id. It owns their tasks: whoever closes it leaves none behind."""
 
-import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.base.names import well_formed
 from qmpfleece.jobs.status import JobStatus
 from qmpfleece.qapi.bus import EventBus
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from qmpfleece.jobs.block_job import BlockJob
     from qmpfleece.jobs.job import Job
     from qmpfleece.jobs.txn import JobTxn
-
-_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
 class JobManager:
@@ -43,7 +41,7 @@ class JobManager:
         Raises:
             QmpError: It is malformed or taken.
         """
-        if not _WELL_FORMED.fullmatch(job_id):
+        if not well_formed(job_id):
             raise QmpError(f"Invalid job ID '{job_id}'")
         if job_id in self._known():
             raise QmpError(f"Job ID '{job_id}' already in use")

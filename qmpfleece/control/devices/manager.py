@@ -4,11 +4,11 @@ What depends on a guest's answer waits for ever, as no guest runs; ``reset`` sta
 QEMU's does.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
+from qmpfleece.base.names import well_formed
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
@@ -28,7 +28,6 @@ from qmpfleece.control.drives import Drives
 from qmpfleece.control.objects import Objects
 from qmpfleece.qapi.order import ordered
 
-_WELL_FORMED: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)
 #: What of device_add is no property.
 _NO_PROPERTY: Final = frozenset({"driver", "id", "bus"})
 #: Properties of every device that only tell something. Differs: QEMU has ``realized``, too,
@@ -124,7 +123,7 @@ class Devices:
         """
         given = {name: as_text(options[name]) for name in ordered(options)}
         ident = given.get("id") if isinstance(options.get("id"), str) else None
-        if ident is not None and not _WELL_FORMED.fullmatch(ident):
+        if ident is not None and not well_formed(ident):
             raise QmpError("Parameter 'id' expects an identifier")
         model = find_model(driver)
         bus = self._choose_bus(model, given.get("bus"))

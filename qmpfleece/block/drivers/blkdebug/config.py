@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from qmpfleece.base.digits import c_number
 from qmpfleece.base.errors import QmpError
+from qmpfleece.base.names import well_formed
 from qmpfleece.block.drivers.blkdebug.rules import (
     EVENTS,
     IO_TYPES,
@@ -36,7 +37,6 @@ _GROUPS: Final[dict[str, dict[str, str]]] = {
 }
 _GROUP: Final = re.compile(r'\[([^\s\]"]+)(?:\s+"([^\]"]*)")?\]')
 _ASSIGNMENT: Final = re.compile(r'\s*(\S{1,63})(?:\s*=\s*"([^"]*))?')
-_IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _SWITCHES: Final = {"on": True, "yes": True, "true": True, "y": True} | dict.fromkeys(
     ("off", "no", "false", "n"), False
 )
@@ -103,7 +103,7 @@ def _begin(
     name = match[1] if match is not None else line[1:].split(None, 1)[0].rstrip("]")
     if name not in groups:
         raise QmpError(f"There is no option group '{name}'")
-    if match is None or (match[2] is not None and not _IDENTIFIER.fullmatch(match[2])):
+    if match is None or (match[2] is not None and not well_formed(match[2])):
         raise QmpError("Parameter 'id' expects an identifier")
     if match[2] is not None:
         if (name, match[2]) in ids:
