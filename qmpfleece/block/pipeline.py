@@ -95,8 +95,8 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
     """Write ``buf`` at ``offset``. ``buf`` must stay unchanged until the await ends.
 
     Raises:
-        OSError: EIO: past the end; EPERM: the node or a bitmap of it is read-only; else what
-            the driver says.
+        OSError: EIO: past the end; EPERM: the node or a bitmap of it is read-only, or the user
+            has been deprived of the permission to write; else what the driver says.
     """
     node = child.node
     length = len(buf)
@@ -105,9 +105,9 @@ async def pwrite(child: Child, offset: int, buf: memoryview, flags: int = 0) -> 
         or offset + length > node.length
         or node.options.read_only
         or node.readonly_bitmaps
+        or not child.may_write
     ):
         _check_write(child, offset, length)
-    assert child.may_write, f"{child!r} writes without the permission"
     if node.options.detect_zeroes != "off" and length and zeroes.is_zero(buf):
         await _pwrite_detected(child, offset, length, flags)
         return
@@ -279,9 +279,8 @@ def _check_write(child: Child, offset: int, length: int) -> None:
     node = child.node
     if offset < 0 or (offset + length > node.length and not child.may_resize):
         raise BlockError(errno.EIO)
-    if node.options.read_only or node.readonly_bitmaps:
+    if node.options.read_only or node.readonly_bitmaps or not child.may_write:
         raise BlockError(errno.EPERM)
-    assert child.may_write, f"{child!r} writes without the permission"
 
 
 def _finish_write(

@@ -38,6 +38,8 @@ async def _reopen(call: Call) -> str:
     try:
         options, said = _given(call, node)
         perm, writes = backend.perm, Perm.WRITE | Perm.WRITE_UNCHANGED
+        # Source: QEMU does not give it back, not even when the reopening fails. Its guest can't
+        # write from then on: there it crashes, here it gets EPERM.
         if options.get("read-only") is True and perm & writes:
             async with drained(node):
                 backend.set_perm(perm & ~writes, backend.shared)

@@ -111,11 +111,13 @@ async def test_read_only_node_refuses_all_changes(graph):
     assert disk.calls == []
 
 
-async def test_write_without_the_permission_is_a_bug(graph):
+async def test_who_lacks_the_permission_changes_nothing(graph):
     disk = add_memory(graph, "disk")
     edge = hold(graph, disk.node, Perm.CONSISTENT_READ)
-    with pytest.raises(AssertionError, match="without the permission"):
-        await write(edge, 0, b"x")
+    for request in (write(edge, 0, b"x"), pipeline.pwrite_zeroes(edge, 0, 1)):
+        with pytest.raises(OSError, match="Operation not permitted"):
+            await request
+    assert disk.calls == []
     with pytest.raises(AssertionError, match="without the permission"):
         await pipeline.truncate(edge, 0)
 

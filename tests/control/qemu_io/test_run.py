@@ -1,9 +1,11 @@
 """Lines of qemu-io on a node: break points, permissions, and what is left behind."""
 
 import asyncio
+import contextlib
 
 import pytest
 
+from qmpfleece.base.errors import QmpError
 from qmpfleece.block.backend import Backend
 from qmpfleece.control.qemu_io.run import run_line
 from tests.tools.desk import Desk
@@ -103,3 +105,17 @@ async def test_reopen_is_refused_where_there_is_no_medium(desk):
     drive = Backend(desk.graph)
     for line in ("reopen", "reopen -r", "reopen -c none"):
         assert (await run_line(desk.graph, drive, line)).out == "no medium\n"
+
+
+@pytest.mark.parametrize("lines", [["reopen -r -o colour=red"], ["reopen -r", "reopen -w"]])
+async def test_guest_whose_disk_was_to_become_read_only_can_not_write(desk, lines):
+    guest = desk.guest("file")
+    for line in lines:
+        with contextlib.suppress(QmpError):
+            await run_line(desk.graph, guest, line)
+    assert not guest.node.read_only
+    for request in (guest.pwrite(0, memoryview(bytes(512))), guest.pwrite_zeroes(0, 512)):
+        with pytest.raises(OSError, match="Operation not permitted"):
+            await request
+    await run_line(desk.graph, guest, "write 0 512")
+    await guest.pwrite(0, memoryview(bytes(512)))

@@ -107,3 +107,17 @@ def qemu_io_replaces_children(d: Session) -> None:
             io(d, name, f"reopen -o {options}")
             _children(d)
         io(d, name, "length")
+
+
+@system_scenario
+def qemu_io_reopens_the_disk_of_a_device(d: Session) -> None:
+    """The device does without the permission to write from then on, come what may."""
+    name = d.file("disk.raw")
+    d.start(
+        *("-blockdev", f"file,node-name=f,filename={name}", "-device", "virtio-scsi"),
+        *("-device", "scsi-hd,id=sda,drive=f"),
+    )
+    for line in ("reopen -r -o nonsense=1", "reopen -r", "reopen -w", "write -q 0 512"):
+        io(d, "-d sda", line)
+        modes(d)
+        d.qmp("x-debug-query-block-graph")
