@@ -3,6 +3,7 @@
 import os
 import select
 
+from qmpfleece.base import utf8
 from qmpfleece.base.workers import Workers
 
 _STDOUT = 1
@@ -34,6 +35,6 @@ async def _print(workers: Workers, fd: int, text: str) -> None:
     if not text:
         return
     try:
-        await workers.queue(1).submit(_write, fd, text.encode("utf-8", "surrogateescape"))
+        await workers.queue(1).submit(_write, fd, utf8.pack(text))
     except OSError:
         return

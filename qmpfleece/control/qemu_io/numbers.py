@@ -4,6 +4,7 @@ Source: what qemu-io 7.2 accepts and says; the tests ask it.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from qmpfleece.base.digits import c_integer, decimal
@@ -17,6 +18,12 @@ _BYTE: Final = re.compile(r"\s*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _UNITS: Final = "bkmgtpe"
 _MAX: Final = (1 << 63) - 1
 _PRINTED: Final = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+#: Bytes of data in a piece of a dump.
+_DUMPED: Final = 16 * 832
+#: How a dump shows each byte.
+_SHOWN: Final = bytes(
+    byte if chr(byte).isascii() and chr(byte).isalnum() else ord(".") for byte in range(256)
+)
 #: From here on a time is printed with hours and minutes, in seconds.
 _MINUTE_S: Final = 60
 
@@ -114,14 +121,12 @@ def report(
     )
 
 
-def dump(data: bytes, offset: int) -> str:
-    """Return a hexadecimal dump, 16 bytes a line."""
-    lines = []
-    for start in range(0, len(data), 16):
-        part = data[start : start + 16]
-        codes = "".join(f"{byte:02x} " for byte in part)
-        shown = "".join(
-            chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else "." for byte in part
-        )
-        lines.append(f"{offset + start:08x}:  {codes} {shown}\n")
-    return "".join(lines)
+def dump(data: bytes | bytearray, offset: int) -> Iterator[str]:
+    """Yield a hexadecimal dump, 16 bytes a line, in pieces of about 64 KiB."""
+    for first in range(0, len(data), _DUMPED):
+        lines = []
+        for start in range(first, min(first + _DUMPED, len(data)), 16):
+            part = data[start : start + 16]
+            shown = part.translate(_SHOWN).decode("ascii")
+            lines.append(f"{offset + start:08x}:  {part.hex(' ')}  {shown}\n")
+        yield "".join(lines)

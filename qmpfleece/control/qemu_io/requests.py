@@ -6,15 +6,16 @@ import errno
 import os
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Final, Self
 
 from qmpfleece.base.errors import BlockError, QmpError
-from qmpfleece.base.units import SECTOR
+from qmpfleece.base.files import c_string
+from qmpfleece.base.units import MIB, SECTOR
 from qmpfleece.block.accounting import FLUSH, READ, WRITE
 from qmpfleece.block.backend import Backend
 from qmpfleece.block.driver import ReqFlags
 from qmpfleece.block.perm import Perm
+from qmpfleece.control.monitor.output import print_out
 from qmpfleece.control.qemu_io.command import Call, ComplaintError, IoCommand, register
 from qmpfleece.control.qemu_io.numbers import dump, parse_pattern, parse_size, report
 
@@ -110,16 +111,19 @@ def _done(call: Call, verb: str, offset: int, length: int, started: float) -> st
     return report(verb, offset, length, seconds, quiet=call.has("q"), machine=call.has("C"))
 
 
-def _verify(call: Call, data: bytes, offset: int) -> str:
+async def _verify(call: Call, data: bytearray, offset: int) -> str:
     """Compare what was read with the pattern; return what there is to say."""
     if not call.has("P"):
         return ""
     pattern = parse_pattern(call.options["P"])
     start = parse_size(call.options.get("s", "0"))
     length = parse_size(call.options["l"]) if call.has("l") else len(data) - start
-    if data[start : start + length] == bytes([pattern]) * length:
-        return ""
-    return f"Pattern verification failed at offset {offset + start}, {length} bytes\n"
+    end, wanted = start + length, bytes([pattern]) * min(length, MIB)
+    for at in range(start, end, MIB):
+        if data[at : min(at + MIB, end)] != wanted[: end - at]:
+            return f"Pattern verification failed at offset {offset + start}, {length} bytes\n"
+        await asyncio.sleep(0)  # others have their turn
+    return ""
 
 
 async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> str:
@@ -141,11 +145,15 @@ async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> st
             await call.backend.pread(offset, memoryview(data))
     except OSError as error:
         raise QmpError(f"{verb} failed: {error.strerror}") from error
-    text = _verify(call, bytes(data), offset)
     ended = _done(call, "read", offset, length, started)
-    if call.has("q"):
-        return text
-    return text + (dump(bytes(data), offset) if call.has("v") else "") + ended
+    text = await _verify(call, data, offset)
+    if call.has("v") and not call.has("q"):
+        # It may be gigabytes, so it is not returned.
+        await print_out(call.backend.graph.workers, text)
+        for text in dump(data, offset):
+            await print_out(call.backend.graph.workers, text)
+        text = ""
+    return text + ended
 
 
 async def _read(call: Call) -> str:
@@ -205,7 +213,7 @@ async def _write_range(call: Call, offset: int, length: int, source: bytes) -> N
     if call.has("z"):
         await call.backend.pwrite_zeroes(offset, length, _flags(call))
         return
-    data = memoryview((source * (length // len(source) + 1))[:length])
+    data = memoryview(source * -(-length // len(source)))[:length]
     if call.has("c"):
         await call.backend.pwrite_compressed(offset, data)
     else:
@@ -213,7 +221,7 @@ async def _write_range(call: Call, offset: int, length: int, source: bytes) -> N
 
 
 def _load(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with open(c_string(path), "rb") as file:
         return file.read(_MAX_REQUEST)
 
 
@@ -229,7 +237,8 @@ async def _write(call: Call) -> str:
     source = b""
     if call.has("s"):
         try:
-            source = await asyncio.to_thread(_load, call.options["s"])
+            queue = call.backend.graph.workers.queue(1)
+            source = await queue.submit(_load, call.options["s"])
         except OSError as error:
             raise ComplaintError(f"{call.options['s']}: {error.strerror}") from error
         if not source:

@@ -103,4 +103,13 @@ def test_a_quiet_report_is_empty():
 
 
 def test_a_dump_shows_codes_and_characters():
-    assert dump(b"Az9\x00~", 0x10) == "00000010:  41 7a 39 00 7e  Az9..\n"
+    assert list(dump(b"Az9\x00~", 0x10)) == ["00000010:  41 7a 39 00 7e  Az9..\n"]
+
+
+def test_a_long_dump_comes_in_pieces():
+    pieces = list(dump(bytes(range(256)) * 256, 0))
+    assert len(pieces) > 4
+    assert max(map(len, pieces)) <= 65536
+    lines = "".join(pieces).splitlines()
+    assert [int(line[:8], 16) for line in lines] == list(range(0, 65536, 16))
+    assert lines[4] == f"00000040:  {bytes(range(64, 80)).hex(' ')}  .ABCDEFGHIJKLMNO"

@@ -107,6 +107,19 @@ async def test_reopen_is_refused_where_there_is_no_medium(desk):
         assert (await run_line(desk.graph, drive, line)).out == "no medium\n"
 
 
+async def test_every_part_of_what_is_read_is_compared_with_the_pattern(desk, io):
+    await desk.say("blockdev-add", driver="raw", node_name="long", file="debug")
+    await io("truncate 3M", "long")
+    assert (await io("read -P 0 0 3M", "long")).startswith("read 3145728/3145728")
+    await io("write -P 1 2M 1", "long")
+    assert (await io("read -P 0 0 3M", "long")).startswith(
+        "Pattern verification failed at offset 0"
+    )
+    assert (await io("read -P 0 -l 2M 0 3M", "long")).startswith("read")
+    assert (await io("read -P 0 -s 2097153 0 3M", "long")).startswith("read")
+    await desk.say("blockdev-del", node_name="long")
+
+
 @pytest.mark.parametrize("lines", [["reopen -r -o colour=red"], ["reopen -r", "reopen -w"]])
 async def test_guest_whose_disk_was_to_become_read_only_can_not_write(desk, lines):
     guest = desk.guest("file")
