@@ -8,6 +8,7 @@ from qmpfleece.base.errors import QmpError
 from qmpfleece.base.units import SECTOR
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.child import Child
 from qmpfleece.block.drain import drained
 from qmpfleece.block.node import MAX_LENGTH, Node
 
@@ -31,15 +32,28 @@ async def resize(backend: Backend, length: int, preallocation: str = "off") -> N
     """
     root = backend.root
     assert root is not None
-    node = root.node
     if length > MAX_LENGTH:
         raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
+    while not await _resized(root, length, preallocation):
+        pass
+
+
+async def _resized(root: Child, length: int, preallocation: str) -> bool:
+    """Resize the node, unless the edge leads to another one when this one is drained.
+
+    Returns:
+        Whether it has been done.
+    """
+    node = root.node
     if node.read_only:
         raise QmpError(_READ_ONLY)
     try:
         async with drained(node):  # nobody writes to what is being cut off
+            if root.node is not node:  # a job has ended and taken it out
+                return False
             _check(node, length, preallocation)
             await pipeline.truncate(root, length)
+            return True
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             told = error.strerror != os.strerror(errno.ENOTSUP) and error.strerror

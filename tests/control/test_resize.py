@@ -12,6 +12,7 @@ from qmpfleece.block.backend import Backend
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 from qmpfleece.control.resize import resize
+from tests.tools.desk import Desk
 from tests.tools.disk import check, opened, qemu_img
 from tests.tools.fleecing import CLUSTER, Fleece, pattern
 from tests.tools.gate import BLOCK, add_disk
@@ -111,6 +112,35 @@ async def test_snapshot_read_that_waits_for_a_cut_is_refused(fleece):
     await resizing
     with pytest.raises(OSError, match="Permission denied"):
         await reading
+
+
+async def test_disk_whose_backup_has_ended_before_takes_no_requests_while_it_shrinks():
+    desk = Desk()
+    disk = desk.disk("disk", pattern(SIZE))
+    desk.disk("target", bytes(SIZE))
+    guest = desk.guest("disk")
+    job = {"job-id": "j", "device": "disk", "target": "target", "sync": "none"}
+    assert await desk.say("blockdev-backup", job) == {}
+    user = Backend(desk.graph, perm=Perm.RESIZE)
+    user.attach(guest.node)
+    desk.guests.append(user)
+    disk.stop("write", "truncate")
+    desk.later(guest.pwrite(0, memoryview(b"x" * BLOCK)))
+    desk.later(desk.say("job-cancel", id="j"))
+    await desk.take()
+    resizing = desk.later(resize(user, CLUSTER))
+    await desk.take()
+    disk.waiting[0].go()
+    await desk.until("j null")
+    await desk.take()
+    assert [request.verb for request in disk.waiting] == ["truncate"]
+    desk.later(guest.pwrite(0, memoryview(b"y" * BLOCK)))
+    await desk.take()
+    assert [request.verb for request in disk.waiting] == ["truncate"]
+    disk.release()
+    await resizing
+    assert guest.length == CLUSTER
+    await desk.close()
 
 
 async def test_write_that_comes_while_the_disk_shrinks_waits_for_the_new_end(tmp_path):
