@@ -11,7 +11,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, Final
 
 from qmpfleece.base import utf8
-from qmpfleece.qapi.order import ordered
+from qmpfleece.qapi.order import is_brief, ordered
 
 #: Ends a message. Source: QMP specification, 2.1.1.
 CRLF: Final = b"\r\n"
@@ -99,16 +99,20 @@ def _open(
     if isinstance(value, dict):
         out.append("{")
         closing.append("}")
-        return iter([(text, value[key]) for key, text in _members(tuple(value))])
+        keys = tuple(value)
+        members = _members_of_brief(keys) if is_brief(keys) else _members(keys)
+        return iter([(text, value[key]) for key, text in members])
     out.append("[")
     closing.append("]")
     return iter([("", item) for item in value])
 
 
-@lru_cache(maxsize=1024)
 def _members(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Return the names of members in their order, each with how it is printed."""
     return tuple((key, _string(key) + ": ") for key in ordered(keys))
+
+
+_members_of_brief = lru_cache(maxsize=1024)(_members)
 
 
 def _scalar(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -129,3 +130,13 @@ def test_object_that_remembers_its_text_is_printed_alike(value, pretty):
 def test_text_is_made_once():
     value = Printed({"a": 1})
     assert value.text is value.text
+
+
+def test_long_names_of_members_are_not_remembered():
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            encode({f"{number}" * 50_000: 1})
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()

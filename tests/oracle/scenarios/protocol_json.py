@@ -21,6 +21,15 @@ def id_with_strings_to_escape(d: Session) -> None:
 
 
 @scenario
+def members_with_long_names_in_qemus_order(d: Session) -> None:
+    """The order comes from all bytes of a name."""
+    for length in (1, 23, 24, 25, 48, 300):
+        names = [f"{letter * length}{number}" for number, letter in enumerate("xyz\u00e9\u20ac")]
+        members = ", ".join(f'"{name}": {number}' for number, name in enumerate(names))
+        d.until_sync(f'{{"execute": "query-jobs", "id": {{{members}}}}}')
+
+
+@scenario
 def strings_with_bad_escapes(d: Session) -> None:
     for text in (
         r'"\x"',
