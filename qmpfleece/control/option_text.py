@@ -16,7 +16,7 @@ _NUMBERS: Final = frozenset({"cache-clean-interval", "latency-ns"})
 _LARGE: Final = re.compile(
     r"\s*\+?(?:0x(?P<hex>[0-9a-f]+)"
     r"|(?P<number>[0-9]+(?:\.[0-9]*(?=[kmgtpe]))?)(?P<unit>[bkmgtpe]?))",
-    re.IGNORECASE,
+    re.ASCII | re.IGNORECASE,
 )
 _NO_SIZE: Final = (
     "Parameter '{}' expects a non-negative number below 2^64\n"

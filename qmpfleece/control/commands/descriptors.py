@@ -80,7 +80,7 @@ async def query_fdsets(system: System) -> list[FdsetInfo]:
 async def getfd(system: System, fdname: str) -> None:
     """Keep the descriptor that came with the command under a name."""
     fd = _take()
-    if fdname[:1].isdecimal():
+    if fdname.startswith(tuple("0123456789")):
         fdsets.close(fd)
         raise QmpError("Parameter 'fdname' expects a name not starting with a digit")
     before = system.named_fds.pop(fdname, None)

@@ -13,7 +13,7 @@ from qmpfleece.control.command import command
 from qmpfleece.control.commands.misc import cont, stop
 from qmpfleece.control.commands.resize import block_resize
 from qmpfleece.control.monitor import info
-from qmpfleece.control.monitor.lines import BadLineError, Line
+from qmpfleece.control.monitor.lines import SPACE, BadLineError, Line
 from qmpfleece.control.monitor.output import print_err, print_out
 from qmpfleece.control.qemu_io.run import run_line
 from qmpfleece.control.system import System
@@ -22,7 +22,7 @@ from qmpfleece.qapi.model import Int64
 Handler = Callable[[System, str], Awaitable[str]]
 
 #: The name of a command; a slash ends it, too, as in QEMU's ``p/x``.
-_name_in: Final = re.compile(r"[ \t\r\n\f\v]*([^/ \t\r\n\f\v]*)").match
+_name_in: Final = re.compile(f"[{SPACE}]*([^/{SPACE}]*)").match
 
 
 class _UnknownError(Exception):
@@ -115,7 +115,7 @@ def _status(system: System) -> str:
 
 
 async def _info(system: System, text: str) -> str:
-    if not text.strip():
+    if not text.strip(SPACE):
         return _usage("info")
     name, rest = _split(text)
     line = Line(name, rest, f"info {name}")
@@ -227,7 +227,7 @@ async def human_monitor_command(
     """
     if cpu_index is not None and not 0 <= cpu_index < system.devices.board.processors:
         raise QmpError("Parameter 'cpu-index' expects a CPU number")
-    if not command_line.strip():
+    if not command_line.strip(SPACE):
         return ""
     name, rest = _split(command_line)
     try:

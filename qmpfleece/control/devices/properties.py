@@ -17,7 +17,9 @@ _ENUMS: Final = {
     "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
 }
 _BITS: Final = {"uint16": 16, "uint32": 32, "uint64": 64, "int32": 32}
-_SLOT: Final = re.compile(r"\s*\+?(?:0[xX])?([0-9a-fA-F]+)(?:\.\s*\+?(?:0[xX])?([0-9a-fA-F]+))?")
+_SLOT: Final = re.compile(
+    r"\s*\+?(?:0[xX])?([0-9a-fA-F]+)(?:\.\s*\+?(?:0[xX])?([0-9a-fA-F]+))?", re.ASCII
+)
 _SLOTS: Final = 32
 _FUNCTIONS: Final = 8
 

@@ -11,6 +11,9 @@ from qmpfleece.control.qemu_io.numbers import parse_size
 
 #: A size with its unit; what follows is no part of it.
 _SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?)([bBkKmMgGtTpPeE]?)", re.ASCII)
+#: What separates words: the characters that are space to C, which are fewer than Python's.
+SPACE: Final = " \t\n\v\f\r"
+_words: Final = re.compile(f"[{SPACE}]+").split
 _ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 
@@ -39,7 +42,7 @@ class Line:
     def __init__(self, name: str, text: str, topic: str = "") -> None:
         self._name = name
         self._topic = topic or name
-        self._rest = text.lstrip()
+        self._rest = text.lstrip(SPACE)
 
     def _bad(self, what: str, output: str = "") -> BadLineError:
         return BadLineError(f'{what}\nTry "help {self._topic}" for more information\n', output)
@@ -58,7 +61,7 @@ class Line:
             return False
         found = self._rest[1:2]
         if found == letter:
-            self._rest = self._rest[2:].lstrip()
+            self._rest = self._rest[2:].lstrip(SPACE)
             return True
         if not found:  # the end of the line cuts off what would follow
             raise BadLineError(
@@ -85,8 +88,8 @@ class Line:
         if not self._rest:
             return None
         if self._rest[0] != '"':
-            found = self._rest.split(maxsplit=1)[0]
-            self._rest = self._rest[len(found) :].lstrip()
+            found = _words(self._rest, 1)[0]
+            self._rest = self._rest[len(found) :].lstrip(SPACE)
             return found
         return self._quoted()
 
@@ -103,7 +106,7 @@ class Line:
             value = parse_size(found[0] if found[2] else f"{found[0]}m")
         except QmpError as error:
             raise self._bad("invalid size") from error
-        self._rest = self._rest[found.end() :].lstrip()
+        self._rest = self._rest[found.end() :].lstrip(SPACE)
         return value
 
     def _quoted(self) -> str:
@@ -111,7 +114,7 @@ class Line:
         letters = iter(enumerate(self._rest[1:], 1))
         for index, letter in letters:
             if letter == '"':
-                self._rest = self._rest[index + 1 :].lstrip()
+                self._rest = self._rest[index + 1 :].lstrip(SPACE)
                 return "".join(found)
             if letter != "\\":
                 found.append(letter)

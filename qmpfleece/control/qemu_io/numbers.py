@@ -12,9 +12,10 @@ from qmpfleece.base.errors import QmpError
 
 _SIZE: Final = re.compile(
     r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]*))?)"
-    r"(?P<unit>[bBkKmMgGtTpPeE]?)"
+    r"(?P<unit>[bBkKmMgGtTpPeE]?)",
+    re.ASCII,
 )
-_BYTE: Final = re.compile(r"\s*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_BYTE: Final = re.compile(r"\s*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", re.ASCII)
 _UNITS: Final = "bkmgtpe"
 _MAX: Final = (1 << 63) - 1
 _PRINTED: Final = ((60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))

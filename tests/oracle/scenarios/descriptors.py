@@ -186,3 +186,13 @@ def sets_stay_while_somebody_is_at_the_human_monitor(d: Session) -> None:
     d.until(lambda: _sockets_of(process) < before - 1)
     d.reconnect()
     d.qmp("query-fdsets")
+
+
+@system_scenario
+def names_of_descriptors_that_begin_with_digits(d: Session) -> None:
+    """Those that are no ASCII are none."""
+    d.start()
+    with open(os.devnull, "rb") as file:
+        for name in ("3", "0x", "\u0663", "\uff13", "\u00b2", "", "a3"):
+            d.give_descriptor(name, file.fileno())
+            d.qmp("closefd", fdname=name)

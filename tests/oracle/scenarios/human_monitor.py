@@ -73,3 +73,20 @@ def human_commands_without_processors(d: Session) -> None:
     d.start("-machine", "none")
     d.qmp("human-monitor-command", command_line="info status", cpu_index=0)
     d.qmp("human-monitor-command", command_line="info status")
+
+
+@system_scenario
+def characters_that_are_no_space_to_c(d: Session) -> None:
+    _nodes(d)
+    _say(d, "\x0b\x0c", "\x0b\x0cinfo\x0bstatus\x0c", 'qemu-io\fn\v"read \v0 \f512"')
+    for space in ("\x1c", "\x1f", "\x85", "\xa0", "\u2003", "\u3000"):
+        _say(
+            d, space, f"{space}info status", f"info{space}status", f"info {space}",
+            f"info status{space}", f"info block{space}n", f"info block {space}n",
+            f"info block n{space}x", f"info block -n{space}n", f"block_resize n{space}1",
+            f"block_resize n {space}1", f"block_resize n 1{space}", f"help{space}stop",
+            f"help stop{space}", f'qemu-io n{space}"length"', f'qemu-io n "length"{space}',
+            f'qemu-io n "read {space}0 512"', f'qemu-io n "read -P {space}0 0 512"',
+            f'qemu-io n "{space}length"', f'qemu-io n "sleep {space}0"',
+            f'qemu-io n "truncate -m off {space}1M"', f'qemu-io n "sigraise {space}0"',
+        )  # fmt: skip
