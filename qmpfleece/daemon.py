@@ -75,8 +75,7 @@ class Daemon:
         return self
 
     def _is_iothread(self, name: str) -> bool:
-        found = self.system.objects.get(name)
-        return found is not None and found.qom_type == "iothread"
+        return self.system.objects.find(name, "iothread") is not None
 
     async def __aexit__(
         self,

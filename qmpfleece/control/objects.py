@@ -125,6 +125,24 @@ class Objects:
         """Return the object of that id."""
         return self._objects.get(name)
 
+    def find(self, path: str, qom_type: str) -> UserObject | None:
+        """Return the object of a type that a path leads to, which may begin anywhere.
+
+        So an id is a path, too. None if there is none of that type, or more than one.
+        """
+        names = [name for name in path.split("/") if name]
+        begins_anywhere = not path.startswith("/")
+
+        def leads_to(name: str) -> bool:
+            return names == ["objects", name] or (begins_anywhere and names in ([], [name]))
+
+        found = [
+            made
+            for name, made in self._objects.items()
+            if made.qom_type == qom_type and leads_to(name)
+        ]
+        return found[0] if len(found) == 1 else None
+
     def items(self) -> list[tuple[str, UserObject]]:
         """Return all ids with their objects, the oldest first."""
         return list(self._objects.items())

@@ -75,15 +75,17 @@ def resolve(system: System, path: str, *, listing: bool = False) -> QomObject:
     Raises:
         QmpError: There is none, or more than one.
     """
-    names = [name for name in path.split("/") if name]
-    top = root(system)
-    starts = [top] if path.startswith("/") else _everything(top)
-    found = [end for start in starts if (end := _walk(start, names)) is not None]
+    found = _all_at(system, path)
     if listing and len(found) > 1:
         raise QmpError(f"Path '{path}' is ambiguous")
     if len(found) != 1 or not path:
         raise not_found(path)
     return found[0]
+
+
+def exists(system: System, path: str) -> bool:
+    """Tell whether a path leads anywhere."""
+    return bool(_all_at(system, path))
 
 
 def check_device(system: System, name: str) -> None:
@@ -97,6 +99,13 @@ def check_device(system: System, name: str) -> None:
     absolute = name if name.startswith("/") else f"{PERIPHERAL}/{name}"
     if _walk(root(system), [part for part in absolute.split("/") if part]) is not None:
         raise QmpError(f"{name} is not a hotpluggable device")
+
+
+def _all_at(system: System, path: str) -> list[QomObject]:
+    names = [name for name in path.split("/") if name]
+    top = root(system)
+    starts = [top] if path.startswith("/") else _everything(top)
+    return [end for start in starts if (end := _walk(start, names)) is not None]
 
 
 def _walk(start: QomObject, names: list[str]) -> QomObject | None:

@@ -143,7 +143,12 @@ class System:
         """The machine with the guest's disks; closed before the drives, if there is a machine."""
         from qmpfleece.control.devices.manager import Devices
 
-        return Devices(self.graph, self.drives, self.objects)
+        return Devices(self.graph, self.drives, self.objects, self._is_object)
+
+    def _is_object(self, path: str) -> bool:
+        from qmpfleece.control import qom
+
+        return qom.exists(self, path)
 
     def after_reply(self, follow: Follow) -> None:
         """Run ``follow`` when the reply of the running command is in the outgoing queue.

@@ -4,7 +4,7 @@ What depends on a guest's answer waits for ever, as no guest runs; ``reset`` sta
 QEMU's does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.errors import ErrorClass, QmpError
@@ -47,6 +47,7 @@ class Devices:
         graph: Where the nodes are.
         drives: The named backends, which devices take over.
         objects: Where I/O threads are looked up.
+        is_object: Tells whether a path leads to anything in the tree of objects.
 
     Attributes:
         machine: Its type; fixed before the first device comes.
@@ -54,10 +55,13 @@ class Devices:
         running: The machine has been set up: what comes now is plugged in while it runs.
     """
 
-    def __init__(self, graph: Graph, drives: Drives, objects: Objects) -> None:
+    def __init__(
+        self, graph: Graph, drives: Drives, objects: Objects, is_object: Callable[[str], bool]
+    ) -> None:
         self._graph = graph
         self._drives = drives
         self._objects = objects
+        self._is_object = is_object
         self._devices: dict[str, Device] = {}
         self._unnamed_busses = 0
         self._anonymous = 0
@@ -176,13 +180,24 @@ class Devices:
                 held = [item.backend for item in self.all() if item.backend is not None]
                 device.backend = find_drive(self._graph, self._drives, device, text, held)
             return
-        if name == "iothread":
-            made = self._objects.get(text)
-            if made is None:
-                raise QmpError(f"Device '{text}' not found", ErrorClass.DEVICE_NOT_FOUND)
+        if name == "iothread" and text:
+            text = self._find_iothread(text)
         device.values[name] = known.parse(text, model.name)
         if name.endswith("al_block_size"):
             check_block_size(device, name)
+
+    def _find_iothread(self, path: str) -> str:
+        """Return the id of an I/O thread.
+
+        Raises:
+            QmpError: The path leads to none, or to more than one.
+        """
+        made = self._objects.find(path, "iothread")
+        if made is not None:
+            return made.name
+        if self._is_object(path):
+            raise QmpError("Invalid parameter type for 'iothread', expected: iothread")
+        raise not_found(path)
 
     def _realize(self, device: Device) -> None:
         model = device.model

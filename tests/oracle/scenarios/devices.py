@@ -111,6 +111,25 @@ def virtio_disks(d: Session) -> None:
 
 
 @system_scenario
+def iothreads_by_their_paths(d: Session) -> None:
+    machine(d, "n0")
+    disk(d)
+    d.qmp("object-add", qom_type="iothread", id="io")
+    d.qmp("object-add", qom_type="iothread", id="sda")
+    d.qmp("object-add", qom_type="throttle-group", id="group")
+    d.qmp("object-add", qom_type="secret", id="s", data="x")
+    for number, path in enumerate((
+        "io", "/objects/io", "objects/io", "//objects///io/", "io/", "/io", "objects", "io/x",
+        "sda", "/machine/peripheral/sda", "group", "/objects/group", "objects/s", "s", "group/",
+        "scsi0", "scsi0/virtio-backend", "/machine/peripheral/scsi0", "peripheral/scsi0", "/",
+        "machine", "/nope", "objects/nope", "", "Io",
+    )):  # fmt: skip
+        name = f"t{number}"
+        verbatim(d, {"driver": "virtio-scsi", "id": name, "iothread": path})
+        prop(d, name, "iothread")
+
+
+@system_scenario
 def controller_unplugged_with_its_disks(d: Session) -> None:
     machine(d, "n0", "n1")
     disk(d)

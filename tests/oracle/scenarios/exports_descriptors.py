@@ -122,8 +122,10 @@ def exports_with_an_iothread(d: Session) -> None:
     d.qmp("object-add", qom_type="iothread", id="io")
     d.qmp("object-add", qom_type="throttle-group", id="group")
     d.nbd_server()
-    for name in ("none", "group", "io"):
-        d.qmp("block-export-add", id=f"e-{name}", type="nbd", node_name="n", iothread=name)
+    names = ("none", "group", "io", "/objects/io", "objects/io", "/io", "objects/group", "io/", "")
+    for number, name in enumerate(names):
+        export = {"id": f"e-{number}", "type": "nbd", "node-name": "n", "name": f"{number}"}
+        d.qmp("block-export-add", **export, iothread=name)
     d.qmp("query-block-exports")  # clients and deleting make QEMU fail an assertion
 
 
