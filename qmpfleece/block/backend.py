@@ -267,6 +267,12 @@ class Backend:
             return self._later(pipeline.flush)
         return pipeline.flush(self._root)
 
+    def truncate(self, length: int) -> Coroutine[Any, Any, int]:
+        """Change the node's size in bytes; see ``pipeline.truncate``."""
+        if self._detour or self._root is None:
+            return self._later(lambda root: pipeline.truncate(root, length))
+        return pipeline.truncate(self._root, length)
+
     def block_status(
         self, offset: int, length: int, limit: int
     ) -> Coroutine[Any, Any, list[Extent]]:

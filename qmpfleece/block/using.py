@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from qmpfleece.block.backend import Backend
-from qmpfleece.block.child import Child
 from qmpfleece.block.graph import Graph
 from qmpfleece.block.perm import Perm
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def using(graph: Graph, ref: "str | BlockdevOptions", perm: Perm) -> AsyncIterator[Child]:
+async def using(graph: Graph, ref: "str | BlockdevOptions", perm: Perm) -> AsyncIterator[Backend]:
     """Find or open a node and hold it with these permissions; others share everything.
 
     Raises:
@@ -24,8 +23,7 @@ async def using(graph: Graph, ref: "str | BlockdevOptions", perm: Perm) -> Async
     backend = Backend(graph, perm=perm)
     try:
         backend.attach(node)
-        assert backend.root is not None
-        yield backend.root
+        yield backend
     finally:
         await backend.detach()
         await graph.release(node)

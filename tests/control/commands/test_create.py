@@ -3,6 +3,7 @@
 import pytest
 
 from qmpfleece.block.backend import Backend
+from qmpfleece.block.drain import drained
 from qmpfleece.block.perm import Perm
 
 
@@ -103,3 +104,15 @@ async def test_what_goes_wrong_is_the_error_of_the_job(desk, tmp_path, options, 
 async def test_what_can_be_told_at_once_refuses_the_command(desk, options, error):
     assert await desk.say("blockdev-create", job_id="c", options=options) == error
     assert desk.heard == [f"error: {error}"]
+
+
+async def test_image_is_not_written_to_while_its_file_is_drained(desk):
+    disk = desk.disk("f", b"x" * 1024)
+    options = {"driver": "qcow2", "file": "f", "size": 1 << 20}
+    async with drained(desk.graph.find("f")):
+        assert await desk.say("blockdev-create", job_id="c", options=options) == {}
+        await desk.take()
+        assert disk.log == []
+    await desk.until("c concluded")
+    assert disk.data[:4] == b"QFI\xfb"
+    await desk.say("job-dismiss", id="c")

@@ -15,8 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.files import c_string
 from qmpfleece.base.units import KIB, MIB, SECTOR, align_up
-from qmpfleece.block import pipeline
-from qmpfleece.block.child import Child
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.creating import BlockdevCreateOptions
 from qmpfleece.block.drivers.qcow2 import compression, extensions
 from qmpfleece.block.drivers.qcow2.extensions import Extension
@@ -90,6 +89,7 @@ class Qcow2CreateOptions(BlockdevCreateOptions):
                 await create(file, self)
                 return
             async with using(graph, self.data_file, perm) as data:
+                assert data.node is not None
                 await create(file, self, data=data, data_name=data.node.exact_filename)
 
 
@@ -223,7 +223,7 @@ def _plan(geometry: Geometry, size: int, *, preallocate: bool, data_file: bool) 
 
 
 async def create(
-    file: Child, options: Qcow2CreateOptions, *, data: Child | None = None, data_name: str = ""
+    file: Backend, options: Qcow2CreateOptions, *, data: Backend | None = None, data_name: str = ""
 ) -> None:
     """Make an image in ``file``, whose content is lost.
 
@@ -254,14 +254,14 @@ async def create(
     header.l1_offset = plan.first_l1 << geometry.cluster_bits if header.l1_size else 0
     header.refcount_table_offset = geometry.cluster_size
     header.refcount_table_clusters = plan.reftable
-    await pipeline.truncate(file, 0)
+    await file.truncate(0)
     await _write_all(file, geometry, plan, header, external=data is not None)
-    if data is not None and data.node.length < options.size:
-        await pipeline.truncate(data, options.size)
+    if data is not None and data.length < options.size:
+        await data.truncate(options.size)
     if preallocate:
         await _preallocate(data or file, geometry, plan, options.size, wanted, data is not None)
-    await pipeline.pwrite(file, 0, memoryview(_first_cluster(header, geometry)))
-    await pipeline.flush(file)
+    await file.pwrite(0, memoryview(_first_cluster(header, geometry)))
+    await file.flush()
 
 
 def _header(options: Qcow2CreateOptions, data_name: str) -> Header:
@@ -303,26 +303,26 @@ def _first_cluster(header: Header, geometry: Geometry) -> bytes:
 
 
 async def _write_all(
-    file: Child, geometry: Geometry, plan: _Plan, header: Header, *, external: bool
+    file: Backend, geometry: Geometry, plan: _Plan, header: Header, *, external: bool
 ) -> None:
     """Write the tables; the header comes last, and makes it an image."""
     bits, size = geometry.cluster_bits, geometry.cluster_size
     table = WORD64.blank(plan.reftable * size // 8)
     for index in range(plan.blocks):
         table[index] = plan.first_block + index << bits
-    await pipeline.pwrite(file, size, WORD64.encode(table))
+    await file.pwrite(size, WORD64.encode(table))
     codec = Codec(geometry.refcount_bits)
     for index in range(plan.blocks):
         words = codec.blank(geometry.block_entries)
         used = min(plan.total - index * geometry.block_entries, geometry.block_entries)
         for slot in range(used):
             words[slot] = 1
-        await pipeline.pwrite(file, plan.first_block + index << bits, codec.encode(words))
+        await file.pwrite(plan.first_block + index << bits, codec.encode(words))
     l1 = WORD64.blank(header.l1_size)
     for index in range(plan.l2):
         l1[index] = plan.first_l2 + index << bits | COPIED
     if l1:
-        await pipeline.pwrite(file, header.l1_offset, WORD64.encode(l1))
+        await file.pwrite(header.l1_offset, WORD64.encode(l1))
     clusters = geometry.clusters(header.size)
     first = 0 if external else plan.first_data << bits
     for index in range(plan.l2):
@@ -330,7 +330,7 @@ async def _write_all(
         count = min(geometry.l2_entries, clusters - start)
         words = array("Q", _entries(geometry, first + (start << bits), count))
         words.extend(array("Q", bytes(size - 8 * len(words))))
-        await pipeline.pwrite(file, plan.first_l2 + index << bits, WORD64.encode(words))
+        await file.pwrite(plan.first_l2 + index << bits, WORD64.encode(words))
 
 
 def _entries(geometry: Geometry, host: int, count: int) -> Iterator[int]:
@@ -346,7 +346,7 @@ def _entries(geometry: Geometry, host: int, count: int) -> Iterator[int]:
 
 
 async def _preallocate(
-    file: Child,
+    file: Backend,
     geometry: Geometry,
     plan: _Plan,
     size: int,
@@ -357,11 +357,11 @@ async def _preallocate(
     start = 0 if external else plan.first_data << geometry.cluster_bits
     end = start + (size if external else align_up(size, geometry.cluster_size))
     if how == "metadata":
-        if file.node.length < end:
-            await pipeline.truncate(file, end)
+        if file.length < end:
+            await file.truncate(end)
     elif how == "falloc":
-        await pipeline.pwrite_zeroes(file, start, end - start)
+        await file.pwrite_zeroes(start, end - start)
     else:
         for offset in range(start, end, MIB):
             part = memoryview(_ENOUGH_ZEROES)[: min(MIB, end - offset)]
-            await pipeline.pwrite(file, offset, part)
+            await file.pwrite(offset, part)

@@ -6,10 +6,10 @@ import pytest
 
 from qmpfleece.base.errors import QmpError
 from qmpfleece.base.workers import Workers
-from qmpfleece.block.child import Child
+from qmpfleece.block.backend import Backend
 from qmpfleece.block.drivers.qcow2.create import Qcow2CreateOptions, create
 from qmpfleece.block.graph import Graph
-from qmpfleece.block.perm import Perm, Role
+from qmpfleece.block.perm import Perm
 from qmpfleece.qapi.blockdev import validate_blockdev
 from tests.tools.disk import check, content, opened, qemu_img
 
@@ -17,25 +17,13 @@ MIB = 1 << 20
 
 
 class Creator:
-    """Holds the file nodes that an image is made in."""
-
-    def describe(self):
-        return "a test"
-
-    def drained_begin(self):
-        pass
-
-    def drained_end(self):
-        pass
-
-    def busy_nodes(self):
-        return []
+    """Makes an image in file nodes."""
 
     async def make(self, path, data_path, options):
         workers = Workers()
         graph = Graph(workers)
         try:
-            edges = []
+            users = []
             for name in filter(None, (path, data_path)):
                 name.touch()
                 node = await graph.add(
@@ -43,18 +31,18 @@ class Creator:
                         {"driver": "file", "filename": str(name), "node-name": name.stem}
                     )
                 )
-                edge = Child("file", Role.IMAGE, self, node)
-                graph.attach(edge, Perm.WRITE | Perm.RESIZE | Perm.CONSISTENT_READ, Perm.ALL)
-                edges.append(edge)
+                user = Backend(graph, perm=Perm.WRITE | Perm.RESIZE)
+                user.attach(node)
+                users.append(user)
             if data_path:
                 options = options | {"data_file": data_path.stem}
             given = Qcow2CreateOptions(driver="qcow2", file=path.stem, **options)
-            data = edges[1] if data_path else None
+            data = users[1] if data_path else None
             try:
-                await create(edges[0], given, data=data, data_name=str(data_path or ""))
+                await create(users[0], given, data=data, data_name=str(data_path or ""))
             finally:
-                for edge in edges:
-                    graph.detach(edge)
+                for user in users:
+                    await user.detach()
         finally:
             await graph.close()
             workers.close()
