@@ -33,17 +33,22 @@ class Crew:
         """Whether one of the tasks has."""
         return self._error is not None
 
-    def start(self, coro: Coroutine[Any, Any, None], weight: int) -> None:
+    def start(self, coro: Coroutine[Any, Any, None], weight: int) -> bool:
         """Run ``coro``, by ``eager.start``.
+
+        Returns:
+            Whether it goes on; False when it has ended without suspending.
 
         Raises:
             Exception: What it raised before it first suspended.
         """
         task = eager.start(coro, self._loop)
-        if task is not None:
-            self._tasks[task] = weight
-            self.load += weight
-            task.add_done_callback(self._ended)
+        if task is None:
+            return False
+        self._tasks[task] = weight
+        self.load += weight
+        task.add_done_callback(self._ended)
+        return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.load -= self._tasks.pop(task)

@@ -269,6 +269,7 @@ class BlockCopy:
                     self._leave(req)
                     self._progress(0)
                     offset = req.offset + req.length
+                    await asyncio.sleep(0)  # others have their turn, as below
                     continue
                 if throttle is not None:
                     delay = throttle.delay_s()
@@ -284,8 +285,11 @@ class BlockCopy:
                     await self._transfer(req, zero=zero)
                     break
                 weight = 0 if zero else min(req.length, self._max_piece)
-                crew.start(self._transfer(req, zero=zero), weight)
-                if len(crew) >= workers or crew.load >= MAX_FLYING:
+                if not crew.start(self._transfer(req, zero=zero), weight):
+                    # Of memory and holes all may end at once: others, such as who would end
+                    # this, have their turn, too.
+                    await asyncio.sleep(0)
+                elif len(crew) >= workers or crew.load >= MAX_FLYING:
                     await crew.some_done()
         except asyncio.CancelledError:
             await crew.cancel()

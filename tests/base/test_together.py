@@ -15,7 +15,7 @@ def futures(count):
 
 async def test_load_is_that_of_the_tasks_that_go_on():
     crew, (first, second) = Crew(), futures(2)
-    crew.start(waiting(first), 3)
+    assert crew.start(waiting(first), 3)
     crew.start(waiting(second), 5)
     assert (len(crew), crew.load) == (2, 8)
     first.set_result(None)
@@ -31,7 +31,7 @@ async def test_what_never_waits_is_no_task():
         pass
 
     crew = Crew()
-    crew.start(nothing(), 1)
+    assert not crew.start(nothing(), 1)
     assert (len(crew), crew.load) == (0, 0)
 
 

@@ -302,6 +302,39 @@ async def test_halted_copy_ends_after_what_is_in_flight(bench):
     assert b.engine.remaining == len(DATA) - 2 * MIB
 
 
+async def halted_at_its_next_turn(b):
+    """Start to copy all; somebody who has one turn meanwhile halts it."""
+    halt = Halt()
+    task = asyncio.create_task(b.engine.copy(0, len(DATA), halt=halt))
+    asyncio.get_running_loop().call_soon(setattr, halt, "stopping", True)
+    await settle()
+    b.target.release()
+    await task
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_others_have_their_turn_while_requests_end_at_once(bench, stuck):
+    b = bench(DATA)
+    b.target.stops = lambda verb, offset, _: stuck and not offset
+    await halted_at_its_next_turn(b)
+    assert b.target.seen("write")
+    assert b.engine.remaining
+
+
+async def test_others_have_their_turn_while_clusters_are_dropped(bench):
+    b = bench(DATA)
+    b.engine.skip_unallocated = True
+    plain = b.source.block_status
+
+    async def nothing_allocated(offset, length, limit):
+        return [extent._replace(flags=0) for extent in await plain(offset, length, limit)]
+
+    b.source.block_status = nothing_allocated
+    await halted_at_its_next_turn(b)
+    assert b.copied
+    assert b.engine.remaining
+
+
 async def test_given_bitmap_says_what_is_copied_at_first(bench):
     wanted = DirtyBitmap(len(DATA), 512, "w")
     wanted.mark(3 * MIB, 1)
