@@ -154,7 +154,12 @@ class Snapshot:
     async def _pread_rest(self, io: Io, offset: int, buf: memoryview) -> None:
         """Read what follows the span of ``io``, if it may still be read then."""
         await io
-        await self.pread(offset, buf)
+        while buf:
+            _, span = self.done.bits.run(offset, len(buf))
+            part, buf = buf[:span], buf[span:]
+            if (io := self.pread(offset, part)) is not DONE:
+                await io
+            offset += span
 
     def locate(self, offset: int, length: int, places: Places) -> bool:
         """Find each span where it is now; what is on the active disk stays until it was read."""

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from qmpfleece.base.workers import Workers
 from qmpfleece.block import pipeline
 from qmpfleece.block.backend import Backend
@@ -152,6 +154,34 @@ async def test_requests_that_need_no_copy_pass_few_coroutines(fleece):
     for request, most in cases:
         task = await fleece.started(request)
         assert 0 < depth(task.get_coro()) - 2 <= most
+
+
+async def test_read_of_many_spans_passes_no_more_coroutines_than_one_of_two(fleece):
+    await fleece.start()
+    for cluster in range(0, SIZE // CLUSTER, 2):
+        await fleece.write(cluster * CLUSTER, b"x")
+    fleece.disk.stop("read")
+    read = await fleece.started(fleece.read(0, SIZE))
+    (request,) = fleece.disk.waiting
+    first = depth(read.get_coro())
+    fleece.disk.stops = lambda verb, offset, _: verb == "read" and offset == SIZE - CLUSTER
+    request.go()
+    await settle()
+    assert depth(read.get_coro()) <= first
+    fleece.disk.release()
+    assert await read == DATA
+
+
+async def test_read_of_many_spans_ends_where_they_cannot_be_read_any_more(fleece):
+    await fleece.start()
+    await fleece.write(0, b"x")
+    await fleece.write(2 * CLUSTER, b"x")
+    fleece.disk.stop("read")
+    read = await fleece.started(fleece.read(0, SIZE))
+    await fleece.client.pdiscard(3 * CLUSTER, CLUSTER)
+    fleece.disk.release()
+    with pytest.raises(OSError, match="Permission denied"):
+        await read
 
 
 async def test_copies_wait_for_reads_that_come_through_what_was_put_above_the_target(tmp_path):
