@@ -151,6 +151,12 @@ def blkdebug_config_refused(d: Session) -> None:
         '[set-state]\nevent = "none"\nonce = "on"\n',
         '[set-state]\nevent = "none"\nnew_state = "x"\n[inject-error]\nevent = "zz"\n',
         '[inject-error "a"]\nevent = "none"\n[inject-error "a"]\nevent = "none"\n',
+        *(f"{line}\n" for line in ("[", "[ ", "[]", "[ ]", "[set state]", '[ "x"')),
+        *(f"{line}\n" for line in ("[inject-error", "[inject-error ]", '[inject-error "a')),
+        *(f"{line}\n" for line in ('[inject-error ""]', '[inject-error"a"]', f"[{'a' * 70}]")),
+        '[inject-error]\nevent = "none"\n[]\n',
+        '[inject-error "a"x\nevent = "none"\n[ inject-error "a"]\nevent = "none"\n',
+        "[inject-error",
     ):
         (d.dir / "c.conf").write_text(text)
         add(d, {"driver": "null-co"}, config=d.path("c.conf"))

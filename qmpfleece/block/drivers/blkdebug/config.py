@@ -35,7 +35,10 @@ _GROUPS: Final[dict[str, dict[str, str]]] = {
     },
     "set-state": {"event": "event", "state": "number", "new_state": "number"},
 }
-_GROUP: Final = re.compile(r'\[([^\s\]"]+)(?:\s+"([^\]"]*)")?\]')
+#: Begins a group with an id, or without; the end need not be there, the bracket as little.
+_WITH_ID: Final = re.compile(r'\[\s*(\S{1,63}+)\s*"([^"]{1,63})', re.ASCII)
+_WITHOUT_ID: Final = re.compile(r"\[([^\]]{1,63})")
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _ASSIGNMENT: Final = re.compile(r'\s*(\S{1,63})(?:\s*=\s*"([^"]*))?')
 _SWITCHES: Final = {"on": True, "yes": True, "true": True, "y": True} | dict.fromkeys(
     ("off", "no", "false", "n"), False
@@ -73,11 +76,11 @@ def parse_config(text: str) -> _Found:
     ids: set[tuple[str, str]] = set()
     current: dict[str, Any] | None = None
     kinds: dict[str, str] = {}
-    for line in text.split("\n"):
+    for line in _LINE.findall(text):
         if not line.strip() or line.startswith("#"):
             continue
         if line.startswith("["):
-            kinds, current = _begin(line, groups, ids)
+            kinds, current = _begin(line, groups, ids, current)
             continue
         match = _ASSIGNMENT.match(line)
         if current is None or match is None:
@@ -96,19 +99,27 @@ def parse_config(text: str) -> _Found:
 
 
 def _begin(
-    line: str, groups: dict[str, list[dict[str, Any]]], ids: set[tuple[str, str]]
+    line: str,
+    groups: dict[str, list[dict[str, Any]]],
+    ids: set[tuple[str, str]],
+    current: dict[str, Any] | None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Start the group of a line ``[name]`` or ``[name "id"]``."""
-    match = _GROUP.match(line)
-    name = match[1] if match is not None else line[1:].split(None, 1)[0].rstrip("]")
+    found = _WITH_ID.match(line)
+    label = found[2] if found is not None else None
+    found = found or _WITHOUT_ID.match(line)
+    if found is None and current is None:
+        raise QmpError("no group defined")
+    # An empty name is none, and then QEMU takes what follows for that of the group before.
+    name = found[1] if found is not None else line[1:].split(maxsplit=1)[0]
     if name not in groups:
         raise QmpError(f"There is no option group '{name}'")
-    if match is None or (match[2] is not None and not well_formed(match[2])):
-        raise QmpError("Parameter 'id' expects an identifier")
-    if match[2] is not None:
-        if (name, match[2]) in ids:
-            raise QmpError(f"Duplicate ID '{match[2]}' for {name}")
-        ids.add((name, match[2]))
+    if label is not None:
+        if not well_formed(label):
+            raise QmpError("Parameter 'id' expects an identifier")
+        if (name, label) in ids:
+            raise QmpError(f"Duplicate ID '{label}' for {name}")
+        ids.add((name, label))
     rule: dict[str, Any] = {}
     groups[name].append(rule)
     return _GROUPS[name], rule
