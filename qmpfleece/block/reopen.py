@@ -342,8 +342,12 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
     """Change options and edges; return the nodes that have lost a user.
 
     Raises:
-        QmpError: Permissions conflict; nothing has changed.
+        QmpError: Permissions conflict, or a node is gone; nothing has changed.
     """
+    for change in changes:
+        for target in change.moves.values():
+            if target is not None and graph.get(target.name) is not target:  # its job has ended
+                raise QmpError(f"Cannot find device='' nor node-name='{target.name}'")
     nodes = [change.node for change in changes]
     before = [(node, node.given, node.options, node.said) for node in nodes]
     writable = [node for node in nodes if not node.options.read_only]
@@ -353,7 +357,7 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
         for change in changes:
             change.node.take_options(change.given, change.options, change.said)
             for name, target in change.moves.items():
-                undo.append(_move(graph, change.node, name, target))
+                undo.append(_move(change.node, name, target))
         gone = [(parent, was) for parent, _, was, _ in undo if was is not None]
         old = [node for _, node in gone]
         grants.refresh([*nodes, *old], were_writable=writable)
@@ -361,7 +365,7 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
         for node, given, options, said in before:
             node.take_options(given, options, said)
         for parent, child, was, now in reversed(undo):
-            _put_back(graph, parent, child, was, now)
+            _put_back(parent, child, was, now)
         for node, parents in places:
             node.parents[:] = parents
         raise
@@ -371,7 +375,7 @@ def _apply(graph: Graph, changes: list[Reopening[Any]]) -> list[Node]:
 
 
 def _move(
-    graph: Graph, node: Node, name: str, target: Node | None
+    node: Node, name: str, target: Node | None
 ) -> tuple[Node, Child, Node | None, Node | None]:
     child = node.children.get(name)
     if child is None:
@@ -388,9 +392,7 @@ def _move(
     return node, child, was, target
 
 
-def _put_back(
-    graph: Graph, parent: Node, child: Child, was: Node | None, now: Node | None
-) -> None:
+def _put_back(parent: Node, child: Child, was: Node | None, now: Node | None) -> None:
     if was is None:
         del parent.children[child.name]
         edges.unlink(child)

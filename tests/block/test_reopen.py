@@ -206,3 +206,25 @@ async def test_bitmaps_follow_a_raw_window_that_is_resized(tmp_path, size):
         await disk.write(size - 1, b"y")
         areas = {0, size - 65536} | ({3 * MIB - 65536} if size > 3 * MIB else set())
         assert set(bitmap.bits.areas()) == {(start, 65536) for start in areas}
+
+
+async def test_a_node_that_goes_while_a_reopening_waits_becomes_nobodys_child(
+    tmp_path, monkeypatch
+):
+    disk = Disk()
+    graph = disk.graph
+    for name in ("a", "b"):
+        await graph.add(definition(driver="null-co", node_name=name, size=MIB))
+    top = await graph.add(definition(driver="raw", node_name="top", file="a"))
+    prepare = top.driver.reopen_prepare
+
+    async def and_b_goes(change):
+        await graph.delete("b")
+        await prepare(change)
+
+    monkeypatch.setattr(top.driver, "reopen_prepare", and_b_goes)
+    with pytest.raises(QmpError, match="Cannot find device='' nor node-name='b'"):
+        await reopen.change(graph, top, {"file": "b"})
+    assert top.children["file"].node is graph.find("a")
+    await graph.close()
+    disk.workers.close()
