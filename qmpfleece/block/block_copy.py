@@ -223,11 +223,13 @@ class BlockCopy:
 
         The range is of whole clusters, but for the end of the source.
         """
-        self.bitmap.bits.reset_touched(offset, length)
+        bits = self.bitmap.bits
+        # The filter may have become larger than the node whose bitmap it is.
+        bits.reset_touched(offset, min(length, bits.length - offset))
         if self.in_flight:
             await self.in_flight.wait_all(offset, length)
             # One of them may have failed, and its clusters be dirty again.
-            self.bitmap.bits.reset_touched(offset, min(length, self.bitmap.bits.length - offset))
+            bits.reset_touched(offset, min(length, bits.length - offset))
 
     async def drop_unallocated(self, offset: int) -> int:
         """Make the next clusters clean if the top layer of the source does not have them.

@@ -200,6 +200,13 @@ async def test_forgotten_clusters_are_not_copied_even_if_they_were_in_flight_and
     assert [*b.engine.bitmap.bits.areas()] == [(CLUSTER, CLUSTER)]
 
 
+async def test_what_lies_behind_the_disk_that_is_copied_is_forgotten_without_ado(bench):
+    b = bench(DATA[: 2 * CLUSTER])
+    await b.engine.forget(CLUSTER, 2 * CLUSTER)
+    await b.engine.forget(3 * CLUSTER, CLUSTER)
+    assert [*b.engine.bitmap.bits.areas()] == [(0, CLUSTER)]
+
+
 async def test_what_the_top_layer_does_not_have_is_dropped_and_is_no_progress(bench):
     b = bench(DATA[: 2 * CLUSTER])
     b.engine.skip_unallocated = True

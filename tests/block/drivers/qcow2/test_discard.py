@@ -264,7 +264,9 @@ async def test_zeroes_take_no_cluster_where_the_rest_reads_as_zeroes(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["shrink", "discard", "zero"])
-async def test_others_have_their_turn_after_some_thousand_clusters(tmp_path, monkeypatch, turn, verb):
+async def test_others_have_their_turn_after_some_thousand_clusters(
+    tmp_path, monkeypatch, turn, verb
+):
     image = await created(tmp_path)
     size = 1 << 30
     qemu_img("resize", "-q", "-f", "qcow2", image, str(size))
