@@ -46,7 +46,7 @@ _MAX_BATCH: Final = 512
 _MAX_READ: Final = 256 * KIB
 #: How long a client may take for its handshake.
 HANDSHAKE_S: Final = 10.0
-#: How long one that says farewell may take for the last replies.
+#: For how long one that has said farewell may take nothing of its last replies.
 FAREWELL_S: Final = 10.0
 
 
@@ -193,6 +193,7 @@ class Connection(asyncio.BufferedProtocol):
             self._note_closed()
             self._phase = _Phase.CLOSING
             self._transport.close()
+            self._await_farewell()
         elif self._handshake.result is not None:
             self._enter(self._handshake.result)
 
@@ -255,8 +256,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._phase is _Phase.CLOSING and not busy and not courier.undone:
             assert self._transport is not None
             self._transport.close()  # once everything is sent
-            if self._timer is None:
-                self._timer = self.loop.call_later(FAREWELL_S, self.disconnect)
 
     def _begin(
         self, client: Client, requests: Requests, outgoing: Outgoing, courier: Courier
@@ -303,8 +302,25 @@ class Connection(asyncio.BufferedProtocol):
         """Take no more requests; hang up once those in flight are answered."""
         self._phase = _Phase.CLOSING
         self._server.connection_leaves(self)
+        self._await_farewell()
         if not self._serving:
             self._schedule_wake()
+
+    def _await_farewell(self) -> None:
+        """Hang up once the client has taken nothing for a while though all is there for it."""
+        assert self._transport is not None
+        self._stop_timer()
+        unsent = self._transport.get_write_buffer_size()
+        self._timer = self.loop.call_later(FAREWELL_S, self._farewell_late, unsent)
+
+    def _farewell_late(self, before: int) -> None:
+        assert self._transport is not None
+        in_flight = self._requests is not None and self._requests.in_flight
+        away = self._courier is not None and self._courier.pending
+        if in_flight or away or self._transport.get_write_buffer_size() != before:
+            self._await_farewell()
+        else:
+            self.disconnect()
 
     def lose_track(self) -> None:
         """Do so because it can't be told where the next request begins."""

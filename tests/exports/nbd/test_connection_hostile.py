@@ -146,16 +146,36 @@ async def test_client_says_goodbye_and_takes_no_replies(served, monkeypatch):
     await until(lambda: not served.manager.exports()[0].users)
 
 
-async def test_client_gets_many_answers_takes_none_and_goes_wrong(served, monkeypatch):
-    monkeypatch.setattr(connection, "HANDSHAKE_S", 0.5)
+async def test_client_says_goodbye_and_takes_its_replies_slowly(served):
+    client = await served.enter()
+    gate, let_go = hold(served.disk, "pread")
+    for cookie in range(5):
+        client.send(pack_request(READ, cookie, 0, 4 << 20, const.CMD_FLAG_DF))
+    client.send(pack_request(const.CMD_DISC, 9, 0, 0))
+    await gate.reached.wait()
+    await settle()
+    let_go()
+    gate.set()
+    (server,) = served.manager.nbd._connections
+    size = server._transport.get_write_buffer_size
+    await until(lambda: not server._requests.in_flight and size())
+    server._farewell_late(size() + 1)  # it has taken something
+    received = 0
+    while data := await client.receive():
+        received += len(data)
+    assert received > 5 * (4 << 20)
+
+
+async def test_client_gets_many_answers_takes_none_and_goes_wrong(served, monkeypatch, caplog):
+    monkeypatch.setattr(connection, "FAREWELL_S", 0.01)
     for number in range(64):
         await served.add(f"e{number}", description="x" * 4000)
     client = await served.connect()
-    client.send(b"\0\0\0\3")
-    for _ in range(60):
-        client.option(const.OPT_LIST)
-    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    await client.receive()
+    listing = const.OPTION_MAGIC.to_bytes(8, "big") + const.OPT_LIST.to_bytes(4, "big") + bytes(4)
+    client.send(b"\0\0\0\3" + 60 * listing + b"GET / HTTP/1.1\r\n\r\n")
     await until(lambda: not served.manager.nbd.connections)
+    assert "option negotiation failed: Bad magic received" in caplog.text
 
 
 async def test_client_sends_list_options_for_ever(served):
