@@ -88,7 +88,8 @@ class Discarder:
             part = self._to_slice_end(start, end)
             index = start // self._geometry.l2_span
             if not backing and not self._image.l1[index] & OFFSET_MASK:
-                start += part
+                start = min((index + 1) * self._geometry.l2_span, end)
+                await self._give_way(start, end)
                 continue
             place = await self._place(start, part)
             if place is None:

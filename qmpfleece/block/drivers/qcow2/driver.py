@@ -225,7 +225,8 @@ class Qcow2(BlockDriver[Qcow2Options]):
 
     async def _refuse(self) -> None:
         """Refuse a request, as the image was given up; mark it if nobody has yet."""
-        # What ``locate`` has found is told by the read that it was asked for, which comes next.
+        # What ``locate`` has found is told by the read that it was asked for, as that comes next;
+        # or by the request of another client, if that was sooner.
         first = await self.image.mark_corrupt()
         raise BlockError(errno.EIO if first else errno.ENOMEDIUM)
 

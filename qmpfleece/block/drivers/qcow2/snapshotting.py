@@ -152,6 +152,8 @@ class Snapshotter:
             await image.journal.settle()
             if mine:
                 await image.header_writer.clear_dirty_bit()
+            else:
+                await pipeline.flush(image.file)
 
     def _new_id(self) -> str:
         numbers = [_leading_number(item.snapshot_id) for item in self._image.snapshots]
