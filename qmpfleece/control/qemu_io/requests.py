@@ -21,6 +21,8 @@ from qmpfleece.control.qemu_io.numbers import dump, parse_pattern, parse_size, r
 
 #: The longest request in bytes. Source: QEMU, BDRV_REQUEST_MAX_BYTES.
 _MAX_REQUEST: Final = 2147483136
+#: Longer dumps, in characters, are printed in pieces; then others may come in between.
+_MUCH_TEXT: Final = 4 * MIB
 _DEFAULT_PATTERN: Final = 0xCD
 #: Lengths of several vectors follow each other.
 _ANY: Final = (2, 1 << 20)
@@ -148,11 +150,12 @@ async def _read_vector(call: Call, verb: str, count: _Count | None = None) -> st
     ended = _done(call, "read", offset, length, started)
     text = await _verify(call, data, offset)
     if call.has("v") and not call.has("q"):
-        # It may be gigabytes, so it is not returned.
-        await print_out(call.backend.graph.workers, text)
-        for text in dump(data, offset):
-            await print_out(call.backend.graph.workers, text)
-        text = ""
+        for piece in dump(data, offset):
+            text += piece
+            if len(text) > _MUCH_TEXT:
+                await print_out(call.backend.graph.workers, text)
+                text = ""
+            await asyncio.sleep(0)  # others have their turn
     return text + ended
 
 
