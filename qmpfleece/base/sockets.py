@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 from qmpfleece.base.digits import decimal
@@ -133,9 +134,19 @@ def listen_unix(path: str | bytes, shown: str) -> socket.socket:
         raise QmpError(f"Failed to bind socket to {shown}: {error.strerror}") from error
 
 
-def _listen(sock: socket.socket, where: Any = None) -> socket.socket:
-    """Bind a socket, unless it is bound, and have it listen without blocking; else close it."""
+def _listen(
+    sock: socket.socket, where: Any = None, switches: Iterable[tuple[int, int]] = ()
+) -> socket.socket:
+    """Bind a socket, unless it is bound, and have it listen without blocking; else close it.
+
+    Args:
+        sock: The socket.
+        where: What ``bind`` takes.
+        switches: Levels and names of options that are to be on.
+    """
     try:
+        for level, name in switches:
+            sock.setsockopt(level, name, 1)
         if where is not None:
             sock.bind(where)
         sock.listen(BACKLOG)
@@ -258,11 +269,10 @@ def _listen_tcp(family: socket.AddressFamily, where: tuple[Any, ...]) -> socket.
     Raises:
         OSError: It can't be had.
     """
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    switches = [(socket.SOL_SOCKET, socket.SO_REUSEADDR)]
     if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    return _listen(sock, where)
+        switches.append((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    return _listen(socket.socket(family, socket.SOCK_STREAM), where, switches)
 
 
 async def listen_inet(

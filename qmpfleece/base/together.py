@@ -113,6 +113,6 @@ async def unless(event: Coroutine[Any, Any, object], work: Coroutine[Any, Any, o
         waiter.cancel()
         task.cancel()
         await asyncio.wait({task, waiter})
-    if not task.cancelled():
+    if in_time or not task.cancelled():
         task.result()
     return in_time

@@ -88,9 +88,9 @@ async def test_a_client_is_accepted_as_soon_as_there_is_a_descriptor(caplog, mon
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_server(("localhost", 0)) as listening:
         listening.setblocking(False)
-        with socket.create_connection(listening.getsockname()) as client:
+        with socket.create_connection(listening.getsockname()):
             accepting = asyncio.create_task(sockets.accept(listening, "a patient"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
             try:
                 await until(lambda: caplog.records)
                 await settle()
