@@ -87,6 +87,12 @@ def patch(d: Session, words: dict[int, int]) -> None:
             file.write(word.to_bytes(8, "big"))
 
 
+def tell_features(d: Session) -> None:
+    """Write down which incompatible features are in the header of the image."""
+    features = (d.dir / "a.qcow2").read_bytes()[72:80].hex()
+    d.transcript.add(f"# incompatible features: {features}")
+
+
 def met(d: Session, words: dict[int, int], requests: tuple[str, ...], **options: Any) -> None:
     """Patch an image, send requests, see what is in its header then."""
     d.tool("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "64M")
@@ -108,8 +114,7 @@ def run(d: Session, requests: tuple[str, ...], **options: Any) -> None:
     d.qmp("block-export-del", id="e")
     d.event("BLOCK_EXPORT_DELETED")
     d.qmp("blockdev-del", node_name="q")
-    features = (d.dir / "a.qcow2").read_bytes()[72:80].hex()
-    d.transcript.add(f"# incompatible features: {features}")
+    tell_features(d)
 
 
 @scenario

@@ -3,7 +3,7 @@
 from tests.oracle.scenario import scenario, system_scenario
 from tests.oracle.scenarios.blkdebug import ask
 from tests.oracle.scenarios.devices import CONTROLLER, hmp
-from tests.oracle.scenarios.qcow2_corruption import COPIED, DATA, L1, L2, patch
+from tests.oracle.scenarios.qcow2_corruption import COPIED, DATA, L1, L2, patch, tell_features
 from tests.oracle.scenarios.qemu_io_reopen import io
 from tests.oracle.session import Session
 
@@ -144,8 +144,7 @@ def qcow2_given_up_takes_no_commands(d: Session) -> None:
     d.qmp("block-export-add", id="r", type="nbd", node_name="r", name="r", writable=True)
     d.qmp("query-jobs")
     d.qmp("blockdev-del", node_name="q")
-    features = (d.dir / "a.qcow2").read_bytes()[72:80].hex()
-    d.transcript.add(f"# incompatible features: {features}")
+    tell_features(d)
 
 
 @scenario
